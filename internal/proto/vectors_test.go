@@ -1,0 +1,219 @@
+package proto
+
+import (
+	"bytes"
+	"encoding/hex"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+var kindNames = map[Kind]string{
+	KindRequest: "request", KindReply: "reply", KindKeepalive: "keepalive", KindIPv4: "ipv4", KindIPv6: "ipv6",
+	KindData: "data", KindConfig: "config", KindHello: "hello", KindPing: "ping", KindPong: "pong",
+	KindGoodbye: "goodbye", KindUnknown: "unknown",
+}
+
+// vectors reads the records of all files.
+func vectors(t *testing.T) (all []map[string]string) {
+	t.Helper()
+	files, err := filepath.Glob("testdata/vectors/*.txt")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no vectors: %v", err)
+	}
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for record := range strings.SplitSeq(string(text), "\n\n") {
+			v := map[string]string{}
+			for line := range strings.Lines(record) {
+				line = strings.TrimSpace(line)
+				if key, value, ok := strings.Cut(line, " "); ok && !strings.HasPrefix(line, "#") {
+					v[key] = value
+				}
+			}
+			if v["name"] != "" {
+				all = append(all, v)
+			}
+		}
+	}
+	return all
+}
+
+func TestVectors(t *testing.T) {
+	seen := map[string]bool{}
+	for _, v := range vectors(t) {
+		t.Run(v["name"], func(t *testing.T) {
+			b, err := hex.DecodeString(strings.ReplaceAll(v["hex"], " ", ""))
+			if err != nil {
+				t.Fatal(err)
+			}
+			f := Framer{FromServer: v["from"] == "server", Extended: v["extended"] == "yes"}
+			kind, n, err := f.Next(b)
+			name := kindNames[kind]
+			if err != nil {
+				name = "close"
+			}
+			seen[name] = true
+			if name != v["kind"] {
+				t.Fatalf("got kind %q (error %v), want %q", name, err, v["kind"])
+			}
+			if name == "close" {
+				return
+			}
+			if got := fmt.Sprint(n); got != v["length"] {
+				t.Fatalf("got length %s, want %s", got, v["length"])
+			}
+			encoded := checkFields(t, kind, b, v)
+			if encoded != nil && v["encode"] != "no" && !bytes.Equal(encoded, b) {
+				t.Errorf("encoder gives %x, want %x", encoded, b)
+			}
+		})
+	}
+	for _, name := range kindNames {
+		if !seen[name] {
+			t.Errorf("no vector of kind %s", name)
+		}
+	}
+}
+
+// checkFields compares the fields of a packet with those of the vector and encodes them again.
+func checkFields(t *testing.T, kind Kind, b []byte, v map[string]string) []byte {
+	t.Helper()
+	compare := func(key string, got any) {
+		t.Helper()
+		if g := fmt.Sprint(got); g != v[key] {
+			t.Errorf("%s: got %q, want %q", key, g, v[key])
+		}
+	}
+	switch kind {
+	case KindRequest:
+		r := ParseRequest(b)
+		compare("static", addrText(r.Static))
+		compare("extended-request", yes(r.Extended))
+		if r.Extended {
+			compare("features", fmt.Sprintf("%04x", uint16(r.Features)))
+			compare("hint", r.Hint)
+		}
+		return AppendRequest(nil, r)
+	case KindReply:
+		r := ParseReply(b)
+		compare("addr", r.Addr)
+		compare("extended-reply", yes(r.Extended))
+		if r.Extended {
+			compare("features", fmt.Sprintf("%04x", uint16(r.Features)))
+		}
+		return AppendReply(nil, AppendRequest(nil, Request{}), r)
+	case KindKeepalive:
+		return AppendKeepalive(nil)
+	case KindConfig:
+		c, err := ParseConfig(b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if v["encode"] != "no" {
+			compare("prefix", c.Prefix)
+			compare("gateway", c.Gateway)
+			compare("routes", strings.Trim(fmt.Sprint(c.Routes), "[]"))
+			compare("token", hex.EncodeToString(c.Token[:]))
+			compare("idle", seconds(c.Idle))
+		}
+		compare("mtu", c.MTU)
+		return AppendConfig(nil, c)
+	case KindHello:
+		h, err := ParseHello(b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		compare("name-field", h.Name)
+		compare("resume", addrText(h.Resume))
+		if h.Resume.IsValid() {
+			compare("token", hex.EncodeToString(h.Token[:]))
+		}
+		return AppendHello(nil, h)
+	case KindPing:
+		compare("payload", hex.EncodeToString(Payload(b)))
+		return AppendPing(nil, Payload(b))
+	case KindPong:
+		compare("payload", hex.EncodeToString(Payload(b)))
+		return AppendPong(nil, b)
+	case KindGoodbye:
+		g, err := ParseGoodbye(b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		compare("reason", uint8(g.Reason))
+		compare("retry-after", seconds(g.RetryAfter))
+		compare("text", g.Text)
+		return AppendGoodbye(nil, g)
+	}
+	return nil
+}
+
+func addrText(a netip.Addr) string {
+	if !a.IsValid() {
+		return ""
+	}
+	return a.String()
+}
+
+func yes(b bool) string {
+	if b {
+		return "yes"
+	}
+	return "no"
+}
+
+func seconds(d time.Duration) string { return fmt.Sprintf("%ds", int(d/time.Second)) }
+
+func FuzzMessages(f *testing.F) {
+	f.Add(AppendConfig(nil, PushedConfig{
+		Prefix: netip.MustParsePrefix("10.0.254.254/16"), Gateway: netip.MustParseAddr("10.0.0.1"), MTU: 1500,
+		Routes: []netip.Prefix{netip.MustParsePrefix("192.168.7.0/24")}, Token: Token{1}, Idle: time.Minute,
+	}))
+	f.Add(AppendHello(nil, HelloMessage{Name: "cam1", Resume: netip.MustParseAddr("10.0.254.254"), Token: Token{2}}))
+	f.Add(AppendGoodbye(nil, GoodbyeMessage{Reason: ReasonHeld, RetryAfter: time.Minute, Text: "held"}))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if len(b) < FrameHeaderLen {
+			return
+		}
+		if c, err := ParseConfig(b); err == nil && len(c.Routes) <= MaxRoutes {
+			again, err := ParseConfig(AppendConfig(nil, c))
+			if err != nil || fmt.Sprint(again) != fmt.Sprint(c) {
+				t.Errorf("config %+v becomes %+v, %v", c, again, err)
+			}
+		}
+		if h, err := ParseHello(b); err == nil {
+			if again, err := ParseHello(AppendHello(nil, h)); err != nil || again != h {
+				t.Errorf("hello %+v becomes %+v, %v", h, again, err)
+			}
+		}
+		if g, err := ParseGoodbye(b); err == nil && len(g.Text) <= 255 {
+			if again, err := ParseGoodbye(AppendGoodbye(nil, g)); err != nil || again != g {
+				t.Errorf("goodbye %+v becomes %+v, %v", g, again, err)
+			}
+		}
+	})
+}
+
+func TestPrintable(t *testing.T) {
+	tests := map[string]string{
+		"cam1":                   "cam1",
+		"a\nb\x1b[2J\x00":        "a?b?[2J?",
+		"right\u202eleft":        "right?left",
+		"bad\xff utf8":           "bad? utf8",
+		strings.Repeat("ä", 500): strings.Repeat("ä", 128),
+		"Gerät":                  "Gerät",
+	}
+	for in, want := range tests {
+		if got := Printable(in); got != want {
+			t.Errorf("%q: got %q, want %q", in, got, want)
+		}
+	}
+}
