@@ -1,0 +1,105 @@
+// Package carrier is the way from one Ferry program to another. Each kind of way is a package below
+// this one, which dials and listens; what they return is wrapped in a Stream, and nobody above knows
+// which it was:
+//
+//	tcp://host:port   vsock://cid:port   unix:///path   unix:///path?vsock=port
+//	       \                 |                |               /
+//	        +-------- net.Conn with a file descriptor -------+
+//	                              |
+//	                     Stream: borrowed read buffers, writes that never wait
+//
+// The rules are:
+//
+//   - A Stream holds no read buffer while it waits. Ten thousand idle peers cost no buffers.
+//   - One goroutine reads, one writes at a time; Close may be called by anybody and ends both.
+//   - TryWrite never waits: the caller does not stall on a peer that does not read.
+package carrier
+
+import (
+	"errors"
+	"io"
+	"net"
+	"os"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// A Stream is one connection of an ordered, reliable carrier.
+type Stream struct {
+	conn net.Conn
+	raw  syscall.RawConn // nil: conn has no descriptor (an in-memory pipe)
+
+	start time.Time // has the monotonic clock, which a change of the date does not move
+
+	rd reader
+	wr writer
+
+	received, sent tally
+}
+
+// A tally counts bytes and knows when the last ones passed.
+type tally struct {
+	bytes atomic.Uint64
+	last  atomic.Int64 // nanoseconds since start
+}
+
+// NewStream wraps a connection. A connection without a file descriptor works too, but holds a
+// buffer while it waits and TryWrite takes nothing.
+func NewStream(conn net.Conn) *Stream {
+	s := &Stream{conn: conn, start: time.Now()}
+	if sc, ok := conn.(syscall.Conn); ok {
+		if raw, err := sc.SyscallConn(); err == nil {
+			s.raw = raw
+		}
+	}
+	s.rd.init(s)
+	s.wr.init(s)
+	return s
+}
+
+// RemoteAddr returns the address of the other end.
+func (s *Stream) RemoteAddr() net.Addr { return s.conn.RemoteAddr() }
+
+// Received returns the bytes read so far.
+func (s *Stream) Received() uint64 { return s.received.bytes.Load() }
+
+// Sent returns the bytes that the operating system took so far.
+func (s *Stream) Sent() uint64 { return s.sent.bytes.Load() }
+
+// LastReceived returns when the last bytes were read; at first, when the stream was made.
+func (s *Stream) LastReceived() time.Time { return s.start.Add(time.Duration(s.received.last.Load())) }
+
+// LastSent returns when the operating system took the last bytes; at first, when the stream was made.
+func (s *Stream) LastSent() time.Time { return s.start.Add(time.Duration(s.sent.last.Load())) }
+
+func (s *Stream) tally(t *tally, n int) {
+	t.bytes.Add(uint64(n))
+	t.last.Store(int64(time.Since(s.start)))
+}
+
+// Close ends the connection; pending calls return an error. It is idempotent.
+func (s *Stream) Close() error {
+	err := s.conn.Close()
+	if errors.Is(err, net.ErrClosed) {
+		return nil
+	}
+	return err
+}
+
+// opError makes errors of system calls look like those of net.Conn.
+func (s *Stream) opError(op string, err error) error {
+	if err == nil || err == io.EOF {
+		return err
+	}
+	var inner *net.OpError
+	if errors.As(err, &inner) {
+		return err
+	}
+	if errno, ok := err.(unix.Errno); ok {
+		err = os.NewSyscallError(op, errno)
+	}
+	return &net.OpError{Op: op, Net: s.conn.RemoteAddr().Network(), Addr: s.conn.RemoteAddr(), Err: err}
+}

@@ -1,0 +1,148 @@
+package carrier
+
+import (
+	"fmt"
+	"net"
+	"net/url"
+	"strconv"
+	"strings"
+)
+
+// DefaultPort is the TCP and vsock port of the 2013 protocol.
+const DefaultPort = 2002
+
+// AnyCID stands for every context ID of this machine (VMADDR_CID_ANY in linux/vm_sockets.h).
+const AnyCID = 0xffffffff
+
+// An Endpoint is a parsed URL of a carrier: where to listen or whom to dial.
+type Endpoint struct {
+	Scheme string // tcp, vsock or unix
+	Host   string // tcp: name or address; empty: all of this machine (listening only)
+	Port   uint32 // tcp and vsock
+	CID    uint32 // vsock; AnyCID when the URL has none
+	Path   string // unix
+	// HybridPort is the guest's vsock port behind a hypervisor's unix socket; 0: a plain socket.
+	HybridPort uint32
+}
+
+// ParseListen reads a URL to listen on: tcp://[host]:port, vsock://[cid]:port, unix:///path.
+func ParseListen(s string) (Endpoint, error) {
+	e, err := parse(s, DefaultPort)
+	if err == nil && e.HybridPort != 0 {
+		err = fmt.Errorf("%q: '?vsock=' is for dialling; listen on the path with the port appended, as in unix:///path_%d", s, e.HybridPort)
+	}
+	return e, err
+}
+
+// ParseDial reads whom to dial: a URL as ParseListen takes, unix:///path?vsock=port, or a plain host
+// name or address with an optional port. port is used where s has none; 0 means DefaultPort.
+func ParseDial(s string, port int) (Endpoint, error) {
+	if port == 0 {
+		port = DefaultPort
+	}
+	if !strings.Contains(s, "://") {
+		s = "tcp://" + bracketed(s)
+	}
+	e, err := parse(s, uint32(port))
+	switch {
+	case err != nil:
+		return e, err
+	case e.Scheme == "tcp" && e.Host == "":
+		return e, fmt.Errorf("%q names no host: write for example tcp://192.168.0.1:%d", s, port)
+	case e.Scheme == "vsock" && e.CID == AnyCID:
+		return e, fmt.Errorf("%q names no context ID: write vsock://2:%d for the host of this machine", s, port)
+	}
+	return e, nil
+}
+
+// bracketed puts a bare IPv6 address into brackets, as a URL wants it.
+func bracketed(s string) string {
+	if ip, _, _ := strings.Cut(s, "%"); net.ParseIP(ip) != nil && strings.Contains(ip, ":") {
+		return "[" + strings.Replace(s, "%", "%25", 1) + "]"
+	}
+	return s
+}
+
+func parse(s string, defaultPort uint32) (Endpoint, error) {
+	u, err := url.Parse(s)
+	if err != nil {
+		return Endpoint{}, fmt.Errorf("%q is not a URL: %w", s, err)
+	}
+	e := Endpoint{Scheme: u.Scheme, Port: defaultPort}
+	if u.Scheme != "unix" {
+		if p := u.Port(); p != "" {
+			if e.Port, err = portNumber(p, u.Scheme); err != nil {
+				return e, fmt.Errorf("%q: %w", s, err)
+			}
+		}
+		if u.Path != "" && u.Path != "/" || u.RawQuery != "" || u.User != nil {
+			return e, fmt.Errorf("%q: only a host and a port are expected after %s://", s, u.Scheme)
+		}
+	}
+	switch u.Scheme {
+	case "tcp":
+		e.Host = u.Hostname()
+	case "vsock":
+		e.CID = AnyCID
+		if h := u.Hostname(); h != "" {
+			cid, err := strconv.ParseUint(h, 10, 32)
+			if err != nil {
+				return e, fmt.Errorf("%q: %q is not a context ID: a number is expected", s, h)
+			}
+			e.CID = uint32(cid)
+		}
+	case "unix":
+		return parseUnix(s, u)
+	default:
+		return e, fmt.Errorf("%q: unknown carrier %q: use tcp://, vsock:// or unix://", s, u.Scheme)
+	}
+	return e, nil
+}
+
+func parseUnix(s string, u *url.URL) (Endpoint, error) {
+	e := Endpoint{Scheme: "unix", Path: u.Path}
+	if u.Host != "" || u.Path == "" {
+		return e, fmt.Errorf("%q: write an absolute path, as in unix:///run/vm.sock", s)
+	}
+	q := u.Query()
+	if v := q.Get("vsock"); v != "" {
+		port, err := strconv.ParseUint(v, 10, 32)
+		if err != nil || port == 0 {
+			return e, fmt.Errorf("%q: %q is not a vsock port", s, v)
+		}
+		e.HybridPort = uint32(port)
+		q.Del("vsock")
+	}
+	for key := range q {
+		return e, fmt.Errorf("%q: unknown parameter %q: only 'vsock' is known", s, key)
+	}
+	return e, nil
+}
+
+// portNumber checks the range: 16 bits for TCP, 32 for vsock.
+func portNumber(p, scheme string) (uint32, error) {
+	bits := 16
+	if scheme == "vsock" {
+		bits = 32
+	}
+	n, err := strconv.ParseUint(p, 10, bits)
+	if err != nil || n == 0 {
+		return 0, fmt.Errorf("%q is not a port", p)
+	}
+	return uint32(n), nil
+}
+
+// String returns the URL of the endpoint.
+func (e Endpoint) String() string {
+	switch {
+	case e.Scheme == "tcp":
+		return "tcp://" + net.JoinHostPort(e.Host, strconv.Itoa(int(e.Port)))
+	case e.Scheme == "vsock" && e.CID == AnyCID:
+		return fmt.Sprintf("vsock://:%d", e.Port)
+	case e.Scheme == "vsock":
+		return fmt.Sprintf("vsock://%d:%d", e.CID, e.Port)
+	case e.HybridPort != 0:
+		return fmt.Sprintf("unix://%s?vsock=%d", e.Path, e.HybridPort)
+	}
+	return "unix://" + e.Path
+}

@@ -1,0 +1,63 @@
+package carrier
+
+import (
+	"strings"
+	"testing"
+)
+
+func TestParse(t *testing.T) {
+	tests := []struct {
+		in     string
+		port   int
+		listen string // "": an error
+		dial   string
+	}{
+		{"tcp://:2002", 0, "tcp://:2002", ""},
+		{"tcp://192.168.0.1:99", 0, "tcp://192.168.0.1:99", "tcp://192.168.0.1:99"},
+		{"tcp://[2001:db8::1]:99", 0, "tcp://[2001:db8::1]:99", "tcp://[2001:db8::1]:99"},
+		{"tcp://host", 99, "tcp://host:2002", "tcp://host:99"},
+		{"192.168.0.1", 0, "", "tcp://192.168.0.1:2002"},
+		{"192.168.0.1", 99, "", "tcp://192.168.0.1:99"},
+		{"192.168.0.1:77", 99, "", "tcp://192.168.0.1:77"},
+		{"gateway.example.org", 0, "", "tcp://gateway.example.org:2002"},
+		{"2001:db8::1", 0, "", "tcp://[2001:db8::1]:2002"},
+		{"fe80::1%eth0", 0, "", "tcp://[fe80::1%eth0]:2002"},
+		{"[2001:db8::1]:77", 0, "", "tcp://[2001:db8::1]:77"},
+		{"vsock://:2002", 0, "vsock://:2002", ""},
+		{"vsock://2:2002", 0, "vsock://2:2002", "vsock://2:2002"},
+		{"vsock://2:70000", 0, "vsock://2:70000", "vsock://2:70000"},
+		{"vsock://2", 99, "vsock://2:2002", "vsock://2:99"},
+		{"vsock://host:1", 0, "", ""},
+		{"unix:///run/vm.sock_2002", 0, "unix:///run/vm.sock_2002", "unix:///run/vm.sock_2002"},
+		{"unix:///run/vm.sock?vsock=2002", 0, "", "unix:///run/vm.sock?vsock=2002"},
+		{"unix:///run/vm.sock?vsock=x", 0, "", ""},
+		{"unix:///run/vm.sock?vsok=1", 0, "", ""},
+		{"unix://relative", 0, "", ""},
+		{"tcp://host:0", 0, "", ""},
+		{"tcp://host:65536", 0, "", ""},
+		{"tcp://host:1/path", 0, "", ""},
+		{"http://host", 0, "", ""},
+		{"", 0, "", ""},
+	}
+	for _, tt := range tests {
+		t.Run(tt.in, func(t *testing.T) {
+			e, err := ParseListen(tt.in)
+			checkEndpoint(t, "listen", e, err, tt.listen)
+			e, err = ParseDial(tt.in, tt.port)
+			checkEndpoint(t, "dial", e, err, tt.dial)
+		})
+	}
+}
+
+func checkEndpoint(t *testing.T, what string, e Endpoint, err error, want string) {
+	t.Helper()
+	got := ""
+	if err == nil {
+		got = e.String()
+	} else if strings.ContainsAny(err.Error(), "\n") {
+		t.Errorf("%s: error of more than one line: %q", what, err)
+	}
+	if got != want {
+		t.Errorf("%s: got %q (%v), want %q", what, got, err, want)
+	}
+}

@@ -1,0 +1,115 @@
+// Package unix is the carrier over unix sockets. Hypervisors that keep vsock in user space
+// (Firecracker, Cloud Hypervisor, vhost-device-vsock) map it to such sockets:
+//
+//	guest dials the host's port P     the hypervisor dials path_P; vpnsrv listens there
+//	host dials the guest's port P     dial path, send "CONNECT P\n", expect "OK n\n"
+//
+// The number in the answer is the guest's port with some of them and a port of the host's side with
+// others, so it says nothing.
+package unix
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"strings"
+	"syscall"
+	"time"
+
+	"ferry/internal/carrier"
+)
+
+// maxAnswer is the longest answer of a hypervisor: "OK 4294967295\n" and some room.
+const maxAnswer = 32
+
+// Listen serves an endpoint unix:///path. A socket that a dead process left there is replaced;
+// anything else that exists is left alone and is an error.
+func Listen(ctx context.Context, e carrier.Endpoint) (net.Listener, error) {
+	if err := removeDead(ctx, e); err != nil {
+		return nil, err
+	}
+	var lc net.ListenConfig
+	l, err := lc.Listen(ctx, "unix", e.Path)
+	if err != nil {
+		return nil, fmt.Errorf("listen on %s: %w", e, err)
+	}
+	return l, nil
+}
+
+func removeDead(ctx context.Context, e carrier.Endpoint) error {
+	info, err := os.Lstat(e.Path)
+	if err != nil {
+		return nil // nothing there, or listening will say what is wrong
+	}
+	if info.Mode().Type() != os.ModeSocket {
+		return fmt.Errorf("listen on %s: the path exists and is not a socket: move it away or choose another", e)
+	}
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, "unix", e.Path)
+	if err == nil {
+		_ = conn.Close()
+		return fmt.Errorf("listen on %s: another process listens there ('ss -xlp src %s' shows it)", e, e.Path)
+	}
+	if !errors.Is(err, syscall.ECONNREFUSED) {
+		return fmt.Errorf("listen on %s: the path exists: %w", e, err)
+	}
+	return os.Remove(e.Path)
+}
+
+// Dial connects to an endpoint unix:///path, and through it to a guest's vsock port when the
+// endpoint names one. ctx bounds the answer of the hypervisor too.
+func Dial(ctx context.Context, e carrier.Endpoint, _ uint32) (net.Conn, error) {
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, "unix", e.Path)
+	switch {
+	case errors.Is(err, syscall.ENOENT):
+		return nil, fmt.Errorf("dial %s: there is no such socket: is the virtual machine running?: %w", e, err)
+	case err != nil:
+		return nil, fmt.Errorf("dial %s: %w", e, err)
+	}
+	if e.HybridPort == 0 {
+		return conn, nil
+	}
+	if err := connect(ctx, conn, e.HybridPort); err != nil {
+		_ = conn.Close()
+		return nil, fmt.Errorf("dial %s: %w", e, err)
+	}
+	return conn, nil
+}
+
+// connect asks the hypervisor for a port of the guest. Nothing of the tunnel may be sent before the
+// answer, and nothing behind the answer may be read here: so it is read byte by byte.
+func connect(ctx context.Context, conn net.Conn, port uint32) error {
+	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
+	defer stop()
+	if _, err := fmt.Fprintf(conn, "CONNECT %d\n", port); err != nil {
+		return err
+	}
+	line := make([]byte, 0, maxAnswer)
+	for {
+		var b [1]byte
+		if _, err := conn.Read(b[:]); err != nil {
+			if ctx.Err() != nil {
+				err = ctx.Err()
+			}
+			return fmt.Errorf("the hypervisor refused port %d: does vpnsrv listen on vsock in the guest?: %w", port, err)
+		}
+		if b[0] == '\n' {
+			break
+		}
+		if line = append(line, b[0]); len(line) == maxAnswer {
+			return fmt.Errorf("answer %q is no line", line)
+		}
+	}
+	if !isOK(string(line)) {
+		return fmt.Errorf("the hypervisor answered %q instead of OK and a number", line)
+	}
+	return nil
+}
+
+func isOK(line string) bool {
+	n, ok := strings.CutPrefix(line, "OK ")
+	return ok && n != "" && strings.Trim(n, "0123456789") == ""
+}

@@ -1,0 +1,180 @@
+package router
+
+import (
+	"errors"
+	"net/netip"
+	"sync"
+
+	"ferry/internal/packet"
+	"ferry/internal/proto"
+)
+
+// scratchPool has room for the segments or fragments of one super-packet.
+var scratchPool = sync.Pool{New: func() any { b := make([]byte, 0, 192<<10); return &b }}
+
+// A Forwarder takes the packets that one reading goroutine hands in, and collects them to runs.
+// Each reading goroutine has its own.
+type Forwarder struct {
+	table Table
+	from  *Port
+	all   *Counters
+	icmp  netip.Addr // source of ICMP errors
+
+	// The run that is being collected: buf[start:end] for the port to.
+	buf        []byte
+	start, end int
+	packets    int
+	to         *Port
+}
+
+// NewForwarder returns a Forwarder for packets that come in by from. all counts for every port
+// together; icmp is the source of ICMP errors.
+func NewForwarder(table Table, from *Port, all *Counters, icmp netip.Addr) *Forwarder {
+	return &Forwarder{table: table, from: from, all: all, icmp: icmp}
+}
+
+// Drop counts a packet that is not even looked at.
+func (f *Forwarder) Drop(why Reason) { f.drop(why, 1) }
+
+// Frame forwards the data frame buf[i:j]. What it points to is kept until Flush.
+func (f *Forwarder) Frame(buf []byte, i, j int) {
+	o, ok := packet.ConsumeOffload(buf[i+proto.FrameHeaderLen:])
+	if !ok {
+		f.Drop(DropLength)
+		return
+	}
+	f.forward(buf, i, j, o)
+}
+
+// Packet forwards the bare IPv4 packet buf[i:j]. The proto.DataHeaderLen bytes before it are
+// overwritten, unless they belong to an unfinished run, which is flushed first.
+func (f *Forwarder) Packet(buf []byte, i, j int) {
+	f.Flush()
+	i -= proto.DataHeaderLen
+	proto.PutBareHeader(buf[i:], j-i-proto.DataHeaderLen)
+	f.forward(buf, i, j, packet.Offload{})
+}
+
+func (f *Forwarder) forward(buf []byte, i, j int, claimed packet.Offload) {
+	ip := buf[i+proto.DataHeaderLen : j]
+	o, err := packet.Check(claimed, ip)
+	if err != nil {
+		f.Drop(reasonOf(err))
+		return
+	}
+	if ip[0]>>4 == 6 {
+		f.Drop(DropIPv6)
+		return
+	}
+	to, why := f.table.Route(f.from, packet.IPv4(ip))
+	if why != None {
+		f.Drop(why)
+		return
+	}
+	switch caps := &to.Caps; {
+	case caps.MTU > 0 && packet.MaxSegment(o, ip) > caps.MTU:
+		f.Flush()
+		f.tooBig(to, o, ip)
+	case !caps.Super, o.GSOType == packet.GSOUDPL4 && !caps.USO:
+		f.Flush()
+		f.segments(to, o, ip)
+	default:
+		o.Put(buf[i+proto.FrameHeaderLen:])
+		f.collect(to, buf, i, j)
+	}
+}
+
+// collect adds buf[i:j] to the run, or begins a new one.
+func (f *Forwarder) collect(to *Port, buf []byte, i, j int) {
+	if f.to != to || f.end != i {
+		f.Flush()
+		f.to, f.buf, f.start = to, buf, i
+	}
+	f.end = j
+	f.packets++
+}
+
+// Flush sends the run. It has to be called before the bytes handed in become invalid.
+func (f *Forwarder) Flush() {
+	if f.to == nil {
+		return
+	}
+	f.send(f.to, f.buf[f.start:f.end], f.packets, f.end-f.start-f.packets*proto.DataHeaderLen)
+	f.to, f.packets, f.end = nil, 0, -1
+}
+
+func (f *Forwarder) send(to *Port, run []byte, packets, size int) {
+	dropped, why := to.out.Send(run)
+	if dropped > 0 {
+		f.drop(why, dropped)
+	}
+	f.from.packets.Add(uint64(packets - dropped))
+	f.from.bytes.Add(uint64(size))
+	f.all.packets.Add(uint64(packets - dropped))
+	f.all.bytes.Add(uint64(size))
+}
+
+func (f *Forwarder) drop(why Reason, n int) {
+	f.from.drop(why, n)
+	f.all.drop(why, n)
+}
+
+// segments sends a super-packet to a port that wants whole packets.
+func (f *Forwarder) segments(to *Port, o packet.Offload, ip []byte) {
+	scratch := scratchPool.Get().(*[]byte)
+	defer scratchPool.Put(scratch)
+	*scratch = packet.AppendSegments((*scratch)[:0], o, ip)
+	f.bare(to, *scratch)
+}
+
+// tooBig treats a packet that is larger than the MTU of its destination: RFC 791 and RFC 1191.
+func (f *Forwarder) tooBig(to *Port, o packet.Offload, ip []byte) {
+	scratch := scratchPool.Get().(*[]byte)
+	defer scratchPool.Put(scratch)
+	if packet.IPv4(ip).DontFragment() {
+		f.Drop(DropTooBig)
+		*scratch = packet.AppendFragNeeded((*scratch)[:0], ip, to.Caps.MTU, f.icmp)
+		f.bare(f.from, *scratch)
+		return
+	}
+	whole := scratchPool.Get().(*[]byte)
+	defer scratchPool.Put(whole)
+	*whole = packet.AppendSegments((*whole)[:0], o, ip)
+	*scratch = (*scratch)[:0]
+	for rest := *whole; len(rest) > 0; {
+		n := packet.IPv4(rest).TotalLen()
+		*scratch = packet.AppendFragments(*scratch, rest[:n], to.Caps.MTU)
+		rest = rest[n:]
+	}
+	f.bare(to, *scratch)
+}
+
+// bare sends complete packets that stand back to back. The exit wants each in a data frame.
+func (f *Forwarder) bare(to *Port, packets []byte) {
+	if len(packets) == 0 {
+		return
+	}
+	if !to.Caps.Exit {
+		f.send(to, packets, countItems(packets), len(packets))
+		return
+	}
+	frame := scratchPool.Get().(*[]byte)
+	defer scratchPool.Put(frame)
+	for len(packets) > 0 {
+		n := packet.IPv4(packets).TotalLen()
+		b := append((*frame)[:0], make([]byte, proto.DataHeaderLen)...)
+		proto.PutBareHeader(b, n)
+		f.send(to, append(b, packets[:n]...), 1, n)
+		packets = packets[n:]
+	}
+}
+
+func reasonOf(err error) Reason {
+	switch {
+	case errors.Is(err, packet.ErrLength):
+		return DropLength
+	case errors.Is(err, packet.ErrOffload):
+		return DropOffload
+	}
+	return DropHeader
+}

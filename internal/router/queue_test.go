@@ -1,0 +1,307 @@
+package router
+
+import (
+	"bytes"
+	"errors"
+	"math/rand/v2"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"ferry/internal/proto"
+)
+
+// pipe is a stream that takes as much as it is allowed to.
+type pipe struct {
+	mu     sync.Mutex
+	room   int // what TryWrite may take; Write waits for more
+	more   chan struct{}
+	taken  bytes.Buffer
+	writes []int
+	closed bool
+}
+
+func newPipe(room int) *pipe { return &pipe{room: room, more: make(chan struct{}, 1)} }
+
+func (p *pipe) TryWrite(b []byte) (int, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return 0, errors.New("closed")
+	}
+	n := min(p.room, len(b))
+	p.room -= n
+	p.taken.Write(b[:n])
+	p.writes = append(p.writes, n)
+	return n, nil
+}
+
+func (p *pipe) Write(b []byte, progress func()) error {
+	for len(b) > 0 {
+		n, err := p.TryWrite(b)
+		if err != nil {
+			return err
+		}
+		b = b[n:]
+		if n > 0 {
+			progress()
+		} else {
+			<-p.more
+		}
+	}
+	return nil
+}
+
+func (p *pipe) allow(n int) {
+	p.mu.Lock()
+	p.room += n
+	p.mu.Unlock()
+	notify(p.more)
+}
+
+func (p *pipe) close() {
+	p.mu.Lock()
+	p.closed = true
+	p.mu.Unlock()
+	notify(p.more)
+}
+
+func (p *pipe) bytes() []byte {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return bytes.Clone(p.taken.Bytes())
+}
+
+// item returns a ping frame of n bytes with a payload of fill.
+func item(n int, fill byte) []byte {
+	return proto.AppendPing(nil, bytes.Repeat([]byte{fill}, n-proto.FrameHeaderLen))
+}
+
+// startQueue runs a queue until the test ends.
+func startQueue(t *testing.T, p *pipe, c QueueConfig) *Queue {
+	t.Helper()
+	shared := c.Budget != nil
+	if !shared {
+		c.Budget = new(Budget)
+	}
+	q := NewQueue(p, c)
+	done := make(chan error, 1)
+	go func() { done <- q.Run() }()
+	t.Cleanup(func() {
+		q.Close()
+		p.close()
+		<-done
+		if n := c.Budget.Used(); n != 0 && !shared {
+			t.Errorf("%d bytes of the budget are lost", n)
+		}
+	})
+	return q
+}
+
+func TestQueueWritesAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPipe(1 << 20)
+		q := startQueue(t, p, QueueConfig{Limit: 1000})
+		run := append(item(50, 1), item(50, 2)...)
+		if n, why := q.Send(run); n != 0 || why != None {
+			t.Fatalf("dropped %d: %s", n, why)
+		}
+		if got := p.bytes(); !bytes.Equal(got, run) {
+			t.Errorf("got %x before any goroutine could run", got)
+		}
+	})
+}
+
+// What a stream takes in parts arrives whole and in order, whoever sends.
+func TestQueueKeepsOrder(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPipe(0)
+		q := startQueue(t, p, QueueConfig{Limit: 1 << 20})
+		random := rand.New(rand.NewPCG(1, 2))
+		var want []byte
+		for i := range 500 {
+			run := item(4+random.IntN(60), byte(i))
+			want = append(want, run...)
+			if i%10 == 0 {
+				q.SendControl(run)
+			} else if n, why := q.Send(run); n != 0 {
+				t.Fatalf("dropped %d: %s", n, why)
+			}
+			p.allow(random.IntN(70))
+			if i%7 == 0 {
+				synctest.Wait()
+			}
+		}
+		p.allow(1 << 20)
+		synctest.Wait()
+		if got := p.bytes(); !bytes.Equal(got, want) {
+			t.Errorf("got %d bytes, want %d; or their order differs", len(got), len(want))
+		}
+		if n := q.Queued(); n != 0 {
+			t.Errorf("%d bytes still count as waiting", n)
+		}
+	})
+}
+
+// Exam R3: what does not fit is dropped as whole items, and what has begun is completed.
+func TestQueueIsBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPipe(10)
+		q := startQueue(t, p, QueueConfig{Limit: 200})
+		q.Send(item(60, 1)) // 10 bytes are taken, 50 wait
+		dropped := 0
+		for range 10 {
+			n, why := q.Send(append(item(40, 2), item(40, 3)...))
+			dropped += n
+			if n > 0 && why != DropQueueFull {
+				t.Errorf("reason %s", why)
+			}
+		}
+		if dropped != 17 || q.Queued() > 200 {
+			t.Errorf("dropped %d of 20, %d bytes wait; want 17, at most 200", dropped, q.Queued())
+		}
+		p.allow(1000)
+		synctest.Wait()
+		want := bytes.Join([][]byte{item(60, 1), item(40, 2), item(40, 3), item(40, 2)}, nil)
+		if got := p.bytes(); !bytes.Equal(got, want) {
+			t.Errorf("got %x, want %x", got, want)
+		}
+	})
+}
+
+func TestBudgetIsShared(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		budget := &Budget{Limit: 2 * smallBlock}
+		one := startQueue(t, newPipe(0), QueueConfig{Limit: 1 << 20, Budget: budget})
+		two := startQueue(t, newPipe(0), QueueConfig{Limit: 1 << 20, Budget: budget})
+		one.Send(item(60, 1))
+		two.Send(item(60, 1))
+		if n, why := one.Send(item(60, 2)); n != 1 || why != DropMemory {
+			t.Errorf("got %d, %s; want the one packet dropped for memory", n, why)
+		}
+	})
+}
+
+// Exam P6: answers wait for room instead of being dropped.
+func TestSendControlWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPipe(0)
+		q := startQueue(t, p, QueueConfig{Limit: 100})
+		sent := make(chan int, 10)
+		go func() {
+			for i := range 10 {
+				q.SendControl(item(60, byte(i)))
+				sent <- i
+			}
+			close(sent)
+		}()
+		synctest.Wait()
+		if len(sent) != 2 {
+			t.Fatalf("%d answers went in, want 2", len(sent))
+		}
+		p.allow(10 * 60)
+		synctest.Wait()
+		if len(sent) != 10 || len(p.bytes()) != 600 {
+			t.Errorf("%d answers, %d bytes arrived; want 10, 600", len(sent), len(p.bytes()))
+		}
+	})
+}
+
+func TestSendControlEndsWithClose(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPipe(0)
+		q := startQueue(t, p, QueueConfig{Limit: 10})
+		q.SendControl(item(60, 1))
+		done := make(chan bool, 1)
+		go func() { done <- q.SendControl(item(60, 2)) }()
+		synctest.Wait()
+		q.Close()
+		if <-done {
+			t.Error("SendControl says that it sent on a closed queue")
+		}
+		if n, why := q.Send(item(60, 3)); n != 1 || why != DropClosed {
+			t.Errorf("got %d, %s; want 1, closed", n, why)
+		}
+	})
+}
+
+func TestBlocked(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPipe(0)
+		q := startQueue(t, p, QueueConfig{Limit: 1000})
+		if !q.Blocked().IsZero() {
+			t.Error("blocked before anything was sent")
+		}
+		q.Send(item(60, 1))
+		synctest.Wait()
+		start := q.Blocked()
+		time.Sleep(5 * time.Second)
+		if got := time.Since(start); start.IsZero() || got != 5*time.Second {
+			t.Errorf("blocked for %s, want 5s", got)
+		}
+		p.allow(10) // a part is progress
+		synctest.Wait()
+		if got := time.Since(q.Blocked()); got != 0 {
+			t.Errorf("blocked for %s after progress", got)
+		}
+		p.allow(100)
+		synctest.Wait()
+		if !q.Blocked().IsZero() {
+			t.Error("blocked after everything was taken")
+		}
+	})
+}
+
+// A 2013 client takes one read for one packet.
+func TestOnePerWrite(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPipe(1000)
+		q := startQueue(t, p, QueueConfig{Limit: 10_000})
+		q.OnePerWrite(true)
+		packets := [][]byte{udp(60, addrA, addrL, true), udp(100, addrA, addrL, true), proto.AppendKeepalive(nil)}
+		q.Send(bytes.Join(packets, nil))
+		p.allow(-p.room) // full: what follows goes by the blocks
+		for _, b := range packets {
+			q.Send(b)
+		}
+		p.allow(1000)
+		synctest.Wait()
+		var sizes []int
+		for _, n := range p.writes {
+			if n > 0 {
+				sizes = append(sizes, n)
+			}
+		}
+		if want := []int{60, 100, 20, 60, 100, 20}; !equalInts(sizes, want) {
+			t.Errorf("wrote %v, want %v", sizes, want)
+		}
+	})
+}
+
+func equalInts(a, b []int) bool {
+	if len(a) != len(b) {
+		return false
+	}
+	for i := range a {
+		if a[i] != b[i] {
+			return false
+		}
+	}
+	return true
+}
+
+func TestQueueSendAllocatesNothing(t *testing.T) {
+	p := newPipe(1 << 40)
+	q := NewQueue(discardStream{}, QueueConfig{Limit: 1000, Budget: new(Budget)})
+	run := item(60, 1)
+	if n := testing.AllocsPerRun(100, func() { q.Send(run) }); n != 0 {
+		t.Errorf("got %v allocations, want 0", n)
+	}
+	p.close()
+}
+
+type discardStream struct{}
+
+func (discardStream) TryWrite(b []byte) (int, error) { return len(b), nil }
+func (discardStream) Write(b []byte, _ func()) error { return nil }
