@@ -1,0 +1,81 @@
+package hostnet
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// CleanUp takes back what killed processes left in this network namespace: everything of ours
+// that belongs to the link name or to a link that does not exist any more. Call it when the TUN
+// name has been opened, which proves that no other process lives behind it, and before anything
+// is dialled, for the rest of a full tunnel blocks the way. An address left on a persistent TUN
+// stays: it cannot be told from a user's.
+func CleanUp(name string, log *slog.Logger) error {
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	alive := make(map[int]bool) // by index of the link
+	names := make(map[string]bool)
+	links, err := whole(netlink.LinkList)
+	if err != nil {
+		return fmt.Errorf("list links: %w", err)
+	}
+	for _, link := range links {
+		if a := link.Attrs(); a.Name != name {
+			alive[a.Index], names[a.Name] = true, true
+		}
+	}
+	return advise(errors.Join(cleanRouting(alive, log), cleanNAT(names, log)))
+}
+
+// cleanRouting deletes our routes to links that are not alive, and all of ours in tables through
+// which no living link is reached, with the rules that lead there.
+func cleanRouting(alive map[int]bool, log *slog.Logger) error {
+	all, err := routesBy(protocol, unix.RT_TABLE_UNSPEC)
+	if err != nil {
+		return err
+	}
+	rules, err := allRules()
+	if err != nil {
+		return err
+	}
+	used := make(map[int]bool)
+	for _, k := range all {
+		if k.Type == unix.RTN_UNICAST && alive[k.LinkIndex] {
+			used[k.Table] = true
+		}
+	}
+	rules = slices.DeleteFunc(rules, func(r rule) bool { return used[r.leadsTo()] })
+	var routes []route
+	for _, k := range all {
+		unicast := k.Type == unix.RTN_UNICAST
+		if unicast && !alive[k.LinkIndex] || !unicast && !used[k.Table] {
+			routes = append(routes, fromKernel(k))
+		}
+	}
+	if len(rules)+len(routes) > 0 {
+		log.Info("removing leftovers of a dead process", "rules", len(rules), "routes", len(routes))
+	}
+	return errors.Join(delRules(nil, rules), delRoutes(nil, routes))
+}
+
+func cleanNAT(alive map[string]bool, log *slog.Logger) error {
+	tables, err := natTables()
+	if err != nil { // a kernel without nftables has none of ours
+		log.Debug("nft tables left as they are", "err", err)
+		return nil
+	}
+	var errs []error
+	for link := range tables {
+		if !alive[link] {
+			log.Info("removing leftovers of a dead process", "nft", tablePrefix+link)
+			errs = append(errs, dropNAT(link, false))
+		}
+	}
+	return errors.Join(errs...)
+}

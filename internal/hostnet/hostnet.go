@@ -1,0 +1,215 @@
+// Package hostnet keeps the network state of the host around one TUN link: it is declared as a
+// State, compared with what the kernel has, applied, repaired when somebody breaks it, and taken
+// back on Close.
+//
+//	                        ip rule                              table main
+//	packet ─ 0 local ─ P   main, but no route as short as  ──▶  LAN, site prefixes dev vpn0 (proto 202)
+//	                        the shortest one in TABLE            default via the router: never touched
+//	                 ─ P+1 not fwmark MARK: TABLE ──────────▶  table TABLE
+//	                                                             default dev vpn0
+//	                                                             throw SERVER          on to main
+//	                                                             unreachable default   link gone: no leak
+//	                 ─ 32766 main                              P = 10000 + 2*TABLE
+//
+// Routes go into table main, where the longest prefix wins. A route that would swallow the
+// connection which carries the tunnel (it contains an address of Outer.Peers, or is 0.0.0.0/0)
+// goes into a table of its own, which packets with the connection's mark do not look at. Throw
+// routes let the answers of the server pass a strict rp_filter. Local processes can reach the
+// server outside of the tunnel because of them; with no Peers they cannot, but then rp_filter has
+// to be 0 or 2. With 0.0.0.0/0 all IPv6 but that to the LAN is unreachable, since none is carried,
+// and while the link is away, or its process was killed, so is IPv4: until Apply, Close or CleanUp.
+//
+// What is made can be told from what others made: routes and rules have protocol 202 (unassigned
+// in rt_protos), the nft table is called ferry-LINK, and the priority of a rule gives its table.
+// That is how CleanUp finds what a killed process left, without a file.
+//
+// The link belongs to whoever holds its TUN descriptor; it is neither made nor deleted here.
+//
+// Limits: IPv4 inside; when routes of different lengths contain the server, the shortest decides
+// which routes of table main beat all of them; a FORWARD policy of another firewall (Docker's is
+// drop) is not overruled; an nft table that someone flushes is noticed by the next Apply only;
+// ip_forward goes back to what it was even if somebody else came to rely on it meanwhile.
+package hostnet
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"sync"
+
+	"golang.org/x/sys/unix"
+)
+
+// ErrNoLink is in the error of Apply when the link does not exist in this network namespace.
+var ErrNoLink = errors.New("no such link")
+
+// A State is what should be true of the host around a link.
+type State struct {
+	Addr       netip.Prefix // IPv4 address of the link with its prefix length
+	MTU        int          // bytes; 0 leaves it
+	TxQueueLen int          // packets; 0 leaves it
+
+	// Routes are sent to the link. What Addr's own prefix contains needs none. 0.0.0.0/0 is the
+	// full tunnel, which also blocks IPv6.
+	Routes []netip.Prefix
+	Outer  Outer
+
+	// Masquerade gives packets from Addr's prefix the address of the interface they leave by,
+	// clamps the MSS of TCP to the path, and turns on net.ipv4.ip_forward.
+	Masquerade bool
+}
+
+// Outer describes the connection that carries the tunnel. It matters only if Routes would swallow
+// it. Its Peers have to be up to date before a new one is dialled.
+type Outer struct {
+	Mark  uint32       // SO_MARK of its socket
+	Table int          // a routing table that nobody else uses, 1 to 9999
+	Peers []netip.Addr // the far end
+}
+
+// A Link is the state made around one link. Its methods may be called from any goroutine.
+type Link struct {
+	name string
+	log  *slog.Logger
+
+	// mu is held over netlink calls, on purpose: Watch must not see a half-applied state.
+	mu     sync.Mutex
+	want   *plan // last one that Apply tried; nil before it and after Close
+	tables []int // routing tables that may hold something of ours, besides main
+	nat    bool  // there may be an nft table
+	wasOff bool  // forwarding, before we turned it on
+	made   onLink
+	seen   sight // what Watch reported last, or Apply made
+}
+
+// onLink is what was changed on the link itself and is gone when the link is.
+type onLink struct {
+	index   int
+	was     device
+	addrs   []netip.Prefix // more than one only if a change of address failed half-way
+	sysctls []sysctl       // as they were
+}
+
+// New returns a Link for the interface name, which need not exist yet. A nil log discards.
+func New(name string, log *slog.Logger) *Link {
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	return &Link{name: name, log: log}
+}
+
+// Apply makes s true. It changes only what differs, and adds before it deletes, so that it is
+// also the way to change a part of the state and to repair it: after the link was down, was
+// recreated under its name, or after somebody removed a route. After an error part of s may be
+// true; Apply again or Close.
+func (l *Link) Apply(s State) error {
+	p, err := s.plan()
+	if err != nil {
+		return fmt.Errorf("%s: %w", l.name, err)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.want = p
+	again, err := l.apply(p)
+	if again && err == nil {
+		// Deleting the old address of a link may have taken the new one with it, and its routes.
+		_, err = l.apply(p)
+	}
+	return advise(err)
+}
+
+// apply brings the kernel to p in the order in which packets need things: routes before the
+// rules that lead to them. again says that it must be repeated.
+func (l *Link) apply(p *plan) (again bool, err error) {
+	dev, err := findDevice(l.name)
+	if err != nil {
+		return false, err
+	}
+	if dev.index != l.made.index {
+		l.made = onLink{index: dev.index, was: dev}
+	}
+	if err := l.applyDevice(p, dev); err != nil {
+		return false, err
+	}
+	if err := l.addAddr(p.addr); err != nil {
+		return false, err
+	}
+	if !slices.Contains(l.tables, p.table) {
+		l.tables = append(l.tables, p.table)
+	}
+	routes, err := listRoutes(l.made.index, l.tables...)
+	if err != nil {
+		return false, err
+	}
+	rules, err := listRules(l.tables...)
+	if err != nil {
+		return false, err
+	}
+	if err := addRoutes(l.name, l.made.index, p.routes, routes); err != nil {
+		return false, err
+	}
+	if err := addRules(p.rules, rules); err != nil {
+		return false, err
+	}
+	if err := l.applyNAT(p.nat); err != nil {
+		return false, err
+	}
+	if err := errors.Join(delRules(p.rules, rules), delRoutes(p.routes, routes)); err != nil {
+		return false, err
+	}
+	l.tables = []int{p.table}
+	if again, err = l.delOldAddrs(p.addr); again || err != nil {
+		return again, err
+	}
+	if err := addPrefixRoute(l.name, l.made.index, p.addr); err != nil {
+		return false, err
+	}
+	l.seen = sight{index: dev.index, up: true, mtu: cmp.Or(p.mtu, dev.mtu)}
+	return false, nil
+}
+
+// Close takes back what Apply made, as far as it is still there. It may be called again, which
+// retries what failed, and Apply may be called after it.
+func (l *Link) Close() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.want, l.seen = nil, sight{}
+	dev, err := findDevice(l.name)
+	if err != nil || dev.index != l.made.index {
+		l.made = onLink{}
+	}
+	if errors.Is(err, ErrNoLink) {
+		err = nil
+	}
+	return advise(errors.Join(err, l.dropRouting(), l.applyNAT(netip.Prefix{}), l.restoreDevice()))
+}
+
+// dropRouting takes rules before routes: until the last rule is gone, nothing of a full tunnel
+// leaks, and after it nothing is blocked.
+func (l *Link) dropRouting() error {
+	rules, err := listRules(l.tables...)
+	if err != nil {
+		return err
+	}
+	routes, err := listRoutes(l.made.index, l.tables...)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(delRules(nil, rules), delRoutes(nil, routes)); err != nil {
+		return err
+	}
+	l.tables = nil
+	return nil
+}
+
+// advise tells the user what to do about a lack of rights.
+func advise(err error) error {
+	if errors.Is(err, unix.EPERM) || errors.Is(err, fs.ErrPermission) {
+		return fmt.Errorf("%w: run as root or with CAP_NET_ADMIN", err)
+	}
+	return err
+}
