@@ -1,0 +1,371 @@
+package addrpool
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+)
+
+var start = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+
+func newPool(t testing.TB, prefix string, reserved map[string]netip.Addr) *Pool {
+	t.Helper()
+	p, err := New(Config{Prefix: netip.MustParsePrefix(prefix), Reserved: reserved, Hold: time.Minute})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+func addr(s string) netip.Addr { return netip.MustParseAddr(s) }
+
+// dynamic asks for any address and returns it, or the error, as text.
+func dynamic(p *Pool, owner uint64) string {
+	g, _, err := p.Grant(Request{Owner: owner, Token: Token{byte(owner), 1}}, start)
+	if err != nil {
+		return err.Error()
+	}
+	return g.Lease.Addr.String()
+}
+
+// The order of 2013: 10.0.254.254 downwards, none that ends in 0 or 255, none of 10.0.0.x.
+func TestOrder(t *testing.T) {
+	p := newPool(t, "10.0.0.0/16", nil)
+	want := map[int]string{
+		0: "10.0.254.254", 1: "10.0.254.253", 253: "10.0.254.1", 254: "10.0.253.254",
+		254*254 - 1: "10.0.1.1", 254 * 254: "10.0.255.254", 254*254 + 253: "10.0.255.1",
+		254*254 + 254: ErrExhausted.Error(),
+	}
+	seen := map[string]bool{}
+	for i := range 254*254 + 255 {
+		got := dynamic(p, uint64(i+1))
+		if w, ok := want[i]; ok && got != w {
+			t.Errorf("address %d: got %s, want %s", i, got, w)
+		}
+		if seen[got] {
+			t.Fatalf("%s was given twice", got)
+		}
+		seen[got] = true
+	}
+	small := newPool(t, "192.168.0.0/29", nil)
+	for i, w := range []string{"192.168.0.6", "192.168.0.5", "192.168.0.4", "192.168.0.3", "192.168.0.2", ErrExhausted.Error()} {
+		if got := dynamic(small, uint64(i+1)); got != w {
+			t.Errorf("/29, address %d: got %s, want %s", i, got, w)
+		}
+	}
+}
+
+// Exam P3: what a static request can not have.
+func TestStatic(t *testing.T) {
+	p := newPool(t, "10.0.0.0/16", map[string]netip.Addr{"cam1": addr("10.0.3.4")})
+	if _, _, err := p.Grant(Request{Owner: 1, Static: addr("10.0.9.9"), Token: Token{1}}, start); err != nil {
+		t.Fatal(err)
+	}
+	tests := []struct {
+		addr, name string
+		err        error
+	}{
+		{"10.0.9.9", "", ErrInUse},
+		{"10.0.0.0", "", ErrOutside},
+		{"10.0.0.1", "", ErrOutside},
+		{"10.0.255.255", "", ErrOutside},
+		{"10.1.0.5", "", ErrOutside},
+		{"255.255.255.255", "", ErrOutside},
+		{"10.0.3.4", "", ErrReserved},
+		{"10.0.3.4", "cam2", ErrReserved},
+		{"10.0.3.4", "cam1", nil},
+		{"10.0.0.2", "", nil},
+		{"10.0.7.255", "", nil},
+		{"10.0.7.0", "", nil},
+	}
+	for i, tt := range tests {
+		g, _, err := p.Grant(Request{Owner: uint64(i + 2), Static: addr(tt.addr), Name: tt.name}, start)
+		if !errors.Is(err, tt.err) || err == nil && g.Lease.Addr != addr(tt.addr) {
+			t.Errorf("%s as %q: got %s, %v; want %v", tt.addr, tt.name, g.Lease.Addr, err, tt.err)
+		}
+	}
+}
+
+func TestReserved(t *testing.T) {
+	p := newPool(t, "192.168.0.0/29", map[string]netip.Addr{"cam1": addr("192.168.0.6")})
+	if got := dynamic(p, 1); got != "192.168.0.5" {
+		t.Errorf("got %s although it is reserved", got)
+	}
+	g, _, err := p.Grant(Request{Owner: 2, Name: "cam1"}, start)
+	if err != nil || g.Lease.Addr != addr("192.168.0.6") {
+		t.Errorf("got %s, %v; want the reserved address", g.Lease.Addr, err)
+	}
+	if _, _, err := p.Grant(Request{Owner: 3, Name: "cam1"}, start); !errors.Is(err, ErrInUse) {
+		t.Errorf("a second cam1: got %v", err)
+	}
+	if _, _, err := p.Grant(Request{Owner: 4, Name: "other"}, start); err != nil {
+		t.Errorf("a name without a reservation: %v", err)
+	}
+	for name, bad := range map[string]map[string]netip.Addr{
+		"gateway's": {"a": addr("192.168.0.1")},
+		"outside":   {"a": addr("10.0.0.1")},
+		"twice":     {"a": addr("192.168.0.5"), "b": addr("192.168.0.5")},
+	} {
+		if _, err := New(Config{Prefix: netip.MustParsePrefix("192.168.0.0/29"), Reserved: bad}); err == nil {
+			t.Errorf("reserved address %s: no error", name)
+		}
+	}
+}
+
+// Exam P4 and P5, and design decision 11: a live owner wins, a vanished one comes second, a stranger last.
+func TestOwnership(t *testing.T) {
+	p := newPool(t, "10.0.0.0/16", nil)
+	a := addr("10.0.9.9")
+	token := Token{1}
+	grant := func(r Request, now time.Time) (Grant, error) {
+		g, _, err := p.Grant(r, now)
+		return g, err
+	}
+	if _, err := grant(Request{Owner: 1, Static: a, Token: token}, start); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := grant(Request{Owner: 2, Static: a}, start); !errors.Is(err, ErrInUse) {
+		t.Errorf("stranger, owner live: got %v", err)
+	}
+	if g, err := grant(Request{Owner: 2, Resume: a, ResumeToken: Token{7}, Hint: a}, start); err != nil || g.Lease.Addr == a {
+		t.Errorf("stranger with a wrong token: got %s, %v", g.Lease.Addr, err)
+	}
+	if g, err := grant(Request{Owner: 3, Resume: a, ResumeToken: token}, start); err != nil || g.Lease.Addr != a || g.Displaced != 1 {
+		t.Errorf("newer connection of the owner: got %+v, %v", g, err)
+	}
+	if ev := p.Release(1, true, start); len(ev) != 0 {
+		t.Errorf("the displaced connection released %v", ev)
+	}
+	p.Release(3, true, start)
+	var held *HeldError
+	if _, err := grant(Request{Owner: 4, Static: a}, start.Add(59*time.Second)); !errors.As(err, &held) || !held.Until.Equal(start.Add(time.Minute)) {
+		t.Errorf("stranger, owner vanished: got %v", err)
+	}
+	if g, err := grant(Request{Owner: 5, Static: a, Resume: a, ResumeToken: token}, start.Add(59*time.Second)); err != nil || g.Displaced != 0 {
+		t.Errorf("vanished owner comes back: got %+v, %v", g, err)
+	}
+	p.Release(5, true, start.Add(time.Minute))
+	if _, err := grant(Request{Owner: 6, Static: a}, start.Add(2*time.Minute)); err != nil {
+		t.Errorf("stranger, hold over: got %v", err)
+	}
+	p.Release(6, true, start.Add(2*time.Minute)) // no token: not held
+	if _, err := grant(Request{Owner: 7, Static: a}, start.Add(2*time.Minute)); err != nil {
+		t.Errorf("after a 2013 client: got %v", err)
+	}
+}
+
+func TestOneAddressForEach(t *testing.T) {
+	p := newPool(t, "10.0.0.0/16", nil)
+	dynamic(p, 1)
+	if got := dynamic(p, 1); got != "10.0.254.254" {
+		t.Errorf("asked again: got %s", got)
+	}
+	g, events, err := p.Grant(Request{Owner: 1, Static: addr("10.0.9.9")}, start)
+	if err != nil || g.Lease.Addr != addr("10.0.9.9") || len(events) != 2 || !events[0].Freed || events[1].Freed {
+		t.Errorf("static after dynamic: got %+v, %v, %v", g, events, err)
+	}
+	if _, _, err := p.Grant(Request{Owner: 1, Static: addr("10.0.0.1")}, start); err == nil {
+		t.Error("the gateway's address was granted")
+	}
+	if got := dynamic(p, 1); got != "10.0.9.9" {
+		t.Errorf("after a refusal: got %s", got)
+	}
+	if s := p.Stats(); s.Live != 1 || s.Held != 0 {
+		t.Errorf("got %+v", s)
+	}
+}
+
+// A device that comes back finds its old address free as long as there are others.
+func TestSticky(t *testing.T) {
+	p := newPool(t, "192.168.0.0/28", nil)
+	dynamic(p, 1) // .14
+	p.Release(1, false, start)
+	for i := range 12 {
+		if got := dynamic(p, uint64(i+2)); got == "192.168.0.14" {
+			t.Fatalf("given to client %d although others were free", i)
+		}
+	}
+	g, _, err := p.Grant(Request{Owner: 20, Hint: addr("192.168.0.14")}, start)
+	if err != nil || g.Lease.Addr != addr("192.168.0.14") {
+		t.Errorf("got %s, %v", g.Lease.Addr, err)
+	}
+}
+
+func TestHeldIsTakenLast(t *testing.T) {
+	p := newPool(t, "192.168.0.0/29", nil)
+	for i := range 5 {
+		dynamic(p, uint64(i+1)) // .6 to .2
+	}
+	p.Release(2, true, start)
+	p.Release(1, true, start.Add(time.Second))
+	g, events, err := p.Grant(Request{Owner: 9, Token: Token{9}}, start.Add(2*time.Second))
+	if err != nil || g.Lease.Addr != addr("192.168.0.5") || len(events) != 2 || !events[0].Freed {
+		t.Errorf("got %s, %v, %v; want the address that is held longest", g.Lease.Addr, events, err)
+	}
+}
+
+func TestRestore(t *testing.T) {
+	p := newPool(t, "192.168.0.0/28", map[string]netip.Addr{"cam1": addr("192.168.0.13")})
+	events := p.Restore([]Lease{
+		{Addr: addr("192.168.0.14"), Token: Token{1}},
+		{Addr: addr("192.168.0.12")},                  // a 2013 client's
+		{Addr: addr("10.0.0.9"), Token: Token{2}},     // of another pool
+		{Addr: addr("192.168.0.13"), Token: Token{3}}, // reserved since
+		{Addr: addr("192.168.0.14"), Token: Token{4}}, // twice
+	}, start)
+	if len(events) != 4 {
+		t.Errorf("got %d events, want 4", len(events))
+	}
+	if got := dynamic(p, 1); got != "192.168.0.11" {
+		t.Errorf("dynamic: got %s, want one that nobody had", got)
+	}
+	g, ev, err := p.Grant(Request{Owner: 2, Resume: addr("192.168.0.14"), ResumeToken: Token{1}}, start)
+	if err != nil || g.Lease.Addr != addr("192.168.0.14") || len(ev) != 0 {
+		t.Errorf("resume: got %s, %v, %v", g.Lease.Addr, ev, err)
+	}
+	if ev := p.Expire(start.Add(time.Hour)); len(ev) != 0 {
+		t.Errorf("a resumed lease expired: %v", ev)
+	}
+}
+
+// twin is the pool as slow and obvious as it can be, but for the order.
+type twin struct {
+	live map[netip.Addr]uint64
+	held map[netip.Addr]time.Time
+	tok  map[netip.Addr]Token
+}
+
+// Exam P5 and P13: after any sequence of requests an address belongs to one owner, an owner has one
+// address, and free, live and held addresses are all there are.
+func TestModel(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		p, err := New(Config{Prefix: netip.MustParsePrefix("192.168.0.0/28"), Hold: time.Minute})
+		if err != nil {
+			t.Fatal(err)
+		}
+		m := twin{map[netip.Addr]uint64{}, map[netip.Addr]time.Time{}, map[netip.Addr]Token{}}
+		now := start
+		disk := map[netip.Addr]Token{}
+		keep := func(events []Event) {
+			for _, e := range events {
+				if _, there := disk[e.Lease.Addr]; there != e.Freed {
+					t.Fatalf("event %+v does not fit the leases on disk", e)
+				}
+				if delete(disk, e.Lease.Addr); !e.Freed {
+					disk[e.Lease.Addr] = e.Lease.Token
+				}
+			}
+		}
+		address := rapid.Custom(func(t *rapid.T) netip.Addr {
+			return addr(fmt.Sprintf("192.168.0.%d", rapid.IntRange(0, 16).Draw(t, "last byte")))
+		})
+		owner := rapid.Uint64Range(1, 20)
+		token := rapid.Map(rapid.IntRange(0, 20), func(i int) Token { return Token{byte(i)} })
+		expire := func() {
+			for a, until := range m.held {
+				if !now.Before(until) {
+					delete(m.held, a)
+				}
+			}
+		}
+		t.Repeat(map[string]func(*rapid.T){
+			"ask": func(t *rapid.T) {
+				r := Request{Owner: owner.Draw(t, "owner"), Token: token.Draw(t, "token")}
+				switch rapid.IntRange(0, 3).Draw(t, "kind") {
+				case 1:
+					r.Static = address.Draw(t, "static")
+				case 2:
+					r.Hint = address.Draw(t, "hint")
+				case 3:
+					r.Resume, r.ResumeToken = address.Draw(t, "resume"), token.Draw(t, "proof")
+				}
+				m.ask(t, p, r, now, expire, keep)
+			},
+			"leave": func(t *rapid.T) {
+				o, hold := owner.Draw(t, "owner"), rapid.Bool().Draw(t, "hold")
+				keep(p.Release(o, hold, now))
+				expire()
+				for a, who := range m.live {
+					if who == o {
+						delete(m.live, a)
+						if hold && m.tok[a] != (Token{}) {
+							m.held[a] = now.Add(time.Minute)
+						}
+					}
+				}
+			},
+			"wait": func(t *rapid.T) {
+				now = now.Add(time.Duration(rapid.IntRange(1, 40).Draw(t, "seconds")) * time.Second)
+				keep(p.Expire(now))
+				expire()
+			},
+			"": func(t *rapid.T) {
+				s := p.Stats()
+				if s.Live != len(m.live) || s.Held != len(m.held) || s.Free != 13-s.Live-s.Held {
+					t.Fatalf("got %+v; the twin has %d live, %d held", s, len(m.live), len(m.held))
+				}
+				if len(disk) != s.Live+s.Held {
+					t.Fatalf("%d leases on disk, %d live and held", len(disk), s.Live+s.Held)
+				}
+			},
+		})
+	})
+}
+
+// ask compares one Grant with what may be said of it.
+func (m *twin) ask(t *rapid.T, p *Pool, r Request, now time.Time, expire func(), keep func([]Event)) {
+	g, events, err := p.Grant(r, now)
+	keep(events)
+	expire()
+	var had netip.Addr
+	for a, who := range m.live {
+		if who == r.Owner {
+			had = a
+		}
+	}
+	a := g.Lease.Addr
+	_, isHeld := m.held[a]
+	proven := r.Resume == a && r.ResumeToken != Token{} && r.ResumeToken == m.tok[a]
+	switch {
+	case err != nil:
+		if !r.Static.IsValid() && len(m.live) < 13 && !had.IsValid() {
+			t.Fatalf("no address although %d are live: %v", len(m.live), err)
+		}
+		return
+	case had.IsValid() && (!r.Static.IsValid() || r.Static == had):
+		if a != had {
+			t.Fatalf("%s instead of %s, which the owner had", a, had)
+		}
+		return
+	case r.Static.IsValid() && a != r.Static:
+		t.Fatalf("%s instead of %s, which was asked for", a, r.Static)
+	case m.live[a] != 0 && !(proven && g.Displaced == m.live[a]):
+		t.Fatalf("%s belongs to the live owner %d", a, m.live[a])
+	case m.live[a] == 0 && g.Displaced != 0:
+		t.Fatalf("%s was taken from %d, who does not have it", a, g.Displaced)
+	case isHeld && !proven && (r.Static.IsValid() || len(m.live)+len(m.held) < 13):
+		t.Fatalf("%s is held for another, and there are free ones", a)
+	}
+	delete(m.live, had)
+	delete(m.held, a)
+	m.live[a] = r.Owner
+	m.tok[a] = g.Lease.Token
+}
+
+func BenchmarkGrantRelease(b *testing.B) {
+	p := newPool(b, "10.0.0.0/16", nil)
+	for i := range 60_000 {
+		dynamic(p, uint64(i+1))
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, _, err := p.Grant(Request{Owner: 1 << 20}, start); err != nil {
+			b.Fatal(err)
+		}
+		p.Release(1<<20, false, start)
+	}
+}
