@@ -1,0 +1,62 @@
+# Ferry. `make help` lists what there is to make. Needs Go and, for all but build, root and Debian.
+
+export CGO_ENABLED = 0
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+GOFLAGS_BUILD = -trimpath -ldflags "-s -w -X main.version=$(VERSION)"
+PREFIX ?= /usr/local
+FUZZTIME ?= 30s
+PACKAGES = $(shell go list ./... | grep -v -e /test/ -e /bench)
+
+.PHONY: help build demo test unit netns test-vm bench fuzz lint vuln cross install clean
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
+
+build: ## bin/vpnsrv and bin/vpncli, static
+	@mkdir -p bin
+	go build $(GOFLAGS_BUILD) -o bin/ ./cmd/vpnsrv ./cmd/vpncli
+
+demo: build ## a gateway and two clients in namespaces: addresses, pings, iperf3
+	@scripts/deps.sh demo
+	@scripts/demo.sh
+
+test: lint unit netns test-vm ## everything
+
+unit: ## unit tests, with the race detector
+	@scripts/deps.sh test
+	CGO_ENABLED=1 go test -race -shuffle=on -count=1 $(PACKAGES)
+
+netns: build ## real interfaces and packets in network namespaces, as root
+	@scripts/deps.sh test
+	go test -count=1 -timeout 10m ./test/netns/...
+
+test-vm: ## vsock on a real kernel in QEMU
+	@scripts/deps.sh test
+	go test -count=1 -timeout 6m ./test/vm/...
+
+bench: build ## the table of bench/RESULTS.md, measured side by side in one run
+	@scripts/deps.sh bench
+	go run ./bench
+
+fuzz: ## every fuzz target for FUZZTIME
+	@scripts/fuzz.sh $(FUZZTIME)
+
+lint: ## gofmt, vet, staticcheck
+	@test -z "$$(gofmt -s -l . | tee /dev/stderr)" || { echo 'gofmt -s -w . would change these files' >&2; exit 1; }
+	go vet ./...
+	go tool -modfile=tools/go.mod staticcheck -checks all,-ST1000 ./...
+
+vuln: ## govulncheck; needs its database, which is on the Internet
+	go tool -modfile=tools/go.mod govulncheck ./...
+
+cross: ## all supported targets, to bin/cross
+	@scripts/cross.sh '$(VERSION)'
+
+install: build ## to PREFIX, with the systemd units
+	install -D -m 0755 bin/vpnsrv $(DESTDIR)$(PREFIX)/sbin/vpnsrv
+	install -D -m 0755 bin/vpncli $(DESTDIR)$(PREFIX)/sbin/vpncli
+	install -D -m 0644 -t $(DESTDIR)/etc/systemd/system configs/systemd/*.service
+	install -D -m 0644 -t $(DESTDIR)$(PREFIX)/share/doc/ferry configs/*.toml README.md
+
+clean: ## remove what was built
+	rm -rf bin

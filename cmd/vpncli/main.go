@@ -1,0 +1,54 @@
+// Command vpncli is the client: it connects this device to a gateway through a TUN interface.
+package main
+
+import (
+	"context"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"ferry/internal/cli"
+	"ferry/internal/client"
+	"ferry/internal/config"
+)
+
+// version is set by the linker: -ldflags "-X main.version=1.0".
+var version = "devel"
+
+func main() { cli.Main(command(), version) }
+
+func command() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "vpncli -s SERVER",
+		Short: "Client of the Ferry VPN",
+		Long: `vpncli connects this device to a gateway (vpnsrv) through a TUN interface, and connects again
+whenever the connection is lost. SIGTERM and SIGINT stop it, and take back all that it did to
+the network of this device; SIGUSR1 logs its counters.`,
+		Example: `  sudo vpncli -s 192.168.0.1
+  sudo vpncli -s vsock://2:2002 -a 10.0.3.7
+  sudo vpncli -s tcp://gateway.example:2002 --default-route
+  vpncli completion bash > /etc/bash_completion.d/vpncli`,
+		Args: cli.NoArgs("name the gateway with -s, as in vpncli -s 192.168.0.1"),
+	}
+	lines := cmd.Flags().Bool("json", false, "print each event as a line of JSON on stdout")
+	keys := config.NewClient(cmd.Flags())
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return connect(cmd.Context(), keys, *lines) }
+	cli.CompleteURL(cmd, "server", "tcp://", "vsock://2:", "unix://")
+	return cmd
+}
+
+func connect(ctx context.Context, keys *config.Client, lines bool) error {
+	c, err := keys.Load()
+	if err != nil {
+		return err
+	}
+	if err := cli.CanTunnel("vpncli", c.TUN); err != nil {
+		return err
+	}
+	t := teller{log: c.Log}
+	if lines {
+		t.lines = os.Stdout
+	}
+	c.Report, c.Events = cli.Reports(ctx), t.tell
+	return client.Run(ctx, c)
+}

@@ -1,0 +1,96 @@
+package main
+
+import (
+	"bufio"
+	"encoding/json"
+	"io"
+	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"ferry/internal/cli/clitest"
+	"ferry/internal/client"
+)
+
+func TestCommand(t *testing.T) {
+	bin := clitest.Build(t, "vpncli")
+	file := filepath.Join(t.TempDir(), "bad.toml")
+	if err := os.WriteFile(file, []byte("server = 'x'\nrouts = []\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	const noServer = `vpncli: no gateway is named: vpncli -s 192.168.0.1 (or 'server' in the file of --config)`
+	const ended = "Completion ended with directive: ShellCompDirectiveNoFileComp"
+	clitest.Check(t, bin, []clitest.Call{
+		{Name: "help", Args: "--help", Stdout: "-a, --address address"},
+		{Name: "version", Args: "-V", Stdout: "vpncli devel ("},
+		{Name: "no server", Status: 2, Stderr: noServer},
+		{Name: "no server before no root", Nobody: true, Status: 2, Stderr: noServer},
+		{Name: "server without flag", Args: "192.168.0.1", Status: 2, Stderr: `vpncli: unexpected argument "192.168.0.1": name the gateway with -s, as in vpncli -s 192.168.0.1`},
+		{Name: "port", Args: "-s x -p no", Status: 2, Stderr: `vpncli: --port: "no" is not a whole number`},
+		{Name: "unknown flag", Args: "--jsn", Status: 2, Stderr: `vpncli: unknown flag: --jsn (did you mean --json?)`},
+		{Name: "unknown key", Args: "--config " + file, Status: 1, Stderr: `vpncli: ` + file + `:2: unknown key "routs" (did you mean "route"?)`},
+		{Name: "no root", Args: "-s 192.168.0.1", Nobody: true, Status: 1, Stderr: `vpncli: needs CAP_NET_ADMIN to make the interface ferry0: run as root (sudo vpncli ...)`},
+		{Name: "complete a level", Args: "__completeNoDesc --log-level w", Stdout: "warn\nerror\n:4\n", Stderr: ended},
+		{Name: "complete no interface", Args: "__completeNoDesc --tun f", Stdout: ":4\n", Stderr: ended},
+	})
+	clitest.CheckCompletion(t, bin)
+	t.Run("service", func(t *testing.T) { testService(t, bin) })
+}
+
+// testService runs vpncli where there is no gateway.
+func testService(t *testing.T, bin string) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	s := clitest.Start(t, w, bin, "--json", "-s", "unix://"+filepath.Join(t.TempDir(), "nobody"))
+	_ = w.Close()
+	s.Await(t, "STATUS=reconnecting")
+	s.Stop(t)
+	var kinds []client.EventKind
+	for lines := bufio.NewScanner(r); lines.Scan(); {
+		var e client.Event
+		if err := json.Unmarshal(lines.Bytes(), &e); err != nil {
+			t.Fatalf("%q: %v", lines.Text(), err)
+		}
+		kinds = append(kinds, e.Kind)
+	}
+	if len(kinds) < 2 || kinds[len(kinds)-1] != client.EventStopped {
+		t.Errorf("got events %q, want some, and stopped at the end", kinds)
+	}
+}
+
+func TestState(t *testing.T) {
+	for _, test := range []struct {
+		event client.Event
+		want  string
+	}{
+		{client.Event{Kind: client.EventConnecting, Server: "tcp://gw:2002"}, "STATUS=connecting via tcp://gw:2002"},
+		{client.Event{Kind: client.EventAddress, Interface: "ferry0", Prefix: netip.MustParsePrefix("10.0.254.254/16")}, "STATUS=address 10.0.254.254/16 on ferry0"},
+		{client.Event{Kind: client.EventReconnecting, Reason: "dial: refused", RetryIn: 0.25}, "STATUS=reconnecting in 0.2s: dial: refused"},
+	} {
+		if got := state(test.event); got != test.want {
+			t.Errorf("got %q, want %q", got, test.want)
+		}
+	}
+}
+
+type brokenWriter struct{ writes int }
+
+func (w *brokenWriter) Write([]byte) (int, error) {
+	w.writes++
+	return 0, io.ErrClosedPipe
+}
+
+func TestReaderOfEventsGoesAway(t *testing.T) {
+	w := new(brokenWriter)
+	tell := teller{lines: w, log: slog.New(slog.DiscardHandler)}
+	tell.tell(client.Event{Kind: client.EventConnecting})
+	tell.tell(client.Event{Kind: client.EventConnected})
+	if w.writes != 1 {
+		t.Errorf("got %d writes to a reader who went away, want 1", w.writes)
+	}
+}

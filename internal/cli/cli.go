@@ -1,0 +1,149 @@
+// Package cli is what the commands have in common besides their settings: how they end, which
+// signals they obey, what they need of the host, how they tell a service manager and a shell.
+//
+//	main -> Main: signals -> ctx -> RunE -> error -> one line on stderr, exit status
+//
+// Exit status: 0 after a clean stop, 1 after a fault, 2 after a fault of the command line.
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"ferry/internal/config"
+)
+
+// Exit statuses.
+const (
+	statusFault = 1
+	statusUsage = 2
+)
+
+// Main runs cmd until it ends or a signal stops it, and exits. version is that of the program.
+func Main(cmd *cobra.Command, version string) {
+	cmd.Version = describe(version)
+	cmd.SetVersionTemplate("{{.Name}} {{.Version}}\n")
+	cmd.SilenceUsage, cmd.SilenceErrors = true, true
+	cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return config.FlagError(cmd.Flags(), err) })
+	complete(cmd)
+	if err := cmd.ExecuteContext(untilSignal(cmd.Name())); err != nil {
+		fmt.Fprintf(os.Stderr, "%s: %s\n", cmd.Name(), oneLine(err.Error()))
+		os.Exit(status(err))
+	}
+}
+
+func status(err error) int {
+	var usage *config.UsageError
+	if errors.As(err, &usage) {
+		return statusUsage
+	}
+	return statusFault
+}
+
+// oneLine writes lines behind each other: errors that were joined have one each.
+func oneLine(s string) string { return strings.ReplaceAll(s, "\n", "; ") }
+
+// NoArgs is for commands that take flags only; hint says what to write instead.
+func NoArgs(hint string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) == 0 {
+			return nil
+		}
+		return &config.UsageError{Err: fmt.Errorf("unexpected argument %q: %s", args[0], hint)}
+	}
+}
+
+// untilSignal returns a context that ends with the first signal to stop; the second one ends the
+// process. Its goroutine lives as long as the process does.
+func untilSignal(program string) context.Context {
+	// Who reads stdout or stderr may go away: that is an error of write(2), and no end of a tunnel.
+	signal.Ignore(syscall.SIGPIPE)
+	stop := make(chan os.Signal, 2) // sent to by the runtime; when full it holds all that matter
+	signal.Notify(stop, syscall.SIGINT, syscall.SIGTERM)
+	if !signal.Ignored(syscall.SIGHUP) { // it is under nohup
+		signal.Notify(stop, syscall.SIGHUP)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	go func() {
+		<-stop
+		Notify(daemon.SdNotifyStopping)
+		cancel()
+		<-stop
+		fmt.Fprintf(os.Stderr, "%s: second signal: ended without cleaning up; the next start does it\n", program)
+		os.Exit(statusFault)
+	}()
+	return ctx
+}
+
+// Reports returns a channel that is sent to for each SIGUSR1, until ctx is done. Its goroutine ends
+// then, too. Requests that find the program busy with a report are dropped.
+func Reports(ctx context.Context) <-chan struct{} {
+	asked := make(chan os.Signal, 1)
+	signal.Notify(asked, syscall.SIGUSR1)
+	reports := make(chan struct{})
+	go func() {
+		defer signal.Stop(asked)
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-asked:
+			}
+			select {
+			case <-ctx.Done():
+				return
+			case reports <- struct{}{}:
+			}
+		}
+	}()
+	return reports
+}
+
+// Ready is the state of a service that serves.
+const Ready = daemon.SdNotifyReady
+
+// Notify tells the service manager, if there is one, the states (sd_notify(3)), which are separated
+// by newlines there: those within a state do not pass. A manager that does not listen is no reason
+// to stop.
+func Notify(states ...string) {
+	for i, s := range states {
+		states[i] = oneLine(s)
+	}
+	_, _ = daemon.SdNotify(false, strings.Join(states, "\n"))
+}
+
+// complete teaches the completion scripts what flags take. Flags of other values take no files.
+func complete(cmd *cobra.Command) {
+	cmd.ValidArgsFunction = cobra.NoFileCompletions
+	words := map[string][]cobra.Completion{"log-format": config.LogFormats, "log-level": config.LogLevels}
+	cmd.Flags().VisitAll(func(f *pflag.Flag) {
+		if _, found := cmd.GetFlagCompletionFunc(f.Name); found {
+			return
+		}
+		switch f.Name {
+		case "config":
+			_ = cmd.MarkFlagFilename(f.Name, "toml")
+		case "state":
+			_ = cmd.MarkFlagDirname(f.Name)
+		default:
+			_ = cmd.RegisterFlagCompletionFunc(f.Name, cobra.FixedCompletions(words[f.Name], cobra.ShellCompDirectiveNoFileComp))
+		}
+	})
+}
+
+// CompleteURL offers beginnings of URLs for a flag of cmd.
+func CompleteURL(cmd *cobra.Command, flag string, beginnings ...cobra.Completion) {
+	err := cmd.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(beginnings, cobra.ShellCompDirectiveNoSpace|cobra.ShellCompDirectiveNoFileComp))
+	if err != nil {
+		panic("cli: completion: " + err.Error())
+	}
+}

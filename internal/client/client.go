@@ -1,0 +1,219 @@
+// Package client assembles vpncli:
+//
+//	         Run: connects, again and again
+//	                  |
+//	gateway <--> connection <--> router.Uplink <--> exit (the TUN)
+//
+// The interface, its address and its routes belong to the client, not to a connection: they stay as
+// they are while it connects again, and are taken back when Run returns.
+//
+// Goroutines, each waited for by the one that started it: Run has one that reads the TUN and one
+// that connects and reads the connection; a connection has one that writes what could not be sent at
+// once, and one that keeps it alive.
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"slices"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"ferry/internal/carrier"
+	"ferry/internal/exit"
+	"ferry/internal/hostnet"
+	"ferry/internal/proto"
+	"ferry/internal/router"
+	"ferry/internal/session"
+)
+
+const (
+	dialTimeout = 10 * time.Second
+	joinTimeout = 10 * time.Second // until the lease is complete
+	// steady is how long a connection must have lasted for the pauses to begin anew.
+	steady = 30 * time.Second
+)
+
+// An Exit is this device's network: the TUN of package exit, or what stands in for it.
+type Exit interface {
+	Name() string
+	Port() *router.Port
+	Apply(hostnet.State) error
+	Run(ctx context.Context, f *router.Forwarder) error
+}
+
+// A client is what lives as long as Run.
+type client struct {
+	c      Config
+	log    *slog.Logger
+	server carrier.Endpoint
+	dial   func(context.Context) (net.Conn, error)
+	exit   Exit
+	uplink *router.Uplink
+	total  router.Counters
+	last   session.Lease // of the last connection that had one
+}
+
+// Run keeps this device connected until ctx is done, and then takes back all that it did to the
+// host. It returns nil after such a clean stop, and an error when connecting again has no point.
+func Run(ctx context.Context, c Config) (err error) {
+	c.setDefaults()
+	server, err := carrier.ParseDial(c.Server, c.Port)
+	if err != nil {
+		return err
+	}
+	tun, err := exit.Open(c.TUN, legacyMTU(c.MTU), c.Log)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, tun.Close()) }()
+	dial := func(ctx context.Context) (net.Conn, error) { return carriers[server.Scheme](ctx, server, c.Mark) }
+	return run(ctx, c, server, dial, tun)
+}
+
+// legacyMTU is the MTU of the interface until a gateway has said what it should be.
+func legacyMTU(configured int) int {
+	if configured != 0 {
+		return configured
+	}
+	return 1500
+}
+
+func run(ctx context.Context, c Config, server carrier.Endpoint, dial func(context.Context) (net.Conn, error), e Exit) error {
+	cl := &client{c: c, log: c.Log, server: server, dial: dial, exit: e, uplink: router.NewUplink(e.Port())}
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error {
+		return e.Run(ctx, router.NewForwarder(cl.uplink, e.Port(), &cl.total, netip.Addr{}))
+	})
+	group.Go(func() error { return cl.keepConnected(ctx) })
+	group.Go(func() error { cl.reports(ctx); return nil })
+	err := group.Wait()
+	cl.report("stopped")
+	cl.event(Event{Kind: EventStopped})
+	return err
+}
+
+// keepConnected connects again and again. It returns an error when the very first attempt shows that
+// the configuration is wrong.
+func (c *client) keepConnected(ctx context.Context) error {
+	pause := c.c.RetryMin
+	for {
+		began := time.Now()
+		err := c.connect(ctx)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if !c.last.Prefix.IsValid() && hopeless(err) {
+			return err
+		}
+		if time.Since(began) > steady {
+			pause = c.c.RetryMin
+		}
+		wait := max(jitter(pause), retryAfter(err))
+		pause = min(2*pause, c.c.RetryMax)
+		c.log.Warn("not connected", "server", c.server.String(), "err", err, "retry_in", wait.Round(time.Millisecond))
+		c.event(Event{Kind: EventReconnecting, Reason: err.Error(), RetryIn: wait.Seconds()})
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(wait):
+		}
+	}
+}
+
+// jitter spreads the clients of a gateway that has come back: between half and all of d.
+func jitter(d time.Duration) time.Duration { return d/2 + rand.N(d/2+1) }
+
+// hopeless errors come back however often one tries.
+func hopeless(err error) bool {
+	var dns *net.DNSError
+	if errors.As(err, &dns) {
+		return dns.IsNotFound
+	}
+	var bye *byeError
+	if errors.As(err, &bye) {
+		return bye.Reason == proto.ReasonInUse || bye.Reason == proto.ReasonRefused
+	}
+	return errors.Is(err, errRefused) || errors.Is(err, errInterface)
+}
+
+func retryAfter(err error) time.Duration {
+	var bye *byeError
+	if errors.As(err, &bye) {
+		return bye.RetryAfter
+	}
+	return 0
+}
+
+// configure puts a lease on the interface.
+func (c *client) configure(l session.Lease, server net.Addr) error {
+	s := hostnet.State{Addr: l.Prefix, MTU: l.MTU, Routes: slices.Clone(c.c.Routes)}
+	if c.c.MTU != 0 {
+		s.MTU = c.c.MTU
+	}
+	for _, r := range l.Routes {
+		switch why := unroutable(r, l.Prefix); {
+		case c.c.RefuseRoutes:
+			c.log.Debug("pushed route ignored", "route", r)
+		case why != "":
+			c.log.Warn("pushed route refused", "route", r, "reason", why)
+		default:
+			s.Routes = append(s.Routes, r)
+		}
+	}
+	if c.c.DefaultRoute {
+		s.Routes = append(s.Routes, netip.PrefixFrom(netip.IPv4Unspecified(), 0))
+	}
+	s.Outer = hostnet.Outer{Mark: c.c.Mark, Table: c.c.Table}
+	if tcp, ok := server.(*net.TCPAddr); ok {
+		s.Outer.Peers = []netip.Addr{tcp.AddrPort().Addr().Unmap()}
+	}
+	if err := c.exit.Apply(s); err != nil {
+		return fmt.Errorf("%w: %w", errInterface, err)
+	}
+	return nil
+}
+
+// unroutable says why a route that a gateway pushes is not believed; empty when it is.
+func unroutable(r, own netip.Prefix) string {
+	a := r.Addr()
+	switch {
+	case r.Bits() < 8:
+		return "so large a network is routed by --route or --default-route only"
+	case a.IsLoopback(), a.IsLinkLocalUnicast(), a.As4()[0] == 0, a.As4()[0] >= 224:
+		return "not a network that can be routed"
+	case r.Overlaps(own.Masked()):
+		return "inside the tunnel's own prefix"
+	}
+	return ""
+}
+
+func (c *client) event(e Event) {
+	e.Time = time.Now()
+	if c.c.Events != nil {
+		c.c.Events(e)
+	}
+}
+
+// reports logs all counters whenever the user asks for them.
+func (c *client) reports(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-c.c.Report:
+			c.report("report")
+		}
+	}
+}
+
+func (c *client) report(msg string) {
+	s := c.total.Stats()
+	c.log.Info(msg, "packets", s.Packets, "bytes", s.Bytes, "drops", s.Drops)
+}

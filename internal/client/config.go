@@ -1,0 +1,98 @@
+package client
+
+import (
+	"log/slog"
+	"net/netip"
+	"time"
+)
+
+// Defaults that a user meets in the documentation.
+const (
+	DefaultPort      = 2002
+	DefaultTUN       = "ferry0"
+	DefaultKeepalive = 15 * time.Second
+	DefaultRetryMin  = 200 * time.Millisecond
+	DefaultRetryMax  = 30 * time.Second
+	DefaultMark      = 0x2002
+	DefaultTable     = 2002
+	DefaultQueue     = 256 << 10
+)
+
+// A Config is everything a client can be told. The zero value of a field means its default.
+// It is not modified after Run was called.
+type Config struct {
+	// Server is a host name or an address, or a URL: tcp://host:port, vsock://cid:port,
+	// unix:///path, and unix:///path?vsock=port for a hypervisor's hybrid socket.
+	Server string
+	Port   int // for a Server without one
+
+	Address netip.Addr // static address to ask for; invalid: dynamic
+	Name    string     // told to a Ferry gateway, which may have an address reserved for it
+
+	TUN string // name of the interface
+	MTU int    // bytes; 0: what the gateway pushes, or 1500
+
+	Routes       []netip.Prefix // into the tunnel
+	DefaultRoute bool           // everything into the tunnel but the connection to the gateway
+	RefuseRoutes bool           // ignore the routes which the gateway pushes
+	Mark         uint32         // firewall mark of the connection to the gateway
+	Table        int            // routing table of the full tunnel
+
+	Keepalive time.Duration // sent when nothing else went out for so long
+	RetryMin  time.Duration // first pause before connecting again
+	RetryMax  time.Duration // longest pause
+
+	QueueBytes int // waiting for the gateway
+
+	Log    *slog.Logger    // nil: discard
+	Events func(Event)     // called for each event, in order, from one goroutine; may be nil
+	Report <-chan struct{} // each receive logs all counters; may be nil
+}
+
+// An EventKind names what happened to the connection.
+type EventKind string
+
+// The events, as --json prints them.
+const (
+	EventConnecting   EventKind = "connecting"
+	EventConnected    EventKind = "connected"
+	EventAddress      EventKind = "address" // a new or changed address is on the interface
+	EventLost         EventKind = "lost"
+	EventReconnecting EventKind = "reconnecting"
+	EventStopped      EventKind = "stopped"
+)
+
+// An Event is one line of --json. Fields that say nothing about an event are left out of it.
+type Event struct {
+	Time      time.Time    `json:"time"`
+	Kind      EventKind    `json:"event"`
+	Server    string       `json:"server,omitempty"` // address or URL that was dialled
+	Interface string       `json:"interface,omitempty"`
+	Address   netip.Addr   `json:"address,omitzero"`
+	Prefix    netip.Prefix `json:"prefix,omitzero"`
+	Gateway   netip.Addr   `json:"gateway,omitzero"`
+	MTU       int          `json:"mtu,omitempty"`
+	Protocol  string       `json:"protocol,omitempty"` // "ferry" or "2013"
+	Reason    string       `json:"reason,omitempty"`
+	RetryIn   float64      `json:"retry_in,omitempty"` // seconds
+}
+
+func (c *Config) setDefaults() {
+	setDefault(&c.Port, DefaultPort)
+	setDefault(&c.TUN, DefaultTUN)
+	setDefault(&c.Mark, DefaultMark)
+	setDefault(&c.Table, DefaultTable)
+	setDefault(&c.Keepalive, DefaultKeepalive)
+	setDefault(&c.RetryMin, DefaultRetryMin)
+	setDefault(&c.RetryMax, DefaultRetryMax)
+	setDefault(&c.QueueBytes, DefaultQueue)
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+}
+
+func setDefault[T comparable](v *T, d T) {
+	if *v == *new(T) {
+		*v = d
+	}
+}

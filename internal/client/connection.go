@@ -1,0 +1,300 @@
+package client
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"ferry/internal/carrier"
+	"ferry/internal/keepalive"
+	"ferry/internal/proto"
+	"ferry/internal/router"
+	"ferry/internal/session"
+)
+
+// Why a connection ended.
+var (
+	errRefused   = errors.New("address refused: it is in use, or not of the gateway's pool: choose another with -a, or leave -a out")
+	errNoAnswer  = errors.New("the gateway closed the connection without an answer")
+	errSilent    = errors.New("the gateway is silent")
+	errInterface = errors.New("interface can not be set up")
+)
+
+// A byeError is a goodbye frame of the gateway.
+type byeError struct{ proto.GoodbyeMessage }
+
+func (e *byeError) Error() string {
+	s := "the gateway says: " + e.Reason.String()
+	if e.Text != "" {
+		s += ": " + e.Text
+	}
+	if e.Reason == proto.ReasonInUse || e.Reason == proto.ReasonRefused {
+		s += ": choose another with -a, or leave -a out"
+	}
+	return s
+}
+
+// A connection is one way to the gateway, from dialling to its end. Fields without a remark belong
+// to the goroutine that reads.
+type connection struct {
+	client  *client
+	stream  *carrier.Stream
+	queue   *router.Queue
+	port    *router.Port
+	forward *router.Forwarder
+	framer  proto.Framer
+	session *session.Client
+	joined  chan session.Lease // capacity 1; sent to once by the reading goroutine: the lease is complete
+
+	start   time.Time
+	up      bool        // the lease is on the interface
+	goodbye atomic.Bool // up, and the gateway understands goodbye frames
+	endOnce sync.Once
+	cause   error         // set before ended is closed
+	ended   chan struct{} // closed by end
+}
+
+// connect dials, gets a lease and carries packets. It returns why that has ended.
+func (c *client) connect(ctx context.Context) error {
+	c.event(Event{Kind: EventConnecting, Server: c.server.String()})
+	dialCtx, cancel := context.WithTimeout(ctx, dialTimeout)
+	conn, err := c.dial(dialCtx)
+	cancel()
+	if err != nil {
+		return err
+	}
+	x := newConnection(c, carrier.NewStream(conn))
+	stop := context.AfterFunc(ctx, func() { x.leave(ctx.Err()) })
+	defer stop()
+
+	var others sync.WaitGroup
+	others.Go(func() {
+		if err := x.queue.Run(); err != nil {
+			x.end(err)
+		}
+	})
+	others.Go(x.keepAlive)
+	x.queue.SendControl(x.session.Ask(nil))
+	x.end(x.read())
+	c.uplink.Connect(nil)
+	others.Wait()
+	x.stream.Release()
+	if x.up {
+		c.event(Event{Kind: EventLost, Reason: x.cause.Error()})
+	}
+	return x.cause
+}
+
+func newConnection(c *client, s *carrier.Stream) *connection {
+	want := session.Want{Static: c.c.Address, Name: c.c.Name, Last: c.last, Features: proto.FeatureSuper |
+		proto.FeatureConfig | proto.FeaturePing | proto.FeatureGoodbye}
+	if c.exit.Port().Caps.USO {
+		want.Features |= proto.FeatureUSO
+	}
+	x := &connection{
+		client: c, stream: s, start: time.Now(),
+		queue:   router.NewQueue(s, router.QueueConfig{Limit: c.c.QueueBytes, Budget: new(router.Budget)}),
+		session: session.NewClient(want),
+		// A gateway that refuses says so before anything was agreed upon.
+		framer: proto.Framer{FromServer: true, Extended: true},
+		joined: make(chan session.Lease, 1),
+		ended:  make(chan struct{}),
+	}
+	x.port = router.NewPort(1, router.Caps{}, x.queue)
+	x.forward = router.NewForwarder(c.uplink, x.port, &c.total, netip.Addr{})
+	return x
+}
+
+func (x *connection) read() error {
+	for {
+		buf, start, end, err := x.stream.Fill()
+		if err != nil {
+			return x.explain(err)
+		}
+		i := start
+		for i < end {
+			kind, n, err := x.framer.Next(buf[i:end])
+			if err != nil {
+				return fmt.Errorf("from the gateway: %w", err)
+			}
+			if n == 0 {
+				break
+			}
+			if err := x.item(kind, buf, i, i+n); err != nil {
+				return err
+			}
+			i += n
+		}
+		x.forward.Flush()
+		x.stream.Consume(i - start)
+	}
+}
+
+// explain tells the refusal of a 2013 server, which is no bytes at all, from a lost connection.
+func (x *connection) explain(err error) error {
+	switch {
+	case x.stream.Received() > 0:
+		if err == io.EOF {
+			return errors.New("the gateway closed the connection")
+		}
+		return err
+	case err == io.EOF && x.client.c.Address.IsValid():
+		return errRefused
+	case err == io.EOF:
+		return errNoAnswer
+	}
+	return err
+}
+
+// item treats the item buf[i:j]. Errors end the connection.
+func (x *connection) item(kind proto.Kind, buf []byte, i, j int) error {
+	switch kind {
+	case proto.KindData:
+		x.forward.Frame(buf, i, j)
+		return nil
+	case proto.KindIPv4:
+		x.forward.Packet(buf, i, j)
+		return nil
+	case proto.KindIPv6:
+		x.forward.Drop(router.DropIPv6)
+		return nil
+	}
+	x.forward.Flush()
+	b := buf[i:j]
+	switch kind {
+	case proto.KindReply:
+		return x.progress(x.session.Reply(b))
+	case proto.KindConfig:
+		return x.progress(x.session.Config(b))
+	case proto.KindPing:
+		x.queue.SendControl(proto.AppendPong(nil, b))
+	case proto.KindPong:
+		x.pong(proto.Payload(b))
+	case proto.KindGoodbye:
+		g, err := proto.ParseGoodbye(b)
+		if err != nil {
+			return err
+		}
+		return &byeError{g}
+	}
+	return nil // the echo of a keepalive, or a frame of a later version
+}
+
+// progress brings the interface up as soon as the lease is complete.
+func (x *connection) progress(done bool, err error) error {
+	if err != nil || !done || x.up {
+		return err
+	}
+	c, l := x.client, x.session.Lease()
+	x.framer.Extended = l.Extended
+	x.queue.OnePerWrite(!l.Extended)
+	x.port.Caps = router.Caps{Super: l.Features.Has(proto.FeatureSuper), USO: l.Features.Has(proto.FeatureUSO)}
+	if err := c.configure(l, x.stream.RemoteAddr()); err != nil {
+		return err
+	}
+	x.up = true
+	x.goodbye.Store(l.Features.Has(proto.FeatureGoodbye))
+	changed := c.last.Prefix != l.Prefix
+	c.last = l
+	c.uplink.Connect(x.port)
+	x.joined <- l
+
+	protocol := "ferry"
+	if !l.Extended {
+		protocol = "2013"
+	}
+	c.log.Info("connected", "server", x.stream.RemoteAddr().String(), "addr", l.Prefix, "gateway", l.Gateway,
+		"interface", c.exit.Name(), "mtu", l.MTU, "protocol", protocol)
+	e := Event{
+		Kind: EventConnected, Server: x.stream.RemoteAddr().String(), Interface: c.exit.Name(),
+		Address: l.Prefix.Addr(), Prefix: l.Prefix.Masked(), Gateway: l.Gateway, MTU: l.MTU, Protocol: protocol,
+	}
+	c.event(e)
+	if changed {
+		e.Kind = EventAddress
+		c.event(e)
+	}
+	return nil
+}
+
+// keepAlive probes the gateway when it is due, and ends the connection when there is no answer.
+func (x *connection) keepAlive() {
+	var lease session.Lease
+	join := time.NewTimer(joinTimeout)
+	defer join.Stop()
+	select {
+	case <-x.ended:
+		return
+	case <-join.C:
+		x.end(fmt.Errorf("%w: no address within %s", errSilent, joinTimeout))
+		return
+	case lease = <-x.joined:
+	}
+	prober := keepalive.Prober{
+		Interval: x.client.c.Keepalive, Answer: keepalive.DefaultAnswer,
+		Echo: lease.Features.Has(proto.FeaturePing),
+	}
+	if lease.Idle > 0 {
+		prober.Interval = min(prober.Interval, lease.Idle/3)
+	}
+	for {
+		action, next := prober.Next(time.Now(), x.stream.LastSent(), x.stream.LastReceived())
+		switch action {
+		case keepalive.Dead:
+			x.end(fmt.Errorf("%w: no answer for %s", errSilent, keepalive.DefaultAnswer))
+			return
+		case keepalive.Send:
+			x.probe(prober.Echo)
+		}
+		timer := time.NewTimer(time.Until(next))
+		select {
+		case <-x.ended:
+			timer.Stop()
+			return
+		case <-timer.C:
+		}
+	}
+}
+
+// probe sends a ping to a Ferry gateway and a keepalive to a 2013 server. When the queue is full,
+// bytes are on their way and the probe would only wait behind them.
+func (x *connection) probe(ping bool) {
+	if !ping {
+		x.queue.Send(proto.AppendKeepalive(nil))
+		return
+	}
+	now := binary.BigEndian.AppendUint64(nil, uint64(time.Since(x.start)))
+	x.queue.Send(proto.AppendPing(nil, now))
+}
+
+func (x *connection) pong(payload []byte) {
+	if len(payload) != 8 {
+		return
+	}
+	sent := time.Duration(binary.BigEndian.Uint64(payload))
+	x.client.log.Debug("gateway answers", "rtt", time.Since(x.start)-sent)
+}
+
+// leave ends the connection for good, so that the gateway need not hold the address.
+func (x *connection) leave(cause error) {
+	if x.goodbye.Load() {
+		x.queue.Send(proto.AppendGoodbye(nil, proto.GoodbyeMessage{Reason: proto.ReasonShutdown}))
+	}
+	x.end(cause)
+}
+
+// end closes the connection. The first call counts; it may come from any goroutine.
+func (x *connection) end(cause error) {
+	x.endOnce.Do(func() {
+		x.cause = cause
+		x.queue.Close()
+		_ = x.stream.Close()
+		close(x.ended)
+	})
+}

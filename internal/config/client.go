@@ -1,0 +1,105 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"os"
+
+	"github.com/spf13/pflag"
+
+	"ferry/internal/carrier"
+	"ferry/internal/client"
+)
+
+// Client has the keys of vpncli as they are written. NewClient makes one.
+type Client struct {
+	Server       string   `toml:"server"`
+	Port         int      `toml:"port"`
+	Address      string   `toml:"address"`
+	Name         string   `toml:"name"`
+	TUN          string   `toml:"tun"`
+	MTU          int      `toml:"mtu"` // bytes; 0: as the gateway says
+	Route        []string `toml:"route"`
+	DefaultRoute bool     `toml:"default_route"`
+	AcceptRoutes bool     `toml:"accept_routes"`
+	Mark         uint32   `toml:"mark"`
+	Table        int      `toml:"table"`
+	Keepalive    string   `toml:"keepalive"`
+	RetryMin     string   `toml:"retry_min"`
+	RetryMax     string   `toml:"retry_max"`
+	QueueBytes   int      `toml:"queue_bytes"`
+	Logging
+
+	flags *pflag.FlagSet
+}
+
+// NewClient returns the defaults, and adds the flags of vpncli to fs.
+func NewClient(fs *pflag.FlagSet) *Client {
+	c := &Client{
+		Port: client.DefaultPort, TUN: client.DefaultTUN, AcceptRoutes: true,
+		Mark: client.DefaultMark, Table: client.DefaultTable, Keepalive: shortest(client.DefaultKeepalive),
+		RetryMin: shortest(client.DefaultRetryMin), RetryMax: shortest(client.DefaultRetryMax),
+		QueueBytes: client.DefaultQueue,
+		flags:      fs,
+	}
+	fs.SortFlags = false
+	fs.StringVarP(&c.Server, "server", "s", "", "the `gateway`: a name or an address, or tcp://host:port, vsock://cid:port,\nunix:///path, unix:///path?vsock=port")
+	fs.StringVarP(&c.Address, "address", "a", "", "static `address` to ask for (default: the gateway chooses)")
+	fs.IntVarP(&c.Port, "port", "p", c.Port, "`port` of a server that is named without one")
+	fs.StringVar(&c.Name, "name", "", "`name` of this device, for which the gateway may have an address reserved")
+	fs.StringVar(&c.TUN, "tun", c.TUN, "`name` of the interface")
+	fs.IntVar(&c.MTU, "mtu", 0, "of the interface, in `bytes` (default: what the gateway says, or 1500)")
+	fs.StringArrayVar(&c.Route, "route", nil, "`CIDR` to route into the tunnel; repeatable")
+	fs.BoolVar(&c.DefaultRoute, "default-route", false, "route everything into the tunnel but the connection to the gateway")
+	fs.BoolVar(&c.AcceptRoutes, "accept-routes", c.AcceptRoutes, "take the routes that the gateway pushes (refuse them: --accept-routes=false)")
+	addCommon(fs, &c.Logging, "vpncli")
+	return c
+}
+
+// Load reads the file of --config, if any, and returns what it and the flags say, checked, with a
+// logger to stderr. A fault of the command line is a *UsageError.
+func (k *Client) Load() (client.Config, error) {
+	s, err := load(k.flags, k)
+	if err != nil {
+		return client.Config{}, err
+	}
+	if k.Server == "" {
+		return client.Config{}, &UsageError{errors.New("no gateway is named: vpncli -s 192.168.0.1 (or 'server' in the file of --config)")}
+	}
+	wait := between(timeMin, timeMax)
+	c := client.Config{
+		Port: inRange(s, "port", k.Port, 1, math.MaxUint16),
+		Server: read(s, "server", k.Server, func(text string) (string, error) {
+			_, err := carrier.ParseDial(text, k.Port)
+			return text, err
+		}),
+		Address:      read(s, "address", k.Address, optional(parseAddr)),
+		Name:         read(s, "name", k.Name, optional(parseName)),
+		TUN:          read(s, "tun", k.TUN, parseInterface),
+		MTU:          k.MTU,
+		Routes:       readList(s, "route", k.Route, parsePrefix),
+		DefaultRoute: k.DefaultRoute,
+		RefuseRoutes: !k.AcceptRoutes,
+		Mark:         k.Mark,
+		Table:        inRange(s, "table", k.Table, 1, 9999),
+		Keepalive:    read(s, "keepalive", k.Keepalive, wait),
+		RetryMin:     read(s, "retry_min", k.RetryMin, wait),
+		RetryMax:     read(s, "retry_max", k.RetryMax, wait),
+		QueueBytes:   inRange(s, "queue_bytes", k.QueueBytes, queueMin, math.MaxInt32),
+		Log:          k.logger(s, os.Stderr),
+	}
+	if k.MTU != 0 {
+		inRange(s, "mtu", k.MTU, mtuMin, mtuMax)
+	}
+	if k.Mark == 0 {
+		s.fail("mark", errors.New("0 marks nothing: use a number that no other program has"))
+	}
+	if k.Table >= 252 && k.Table <= 255 {
+		s.fail("table", fmt.Errorf("%d belongs to the system: use one of 1 to 251 or 256 to 9999", k.Table))
+	}
+	if c.RetryMin > c.RetryMax {
+		s.fail("retry_min", fmt.Errorf("%s is longer than retry_max, %s", c.RetryMin, c.RetryMax))
+	}
+	return c, s.err
+}

@@ -1,0 +1,195 @@
+package config
+
+import (
+	"fmt"
+	"maps"
+	"math"
+	"net/netip"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/spf13/pflag"
+
+	"ferry/internal/gateway"
+	"ferry/internal/proto"
+)
+
+// Bounds of both programs.
+const (
+	mtuMin, mtuMax = 576, 65535            // bytes; RFC 791 section 3.2, and what a TUN takes
+	queueMin       = 128 << 10             // bytes; two super-packets
+	timeMin        = 10 * time.Millisecond // below is a typing error
+	timeMax        = 24 * time.Hour
+	// The gateway tells its clients idle_timeout in whole seconds and 16 bits.
+	idleMin, idleMax = time.Second, math.MaxUint16 * time.Second
+)
+
+// Gateway has the keys of vpnsrv as they are written. NewGateway makes one.
+type Gateway struct {
+	Listen           []string          `toml:"listen"`
+	Pool             string            `toml:"pool"`
+	TUN              string            `toml:"tun"`
+	MTU              int               `toml:"mtu"` // bytes
+	State            string            `toml:"state"`
+	NAT              bool              `toml:"nat"`
+	Isolate          bool              `toml:"isolate"`
+	PushRoute        []string          `toml:"push_route"`
+	Allow            []string          `toml:"allow"`
+	Deny             []string          `toml:"deny"`
+	LegacySelfAssign bool              `toml:"legacy_self_assign"`
+	IdleTimeout      string            `toml:"idle_timeout"`
+	JoinTimeout      string            `toml:"join_timeout"`
+	FrameTimeout     string            `toml:"frame_timeout"`
+	WriteTimeout     string            `toml:"write_timeout"`
+	MaxSessions      int               `toml:"max_sessions"`
+	QueueBytes       int               `toml:"queue_bytes"`
+	QueueTotal       int               `toml:"queue_total"` // bytes
+	Reserved         map[string]string `toml:"reserved"`
+	Sites            map[string]string `toml:"sites"`
+	Logging
+
+	flags *pflag.FlagSet
+}
+
+// NewGateway returns the defaults, and adds the flags of vpnsrv to fs.
+func NewGateway(fs *pflag.FlagSet) *Gateway {
+	g := &Gateway{
+		Pool: gateway.DefaultPool.String(), TUN: gateway.DefaultTUN, MTU: gateway.DefaultMTU, State: gateway.DefaultStateDir,
+		IdleTimeout: shortest(gateway.DefaultIdle), JoinTimeout: shortest(gateway.DefaultDeadline),
+		FrameTimeout: shortest(gateway.DefaultDeadline), WriteTimeout: shortest(gateway.DefaultDeadline),
+		MaxSessions: gateway.DefaultMaxSessions, QueueBytes: gateway.DefaultQueue, QueueTotal: gateway.DefaultQueueTotal,
+		flags: fs,
+	}
+	fs.SortFlags = false
+	fs.StringArrayVar(&g.Listen, "listen", nil, "`URL` where clients come in: tcp://[host]:port, vsock://[cid]:port, unix:///path; repeatable\n(default tcp://:2002, and vsock://:2002 where /dev/vsock exists)")
+	fs.StringVar(&g.Pool, "pool", g.Pool, "`CIDR` of the clients' addresses, /16 to /30; the first address is the gateway's")
+	fs.StringVar(&g.TUN, "tun", g.TUN, "`name` of the interface")
+	fs.IntVar(&g.MTU, "mtu", g.MTU, "of the interface and of the clients, in `bytes`")
+	fs.StringVar(&g.State, "state", g.State, "`directory` that keeps the leases")
+	fs.BoolVar(&g.NAT, "nat", false, "masquerade the pool out of this host")
+	fs.BoolVar(&g.Isolate, "isolate", false, "let no packets pass from client to client")
+	fs.StringArrayVar(&g.PushRoute, "push-route", nil, "`CIDR` for the clients to route into the tunnel; repeatable")
+	addCommon(fs, &g.Logging, "vpnsrv")
+	return g
+}
+
+// addCommon adds the flags that both programs have.
+func addCommon(fs *pflag.FlagSet, l *Logging, program string) {
+	fs.String("config", "", "TOML `file` with these settings and more, as /etc/ferry/"+program+".toml; flags win")
+	l.bind(fs)
+	fs.BoolP("version", "V", false, "print the version and end")
+	fs.BoolP("help", "h", false, "print this help and end")
+}
+
+// shortest writes d as people do: 60s, not 1m0s.
+func shortest(d time.Duration) string {
+	if d%time.Second == 0 {
+		return fmt.Sprintf("%ds", d/time.Second)
+	}
+	return d.String()
+}
+
+// Load reads the file of --config, if any, and returns what it and the flags say, checked, with a
+// logger to stderr. A fault of the command line is a *UsageError.
+func (g *Gateway) Load() (gateway.Config, error) {
+	s, err := load(g.flags, g)
+	if err != nil {
+		return gateway.Config{}, err
+	}
+	wait := between(timeMin, timeMax)
+	c := gateway.Config{
+		Listen:           readList(s, "listen", g.Listen, parseListen),
+		Pool:             read(s, "pool", g.Pool, parsePool),
+		TUN:              read(s, "tun", g.TUN, parseInterface),
+		MTU:              inRange(s, "mtu", g.MTU, mtuMin, mtuMax),
+		StateDir:         read(s, "state", g.State, parseDir),
+		NAT:              g.NAT,
+		Isolate:          g.Isolate,
+		PushRoutes:       readList(s, "push_route", g.PushRoute, parsePrefix),
+		Allow:            readList(s, "allow", g.Allow, parsePrefix),
+		Deny:             readList(s, "deny", g.Deny, parsePrefix),
+		LegacySelfAssign: g.LegacySelfAssign,
+		IdleTimeout:      read(s, "idle_timeout", g.IdleTimeout, between(idleMin, idleMax)),
+		JoinTimeout:      read(s, "join_timeout", g.JoinTimeout, wait),
+		FrameTimeout:     read(s, "frame_timeout", g.FrameTimeout, wait),
+		WriteTimeout:     read(s, "write_timeout", g.WriteTimeout, wait),
+		MaxSessions:      inRange(s, "max_sessions", g.MaxSessions, 1, 1_000_000),
+		QueueBytes:       inRange(s, "queue_bytes", g.QueueBytes, queueMin, math.MaxInt32),
+		QueueTotal:       inRange(s, "queue_total", g.QueueTotal, g.QueueBytes, math.MaxInt32),
+		Log:              g.logger(s, os.Stderr),
+	}
+	if s.err != nil { // what follows is judged by the pool
+		return gateway.Config{}, s.err
+	}
+	checkPushed(s, c.PushRoutes, c.Pool)
+	c.Reserved = reserved(s, g.Reserved, c.Pool)
+	c.Sites = sites(s, g.Sites, c.Pool)
+	return c, s.err
+}
+
+// checkPushed refuses routes that no client would take from its gateway.
+func checkPushed(s *source, routes []netip.Prefix, pool netip.Prefix) {
+	const key = "push_route"
+	if len(routes) > proto.MaxRoutes {
+		s.fail(key, fmt.Errorf("%d routes: at most %d can be pushed", len(routes), proto.MaxRoutes))
+	}
+	for _, r := range routes {
+		switch {
+		case r.Bits() < 8:
+			s.fail(key, fmt.Errorf("%s is too large for clients to take: they route so much only by --default-route of their own", r))
+		case r.Overlaps(pool):
+			s.fail(key, fmt.Errorf("%s overlaps the pool %s, which the clients route anyway: leave it out", r, pool))
+		}
+	}
+}
+
+// reserved reads the addresses that belong to names.
+func reserved(s *source, texts map[string]string, pool netip.Prefix) map[string]netip.Addr {
+	all := make(map[string]netip.Addr)
+	owner := make(map[netip.Addr]string)
+	for _, name := range slices.Sorted(maps.Keys(texts)) {
+		key := "reserved." + name
+		read(s, key, name, parseName)
+		a := read(s, key, texts[name], inPool(pool))
+		if other := owner[a]; other != "" {
+			s.fail(key, fmt.Errorf("%s is reserved for %q already: choose another address", a, other))
+		}
+		all[name], owner[a] = a, name
+	}
+	return all
+}
+
+// sites reads the networks behind clients.
+func sites(s *source, texts map[string]string, pool netip.Prefix) map[netip.Prefix]netip.Addr {
+	all := make(map[netip.Prefix]netip.Addr)
+	for _, prefix := range slices.Sorted(maps.Keys(texts)) {
+		key := "sites." + prefix
+		p := read(s, key, prefix, parsePrefix)
+		if p.IsValid() && p.Overlaps(pool) {
+			s.fail(key, fmt.Errorf("overlaps the pool %s: a site is a network outside of it", pool))
+		}
+		all[p] = read(s, key, texts[prefix], inPool(pool))
+	}
+	return all
+}
+
+// inPool returns a parser of the addresses that a client can have.
+func inPool(pool netip.Prefix) func(string) (netip.Addr, error) {
+	return func(text string) (netip.Addr, error) {
+		a, err := parseAddr(text)
+		if err != nil {
+			return a, err
+		}
+		network := pool.Addr()
+		switch {
+		case !pool.Contains(a):
+			return a, fmt.Errorf("%s is not in the pool %s", a, pool)
+		case a == network.Next():
+			return a, fmt.Errorf("%s is the gateway's own address", a)
+		case a == network || !pool.Contains(a.Next()):
+			return a, fmt.Errorf("%s is the network or the broadcast address of the pool %s", a, pool)
+		}
+		return a, nil
+	}
+}

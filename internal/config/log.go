@@ -1,0 +1,72 @@
+package config
+
+import (
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+
+	"github.com/spf13/pflag"
+	"golang.org/x/sys/unix"
+)
+
+// Logging has the keys by which both programs are told how to log.
+type Logging struct {
+	Format string `toml:"log_format"`
+	Level  string `toml:"log_level"`
+}
+
+// The values that log_format and log_level can have.
+var (
+	LogFormats = []string{"text", "json"}
+	LogLevels  = []string{"debug", "info", "warn", "error"}
+)
+
+func (l *Logging) bind(fs *pflag.FlagSet) {
+	l.Format, l.Level = "text", "info"
+	fs.StringVar(&l.Format, "log-format", l.Format, "`format` of the log on stderr: text or json")
+	fs.StringVar(&l.Level, "log-level", l.Level, "`level` of the log: debug, info, warn or error")
+}
+
+func (l *Logging) logger(s *source, w io.Writer) *slog.Logger {
+	o := &slog.HandlerOptions{Level: read(s, "log_level", l.Level, parseLevel)}
+	switch l.Format {
+	case "json":
+		return slog.New(slog.NewJSONHandler(w, o))
+	case "text":
+		if inJournal() {
+			o.ReplaceAttr = dropTime
+		}
+	default:
+		s.fail("log_format", fmt.Errorf("%q is not a format: use text or json", l.Format))
+	}
+	return slog.New(slog.NewTextHandler(w, o))
+}
+
+func parseLevel(s string) (slog.Level, error) {
+	levels := map[string]slog.Level{
+		"debug": slog.LevelDebug, "info": slog.LevelInfo, "warn": slog.LevelWarn, "error": slog.LevelError,
+	}
+	l, ok := levels[s]
+	if !ok {
+		return l, fmt.Errorf("%q is not a level: use debug, info, warn or error", s)
+	}
+	return l, nil
+}
+
+// inJournal reports whether stderr is a stream of systemd's journal, which has a clock of its own.
+// The variable alone does not tell: children with another stderr inherit it (systemd.exec(5)).
+func inJournal() bool {
+	var st unix.Stat_t
+	if unix.Fstat(int(os.Stderr.Fd()), &st) != nil {
+		return false
+	}
+	return os.Getenv("JOURNAL_STREAM") == fmt.Sprintf("%d:%d", st.Dev, st.Ino)
+}
+
+func dropTime(groups []string, a slog.Attr) slog.Attr {
+	if len(groups) == 0 && a.Key == slog.TimeKey {
+		return slog.Attr{}
+	}
+	return a
+}

@@ -1,0 +1,89 @@
+package gateway
+
+import (
+	"log/slog"
+	"net/netip"
+	"time"
+)
+
+// Defaults that an operator meets in the documentation.
+const (
+	DefaultPort        = 2002
+	DefaultTUN         = "vpn0"
+	DefaultMTU         = 1500
+	DefaultStateDir    = "/var/lib/ferry"
+	DefaultIdle        = 60 * time.Second
+	DefaultDeadline    = 10 * time.Second
+	DefaultMaxSessions = 10_000
+	DefaultQueue       = 256 << 10
+	DefaultQueueTotal  = 512 << 20
+)
+
+// DefaultPool is the prefix of the 2013 protocol (protocol-2013: the netmask is hard-coded there).
+var DefaultPool = netip.MustParsePrefix("10.0.0.0/16")
+
+// A Config is everything a gateway can be told. The zero value of a field means its default.
+// It is not modified after Run was called.
+type Config struct {
+	// Listen has the URLs to serve: tcp://[host]:port, vsock://[cid]:port, unix:///path.
+	// None means TCP port 2002 and, where /dev/vsock exists, vsock port 2002.
+	Listen []string
+
+	Pool     netip.Prefix          // addresses of the clients; the first one is the gateway's
+	Reserved map[string]netip.Addr // name of a client -> the address that only it gets
+	// Sites are networks behind a client: prefix -> the pool address of the client that routes it.
+	Sites map[netip.Prefix]netip.Addr
+	// PushRoutes are sent to the clients, which route them into the tunnel.
+	PushRoutes []netip.Prefix
+
+	// Allow and Deny say where packets of clients may go besides other clients and the gateway's
+	// own pool address; the longest prefix wins. Denied unless named: loopback, link-local,
+	// multicast, reserved ranges and the other addresses of the gateway's own host.
+	Allow, Deny []netip.Prefix
+
+	TUN      string // name of the interface
+	MTU      int    // bytes; also pushed to the clients
+	StateDir string // where leases are kept
+	NAT      bool   // masquerade the pool out of this host
+
+	Isolate          bool // no packets from client to client
+	LegacySelfAssign bool // a 2013 client may use a free pool address it never asked for
+
+	IdleTimeout  time.Duration // a client silent for so long is dropped, and its address held as long again
+	JoinTimeout  time.Duration // until the first address request is complete
+	FrameTimeout time.Duration // until a packet that has begun is complete
+	WriteTimeout time.Duration // without progress in sending
+	MaxSessions  int           // connections in all
+	QueueBytes   int           // waiting for one client
+	QueueTotal   int           // waiting for all clients, bytes
+
+	Log    *slog.Logger    // nil: discard
+	Ready  func()          // called once when clients can connect; may be nil
+	Report <-chan struct{} // each receive logs all counters; may be nil
+}
+
+func (c *Config) setDefaults() {
+	setDefault(&c.Pool, DefaultPool)
+	setDefault(&c.TUN, DefaultTUN)
+	setDefault(&c.MTU, DefaultMTU)
+	setDefault(&c.StateDir, DefaultStateDir)
+	setDefault(&c.IdleTimeout, DefaultIdle)
+	setDefault(&c.JoinTimeout, DefaultDeadline)
+	setDefault(&c.FrameTimeout, DefaultDeadline)
+	setDefault(&c.WriteTimeout, DefaultDeadline)
+	setDefault(&c.MaxSessions, DefaultMaxSessions)
+	setDefault(&c.QueueBytes, DefaultQueue)
+	setDefault(&c.QueueTotal, DefaultQueueTotal)
+	if len(c.Listen) == 0 {
+		c.Listen = defaultListen()
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+}
+
+func setDefault[T comparable](v *T, d T) {
+	if *v == *new(T) {
+		*v = d
+	}
+}

@@ -1,0 +1,275 @@
+// Package gateway assembles vpnsrv:
+//
+//	listeners --> peers --> router <--> exit (the TUN)
+//	                |
+//	              leases --> disk
+//
+// Goroutines, each waited for by the one that started it:
+//
+//	Run ---- one per listener: accepts
+//	    |--- one that judges all peers by their deadlines
+//	    |--- one that reads the TUN
+//	    +--- two per peer: one reads, one writes what could not be sent at once
+package gateway
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+
+	"ferry/internal/carrier"
+	"ferry/internal/exit"
+	"ferry/internal/hostnet"
+	"ferry/internal/keepalive"
+	"ferry/internal/proto"
+	"ferry/internal/router"
+)
+
+// A Gateway serves clients. It is made by Run.
+type Gateway struct {
+	c       Config
+	log     *slog.Logger
+	gateway netip.Addr // its own address in the pool
+	exit    Exit
+	table   *router.Switch
+	leases  *leases
+	budget  router.Budget
+	limits  keepalive.Limits
+	offer   proto.Features
+
+	total  router.Counters
+	closed closings
+
+	mu    sync.Mutex // guards peers
+	peers map[uint64]*peer
+	ids   atomic.Uint64
+}
+
+// An Exit is the network behind the gateway: the TUN of package exit, or what stands in for it.
+type Exit interface {
+	Port() *router.Port
+	// Run hands what comes from the network to f until ctx is done.
+	Run(ctx context.Context, f *router.Forwarder) error
+}
+
+// Run serves clients until ctx is done, and then takes back all that it did to the host. It returns
+// nil after such a clean stop.
+func Run(ctx context.Context, c Config) (err error) {
+	c.setDefaults()
+	undo := func() error { return nil }
+	defer func() { err = errors.Join(err, undo()) }()
+
+	leases, err := openLeases(&c)
+	if err != nil {
+		return err
+	}
+	undo = leases.Close
+	listeners, err := listen(ctx, c.Listen)
+	if err != nil {
+		return err
+	}
+	tun, err := openExit(&c)
+	if err != nil {
+		closeAll(listeners)
+		return err
+	}
+	undo = func() error { return errors.Join(tun.Close(), leases.Close()) }
+	return serve(ctx, c, tun, leases, listeners)
+}
+
+// openExit makes the TUN with the gateway's address on it.
+func openExit(c *Config) (*exit.Exit, error) {
+	tun, err := exit.Open(c.TUN, c.MTU, c.Log)
+	if err != nil {
+		return nil, err
+	}
+	state := hostnet.State{
+		Addr: netip.PrefixFrom(c.Pool.Masked().Addr().Next(), c.Pool.Bits()),
+		MTU:  c.MTU, Masquerade: c.NAT,
+	}
+	for site := range c.Sites {
+		state.Routes = append(state.Routes, site)
+	}
+	if err := tun.Apply(state); err != nil {
+		return nil, errors.Join(err, tun.Close())
+	}
+	return tun, nil
+}
+
+// serve runs a gateway on listeners that are open already.
+func serve(ctx context.Context, c Config, exit Exit, leases *leases, listeners []net.Listener) error {
+	g := &Gateway{
+		c: c, log: c.Log, gateway: c.Pool.Masked().Addr().Next(),
+		exit: exit, leases: leases,
+		budget: router.Budget{Limit: c.QueueTotal},
+		limits: keepalive.Limits{Join: c.JoinTimeout, Frame: c.FrameTimeout, Write: c.WriteTimeout, Idle: c.IdleTimeout},
+		offer:  proto.FeatureSuper | proto.FeatureConfig | proto.FeaturePing | proto.FeatureGoodbye | proto.FeatureHello,
+		peers:  map[uint64]*peer{},
+	}
+	if exit.Port().Caps.USO {
+		g.offer |= proto.FeatureUSO
+	}
+	var err error
+	g.table, err = router.NewSwitch(router.SwitchConfig{
+		Pool: c.Pool, Gateway: g.gateway, Exit: exit.Port(), Isolate: c.Isolate, Sites: c.Sites,
+	})
+	if err != nil {
+		closeAll(listeners)
+		return err
+	}
+	return g.run(ctx, listeners)
+}
+
+func (g *Gateway) run(ctx context.Context, listeners []net.Listener) error {
+	group, ctx := errgroup.WithContext(ctx)
+	stop := context.AfterFunc(ctx, func() { closeAll(listeners) })
+	defer stop()
+	for _, l := range listeners {
+		g.log.Info("listening", "url", listenerURL(l))
+		group.Go(func() error { return g.accept(ctx, l) })
+	}
+	group.Go(func() error {
+		return g.exit.Run(ctx, router.NewForwarder(g.table, g.exit.Port(), &g.total, g.gateway))
+	})
+	group.Go(func() error { g.judge(ctx); return nil })
+	group.Go(func() error { g.reports(ctx); return nil })
+	group.Go(func() error { return g.watchHost(ctx) })
+	g.log.Warn("plain mode: no authentication and no encryption; whoever reaches a listener joins")
+	if g.c.Ready != nil {
+		g.c.Ready()
+	}
+	err := group.Wait()
+	g.report("stopped")
+	return err
+}
+
+// accept serves a listener until ctx is done, and waits for the peers that came by it.
+func (g *Gateway) accept(ctx context.Context, l net.Listener) error {
+	var peers sync.WaitGroup
+	defer peers.Wait()
+	const pauseMin, pauseMax = 5 * time.Millisecond, time.Second
+	pause := pauseMin
+	for {
+		conn, err := l.Accept()
+		switch {
+		case ctx.Err() != nil:
+			if err == nil {
+				_ = conn.Close()
+			}
+			return nil
+		case errors.Is(err, net.ErrClosed):
+			return err
+		case err != nil: // out of descriptors or memory: those who are here go on
+			g.closed.count("accept")
+			g.log.Warn("accept", "listener", listenerURL(l), "err", err, "pause", pause)
+			select {
+			case <-time.After(pause):
+			case <-ctx.Done():
+			}
+			pause = min(2*pause, pauseMax)
+			continue
+		}
+		pause = pauseMin
+		p := g.admit(conn)
+		if p == nil {
+			_ = conn.Close()
+			continue
+		}
+		peers.Go(func() { p.run(ctx) })
+	}
+}
+
+// admit makes a peer of a connection, if there is room for one more.
+func (g *Gateway) admit(conn net.Conn) *peer {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if len(g.peers) >= g.c.MaxSessions {
+		g.closed.count("max_sessions")
+		return nil
+	}
+	p := newPeer(g, g.ids.Add(1), carrier.NewStream(conn))
+	g.peers[p.id] = p
+	return p
+}
+
+func (g *Gateway) forget(p *peer) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	delete(g.peers, p.id)
+}
+
+func (g *Gateway) peer(id uint64) *peer {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.peers[id]
+}
+
+// judge ends the connections that are over a deadline.
+func (g *Gateway) judge(ctx context.Context) {
+	ticker := time.NewTicker(g.limits.Tick())
+	defer ticker.Stop()
+	var all []*peer
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+		g.mu.Lock()
+		all = all[:0]
+		for _, p := range g.peers {
+			all = append(all, p)
+		}
+		g.mu.Unlock()
+		now := time.Now()
+		for _, p := range all {
+			if v := g.limits.Judge(now, p.seen()); v != keepalive.Alive {
+				p.end(v.String(), proto.GoodbyeMessage{Reason: proto.ReasonSilent})
+			}
+		}
+		clear(all)
+		g.leases.expire(now)
+	}
+}
+
+// watchHost keeps clients away from the other addresses of this machine, unless they are allowed.
+func (g *Gateway) watchHost(ctx context.Context) error {
+	return hostnet.WatchAddrs(ctx, func(addrs []netip.Addr) {
+		deny := slices.Clone(g.c.Deny)
+		for _, a := range addrs {
+			if !g.c.Pool.Contains(a) {
+				deny = append(deny, netip.PrefixFrom(a, 32))
+			}
+		}
+		g.table.SetEgress(g.c.Allow, deny)
+	})
+}
+
+func closeAll(listeners []net.Listener) {
+	for _, l := range listeners {
+		_ = l.Close()
+	}
+}
+
+func listenerURL(l net.Listener) string {
+	a := l.Addr()
+	if a.Network() == "unix" {
+		return "unix://" + a.String()
+	}
+	return fmt.Sprintf("%s://%s", a.Network(), a)
+}
+
+// isReset tells the usual end of a connection from a fault worth a warning.
+func isReset(err error) bool {
+	return errors.Is(err, unix.ECONNRESET) || errors.Is(err, unix.EPIPE) || errors.Is(err, net.ErrClosed)
+}

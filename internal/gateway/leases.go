@@ -1,0 +1,94 @@
+package gateway
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"time"
+
+	"ferry/internal/addrpool"
+	"ferry/internal/leasestore"
+)
+
+// leases give out addresses and keep that on disk: a client hears of its address only when it is there.
+type leases struct {
+	store *leasestore.Store
+
+	mu   sync.Mutex // guards pool, and makes the order of its events that of the store's
+	pool *addrpool.Pool
+}
+
+func openLeases(c *Config) (*leases, error) {
+	pool, err := addrpool.New(addrpool.Config{Prefix: c.Pool, Reserved: c.Reserved, Hold: c.IdleTimeout})
+	if err != nil {
+		return nil, err
+	}
+	store, found, err := leasestore.Open(c.StateDir, c.Log)
+	if err != nil {
+		return nil, err
+	}
+	l := &leases{store: store, pool: pool}
+	l.keep(pool.Restore(found, time.Now()))
+	if s := pool.Stats(); s.Held > 0 {
+		c.Log.Info("addresses are held for the clients of an earlier run", "held", s.Held, "for", c.IdleTimeout)
+	}
+	return l, nil
+}
+
+// Close writes down what has not been written yet.
+func (l *leases) Close() error { return l.store.Close() }
+
+// grant returns the lease of r.Owner, and who had its address until now, if anybody. When the disk
+// fails the owner has none.
+func (l *leases) grant(ctx context.Context, r addrpool.Request) (addrpool.Grant, error) {
+	l.mu.Lock()
+	g, events, err := l.pool.Grant(r, time.Now())
+	wait := l.keep(events)
+	l.mu.Unlock()
+	if err != nil || !granted(events) {
+		return g, err
+	}
+	if err := wait(ctx); err != nil {
+		l.release(r.Owner, false)
+		return addrpool.Grant{}, err
+	}
+	return g, nil
+}
+
+// release ends the lease of owner, if it has one still. With hold its address is kept for a while.
+func (l *leases) release(owner uint64, hold bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.keep(l.pool.Release(owner, hold, time.Now()))
+}
+
+// expire frees what was held long enough.
+func (l *leases) expire(now time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.keep(l.pool.Expire(now))
+}
+
+// keep queues events for the disk, which does not block.
+func (l *leases) keep(events []addrpool.Event) (wait func(context.Context) error) {
+	if len(events) == 0 {
+		return nil
+	}
+	return l.store.Append(events...)
+}
+
+func granted(events []addrpool.Event) bool {
+	return len(events) > 0 && !events[len(events)-1].Freed
+}
+
+// attrs are what a report says about addresses and the disk.
+func (l *leases) attrs() []any {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	s, disk := l.pool.Stats(), l.store.Stats()
+	attrs := []any{"free", s.Free, "live", s.Live, "held", s.Held, "commits", disk.Commits, "failures", disk.Failures}
+	if disk.Err != nil {
+		attrs = append(attrs, slog.Any("err", disk.Err))
+	}
+	return attrs
+}

@@ -1,0 +1,328 @@
+package gateway
+
+import (
+	"context"
+	"crypto/rand"
+	"log/slog"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"ferry/internal/addrpool"
+	"ferry/internal/carrier"
+	"ferry/internal/keepalive"
+	"ferry/internal/packet"
+	"ferry/internal/proto"
+	"ferry/internal/router"
+	"ferry/internal/session"
+)
+
+const (
+	// A client that has its address already may ask again so often (exam P2); more wait, and
+	// their connection is not read meanwhile.
+	requestRate  = 500 // per second
+	requestBurst = 100
+	// legacyMTU is the MTU of the 2013 client's TUN, which nothing negotiates.
+	legacyMTU = 1500
+)
+
+// A peer is one connection of a client. Two goroutines serve it: run reads, queue.Run writes.
+// Fields without a remark belong to the reading one.
+type peer struct {
+	g       *Gateway
+	id      uint64
+	log     *slog.Logger
+	stream  *carrier.Stream
+	queue   *router.Queue
+	port    *router.Port
+	forward *router.Forwarder
+	framer  proto.Framer
+	session *session.Server
+	again   *rate.Limiter // nil until the second request
+	reply   []byte
+	lease   addrpool.Lease
+	left    bool // the client said goodbye
+
+	// Observed by the goroutine that judges: nanoseconds since start, plus 1; 0 for "not so".
+	start           time.Time // has the monotonic clock, which a change of the date does not move
+	accepted, frame atomic.Int64
+
+	goodbye atomic.Bool // the client understands goodbye frames
+	endOnce sync.Once
+	cause   string        // why it ended; set before ended is closed
+	ended   chan struct{} // closed by end
+}
+
+func newPeer(g *Gateway, id uint64, s *carrier.Stream) *peer {
+	p := &peer{
+		g: g, id: id, stream: s,
+		log:     g.log.With("peer", id, "from", s.RemoteAddr().String()),
+		queue:   router.NewQueue(s, router.QueueConfig{Limit: g.c.QueueBytes, Budget: &g.budget}),
+		session: session.NewServer(g.c.Pool, g.offer),
+		start:   time.Now(),
+		ended:   make(chan struct{}),
+	}
+	p.port = router.NewPort(id, router.Caps{}, p.queue)
+	p.forward = router.NewForwarder(g.table, p.port, &g.total, g.gateway)
+	p.accepted.Store(p.now())
+	return p
+}
+
+// run serves the connection until it ends. The writing goroutine ends with the queue.
+func (p *peer) run(ctx context.Context) {
+	defer p.g.forget(p)
+	stop := context.AfterFunc(ctx, func() { p.end("shutdown", proto.GoodbyeMessage{Reason: proto.ReasonShutdown}) })
+	defer stop()
+	var writing sync.WaitGroup
+	writing.Go(func() {
+		if err := p.queue.Run(); err != nil {
+			p.end("write", proto.GoodbyeMessage{})
+		}
+	})
+	p.end(explain(p.read(ctx)))
+	writing.Wait()
+	p.stream.Release()
+	p.leave()
+}
+
+// read takes items off the stream until it ends.
+func (p *peer) read(ctx context.Context) error {
+	for {
+		buf, start, end, err := p.stream.Fill()
+		if err != nil {
+			return err
+		}
+		now := p.now()
+		i := start
+		for i < end {
+			kind, n, err := p.framer.Next(buf[i:end])
+			if err != nil {
+				return err
+			}
+			if n == 0 {
+				break
+			}
+			if err := p.item(ctx, kind, buf, i, i+n); err != nil {
+				return err
+			}
+			i += n
+		}
+		p.forward.Flush()
+		p.stream.Consume(i - start)
+		p.watchFrame(now, i > start, i < end)
+	}
+}
+
+// watchFrame keeps since when an item is incomplete: its deadline is one in total, so bytes that do
+// not complete it do not move it.
+func (p *peer) watchFrame(now int64, completed, incomplete bool) {
+	switch {
+	case !incomplete:
+		p.frame.Store(0)
+	case completed || p.frame.Load() == 0:
+		p.frame.Store(now)
+	}
+}
+
+// item treats the item buf[i:j]. Errors end the connection.
+func (p *peer) item(ctx context.Context, kind proto.Kind, buf []byte, i, j int) error {
+	switch kind {
+	case proto.KindData:
+		if !p.port.Caps.Super {
+			return proto.ErrFrame
+		}
+		p.forward.Frame(buf, i, j)
+		return nil
+	case proto.KindIPv4:
+		if p.g.c.LegacySelfAssign && !p.lease.Addr.IsValid() {
+			p.selfAssign(ctx, packet.IPv4(buf[i:j]))
+		}
+		p.forward.Packet(buf, i, j)
+		return nil
+	case proto.KindIPv6:
+		p.forward.Drop(router.DropIPv6)
+		return nil
+	}
+	p.forward.Flush()
+	b := buf[i:j]
+	switch kind {
+	case proto.KindKeepalive:
+		return p.answer(b)
+	case proto.KindPing:
+		p.reply = proto.AppendPong(p.reply[:0], b)
+		return p.answer(p.reply)
+	case proto.KindRequest:
+		return p.request(ctx, b)
+	case proto.KindHello:
+		ask, err := p.session.Hello(b)
+		if err != nil {
+			return err
+		}
+		return p.grant(ctx, ask)
+	case proto.KindGoodbye:
+		p.left = true
+		return errLeft
+	}
+	return nil // a pong, or a frame of a later version
+}
+
+// answer sends a control packet or frame; while there is no room, the client is not read.
+func (p *peer) answer(b []byte) error {
+	if !p.queue.SendControl(b) {
+		return net.ErrClosed
+	}
+	return nil
+}
+
+func (p *peer) request(ctx context.Context, b []byte) error {
+	if p.lease.Addr.IsValid() {
+		if p.again == nil {
+			p.again = rate.NewLimiter(requestRate, requestBurst)
+		}
+		if err := p.again.Wait(ctx); err != nil {
+			return net.ErrClosed
+		}
+	}
+	ask, complete := p.session.Request(b)
+	// From here on the client may send frames: a hello first of all.
+	p.framer.Extended = ask.Extended
+	if !complete {
+		return nil
+	}
+	return p.grant(ctx, ask)
+}
+
+// grant gets a lease, which is on disk when it returns, and answers the client.
+func (p *peer) grant(ctx context.Context, ask session.Ask) error {
+	r := addrpool.Request{
+		Owner: p.id, Static: ask.Static, Hint: ask.Hint,
+		Resume: ask.Resume, ResumeToken: addrpool.Token(ask.Token), Name: ask.Name,
+	}
+	if ask.Features.Has(proto.FeatureConfig) {
+		_, _ = rand.Read(r.Token[:]) // never fails: crypto/rand
+	}
+	granted, err := p.g.leases.grant(ctx, r)
+	if err != nil {
+		return p.refused(ask, err)
+	}
+	if other := p.g.peer(granted.Displaced); other != nil {
+		other.end("replaced", proto.GoodbyeMessage{Reason: proto.ReasonReplaced})
+	}
+	lease := granted.Lease
+	first := !p.lease.Addr.IsValid()
+	changed := lease.Addr != p.lease.Addr
+	p.lease = lease
+	if first {
+		p.agree(ask)
+	}
+	p.reply = p.session.Answer(p.reply[:0], lease.Addr, p.push(lease))
+	if err := p.answer(p.reply); err != nil {
+		return err
+	}
+	if changed {
+		p.g.table.Bind(p.port, lease.Addr)
+		p.log.Info("client joined", "addr", lease.Addr, "name", ask.Name, "extended", ask.Extended)
+	}
+	return nil
+}
+
+// agree sets what the client can receive. Nothing was sent to it before.
+func (p *peer) agree(ask session.Ask) {
+	p.accepted.Store(0)
+	p.goodbye.Store(ask.Features.Has(proto.FeatureGoodbye))
+	p.queue.OnePerWrite(!ask.Extended)
+	p.port.Caps = router.Caps{
+		Super: ask.Features.Has(proto.FeatureSuper),
+		USO:   ask.Features.Has(proto.FeatureUSO),
+		MTU:   p.g.c.MTU,
+	}
+	if !ask.Extended {
+		p.port.Caps.MTU = min(p.g.c.MTU, legacyMTU)
+	}
+}
+
+func (p *peer) push(lease addrpool.Lease) proto.PushedConfig {
+	return proto.PushedConfig{
+		Prefix:  netip.PrefixFrom(lease.Addr, p.g.c.Pool.Bits()),
+		Gateway: p.g.gateway,
+		MTU:     p.g.c.MTU,
+		Routes:  p.g.c.PushRoutes,
+		Token:   proto.Token(lease.Token),
+		Idle:    p.g.c.IdleTimeout,
+	}
+}
+
+// selfAssign gives a 2013 client the pool address that it uses without having asked for it, if that
+// is free. If not, its packets are dropped like those of anybody without an address.
+func (p *peer) selfAssign(ctx context.Context, ip packet.IPv4) {
+	src := ip.Src()
+	if !p.g.c.Pool.Contains(src) {
+		return
+	}
+	granted, err := p.g.leases.grant(ctx, addrpool.Request{Owner: p.id, Static: src})
+	if err != nil {
+		return
+	}
+	p.lease = granted.Lease
+	p.agree(session.Ask{})
+	p.g.table.Bind(p.port, src)
+	p.log.Info("client joined", "addr", src, "self_assigned", true)
+}
+
+// refused ends the connection: a client that understands it is told why, a 2013 client gets no bytes.
+func (p *peer) refused(ask session.Ask, err error) error {
+	p.goodbye.Store(ask.Features.Has(proto.FeatureGoodbye))
+	p.log.Info("address refused", "static", ask.Static, "name", ask.Name, "err", err)
+	return refusal{err}
+}
+
+// end closes the connection. The first call counts; it may come from any goroutine.
+func (p *peer) end(cause string, bye proto.GoodbyeMessage) {
+	p.endOnce.Do(func() {
+		p.cause = cause
+		p.g.closed.count(cause)
+		if bye.Reason != 0 && p.goodbye.Load() {
+			p.queue.Send(proto.AppendGoodbye(nil, bye))
+		}
+		p.queue.Close()
+		_ = p.stream.Close()
+		close(p.ended)
+	})
+}
+
+// leave gives back what the client held.
+func (p *peer) leave() {
+	<-p.ended
+	p.g.table.Unbind(p.port)
+	if !p.lease.Addr.IsValid() {
+		p.log.Debug("connection ended", "cause", p.cause, "drops", p.port.Stats().Drops)
+		return
+	}
+	// A client that said goodbye does not come back; one that vanished may.
+	p.g.leases.release(p.id, !p.left)
+	s := p.port.Stats()
+	p.log.Info("client left", "addr", p.lease.Addr, "cause", p.cause,
+		"received", p.stream.Received(), "sent", p.stream.Sent(), "packets", s.Packets, "drops", s.Drops)
+}
+
+// seen is what the deadlines are judged by.
+func (p *peer) seen() keepalive.Seen {
+	return keepalive.Seen{
+		Accepted: p.time(p.accepted.Load()), Heard: p.stream.LastReceived(),
+		Frame: p.time(p.frame.Load()), Blocked: p.queue.Blocked(),
+	}
+}
+
+// now is never 0, which means "not so".
+func (p *peer) now() int64 { return int64(time.Since(p.start)) + 1 }
+
+func (p *peer) time(ns int64) time.Time {
+	if ns == 0 {
+		return time.Time{}
+	}
+	return p.start.Add(time.Duration(ns - 1))
+}

@@ -1,0 +1,153 @@
+package leasestore
+
+import (
+	"errors"
+	"fmt"
+
+	"os"
+	"path/filepath"
+	"time"
+
+	"ferry/internal/addrpool"
+)
+
+// write owns the file until the store is closed.
+func (s *Store) write() {
+	defer close(s.ended)
+	for range s.wake {
+		events, waiting, closed := s.take()
+		if len(waiting) > 0 {
+			err := s.commit(events)
+			s.note(err)
+			for _, done := range waiting {
+				done <- err
+			}
+		}
+		if closed {
+			return
+		}
+	}
+}
+
+// take returns all that is queued.
+func (s *Store) take() ([]addrpool.Event, []chan error, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	events, waiting := s.queue, s.waiting
+	s.queue, s.waiting = nil, nil
+	return events, waiting, s.closed
+}
+
+// note tells the operator when the disk fails and when it is well again: once each.
+func (s *Store) note(err error) {
+	s.mu.Lock()
+	before := s.stats.Err
+	s.stats.Err = err
+	if err == nil {
+		s.stats.Commits++
+	} else {
+		s.stats.Failures++
+	}
+	s.mu.Unlock()
+	switch {
+	case before == nil && err != nil:
+		s.log.Error("leases can not be stored: no new ones are granted, connected clients go on", "dir", s.dir, "err", err)
+	case before != nil && err == nil:
+		s.log.Info("leases can be stored again", "dir", s.dir)
+	}
+}
+
+// commit brings events to the disk. When that fails, what was to be granted is not known to the
+// store, but what was freed is.
+func (s *Store) commit(events []addrpool.Event) error {
+	err := s.append(events)
+	for _, e := range events {
+		if err == nil || e.Freed {
+			s.apply(e)
+		}
+	}
+	if err == nil || errors.Is(err, ErrUnavailable) {
+		return err
+	}
+	s.failed = time.Now()
+	return fmt.Errorf("%w: %w", ErrUnavailable, err)
+}
+
+func (s *Store) append(events []addrpool.Event) error {
+	if s.file == nil && time.Since(s.failed) < retryAfter {
+		return s.stats.Err // what failed a moment ago
+	}
+	if s.file == nil || s.size > compactFrom && s.size > 4*s.length() {
+		if err := s.snapshot(); err != nil {
+			return err
+		}
+	}
+	s.scratch = s.scratch[:0]
+	for _, e := range events {
+		s.scratch = appendRecord(s.scratch, e)
+	}
+	_, err := s.file.Write(s.scratch)
+	if err == nil {
+		err = s.file.Sync()
+	}
+	if err != nil {
+		_ = s.file.Close()
+		s.file = nil
+		return err
+	}
+	s.size += len(s.scratch)
+	return nil
+}
+
+// length is about what a snapshot would have, in bytes.
+func (s *Store) length() int { return headerLen + len(s.leases)*(recordMin+16) }
+
+// snapshot replaces the log by one with a record for each lease. The old file is there, whole, until
+// the new one is; if anything fails the store has no file.
+func (s *Store) snapshot() (err error) {
+	if s.file != nil {
+		_ = s.file.Close()
+		s.file = nil
+	}
+	path := filepath.Join(s.dir, newName)
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|os.O_APPEND, 0o600)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, f.Close(), os.Remove(path))
+		}
+	}()
+	b := appendHeader(nil)
+	for _, l := range s.leases {
+		b = appendRecord(b, addrpool.Event{Lease: l})
+	}
+	if err := writeSynced(f, b); err != nil {
+		return err
+	}
+	if err := os.Rename(path, filepath.Join(s.dir, logName)); err != nil {
+		return err
+	}
+	if err := syncDir(s.dir); err != nil {
+		return err
+	}
+	s.file, s.size = f, len(b)
+	return nil
+}
+
+func writeSynced(f *os.File, b []byte) error {
+	if _, err := f.Write(b); err != nil {
+		return err
+	}
+	return f.Sync()
+}
+
+// syncDir makes a rename durable.
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}

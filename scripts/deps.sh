@@ -1,0 +1,34 @@
+#!/bin/bash
+# Installs the Debian packages that the demo, the tests and the benchmarks need and that are missing.
+# This is the one place that names them.
+#
+#   scripts/deps.sh demo|test|bench
+set -euo pipefail
+
+demo="iproute2 iputils-ping iperf3 procps"
+test="$demo nftables strace tcpdump python3 util-linux qemu-system-x86 busybox-static kmod lz4"
+bench="$demo nftables"
+
+case "${1:-}" in
+demo) want=$demo ;;
+test) want=$test ;;
+bench) want=$bench ;;
+*) echo "usage: $0 demo|test|bench" >&2; exit 2 ;;
+esac
+
+missing=
+for p in $want; do
+    [ "$(dpkg-query -W -f '${db:Status-Abbrev}' "$p" 2>/dev/null)" = "ii " ] || missing="$missing $p"
+done
+[ -z "$missing" ] && exit 0
+if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
+    echo "these Debian packages are missing:$missing" >&2
+    exit 1
+fi
+echo "installing:$missing"
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+if ! { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing; } >"$log" 2>&1; then
+    tail -20 "$log" >&2
+    exit 1
+fi
