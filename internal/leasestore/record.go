@@ -36,13 +36,13 @@ func appendHeader(b []byte) []byte {
 	h := len(b)
 	b = append(b, magic...)
 	b = le.AppendUint32(b, version)
-	return le.AppendUint32(b, crc32.Checksum(b[h:], castagnoli))
+	return le.AppendUint32(b, crc(b[h:]))
 }
 
 // consumeHeader returns what follows the header of b.
 func consumeHeader(b []byte) ([]byte, error) {
 	if len(b) < headerLen || string(b[:len(magic)]) != magic ||
-		crc32.Checksum(b[:headerLen-4], castagnoli) != le.Uint32(b[headerLen-4:]) {
+		crc(b[:headerLen-4]) != le.Uint32(b[headerLen-4:]) {
 		return nil, errHeader
 	}
 	if v := le.Uint32(b[len(magic):]); v > version {
@@ -65,7 +65,7 @@ func appendRecord(b []byte, e addrpool.Event) []byte {
 	b = append(b, addr[:]...)
 	b = append(b, e.Lease.Token[:]...)
 	b = append(b, name...)
-	return le.AppendUint32(b, crc32.Checksum(b[r:], castagnoli))
+	return le.AppendUint32(b, crc(b[r:]))
 }
 
 // consumeRecord decodes the record at the start of b and returns what follows it.
@@ -75,7 +75,7 @@ func consumeRecord(b []byte) (addrpool.Event, []byte, error) {
 	}
 	n := int(le.Uint16(b))
 	if n < recordMin || n > recordMax || n > len(b) ||
-		crc32.Checksum(b[:n-4], castagnoli) != le.Uint32(b[n-4:]) ||
+		crc(b[:n-4]) != le.Uint32(b[n-4:]) ||
 		b[2] != kindGrant && b[2] != kindFree {
 		return addrpool.Event{}, b, errRecord
 	}
@@ -85,3 +85,5 @@ func consumeRecord(b []byte) (addrpool.Event, []byte, error) {
 	e.Lease.Name = string(b[nameOffset : n-4])
 	return e, b[n:], nil
 }
+
+func crc(b []byte) uint32 { return crc32.Checksum(b, castagnoli) }
