@@ -154,9 +154,6 @@ func retryAfter(err error) time.Duration {
 // configure puts a lease on the interface.
 func (c *client) configure(l session.Lease, server net.Addr) error {
 	s := hostnet.State{Addr: l.Prefix, MTU: l.MTU, Routes: slices.Clone(c.c.Routes)}
-	if c.c.MTU != 0 {
-		s.MTU = c.c.MTU
-	}
 	for _, r := range l.Routes {
 		switch why := unroutable(r, l.Prefix); {
 		case c.c.RefuseRoutes:

@@ -18,6 +18,9 @@ import (
 	"ferry/internal/session"
 )
 
+// lingerTime is how long a goodbye may take.
+const lingerTime = time.Second
+
 // Why a connection ended.
 var (
 	errRefused   = errors.New("address refused: it is in use, or not of the gateway's pool: choose another with -a, or leave -a out")
@@ -70,7 +73,7 @@ func (c *client) connect(ctx context.Context) error {
 		return err
 	}
 	x := newConnection(c, carrier.NewStream(conn))
-	stop := context.AfterFunc(ctx, func() { x.leave(ctx.Err()) })
+	stop := context.AfterFunc(ctx, func() { x.end(ctx.Err()) })
 	defer stop()
 
 	var others sync.WaitGroup
@@ -78,6 +81,7 @@ func (c *client) connect(ctx context.Context) error {
 		if err := x.queue.Run(); err != nil {
 			x.end(err)
 		}
+		_ = x.stream.Close()
 	})
 	others.Go(x.keepAlive)
 	x.queue.SendControl(x.session.Ask(nil))
@@ -85,7 +89,7 @@ func (c *client) connect(ctx context.Context) error {
 	c.uplink.Connect(nil)
 	others.Wait()
 	x.stream.Release()
-	if x.up {
+	if x.up && ctx.Err() == nil {
 		c.event(Event{Kind: EventLost, Reason: x.cause.Error()})
 	}
 	return x.cause
@@ -192,6 +196,9 @@ func (x *connection) progress(done bool, err error) error {
 		return err
 	}
 	c, l := x.client, x.session.Lease()
+	if c.c.MTU != 0 {
+		l.MTU = c.c.MTU
+	}
 	x.framer.Extended = l.Extended
 	x.queue.OnePerWrite(!l.Extended)
 	x.port.Caps = router.Caps{Super: l.Features.Has(proto.FeatureSuper), USO: l.Features.Has(proto.FeatureUSO)}
@@ -281,20 +288,19 @@ func (x *connection) pong(payload []byte) {
 	x.client.log.Debug("gateway answers", "rtt", time.Since(x.start)-sent)
 }
 
-// leave ends the connection for good, so that the gateway need not hold the address.
-func (x *connection) leave(cause error) {
-	if x.goodbye.Load() {
-		x.queue.Send(proto.AppendGoodbye(nil, proto.GoodbyeMessage{Reason: proto.ReasonShutdown}))
-	}
-	x.end(cause)
-}
-
 // end closes the connection. The first call counts; it may come from any goroutine.
 func (x *connection) end(cause error) {
 	x.endOnce.Do(func() {
 		x.cause = cause
-		x.queue.Close()
-		_ = x.stream.Close()
 		close(x.ended)
+		if !x.goodbye.Load() || !errors.Is(cause, context.Canceled) {
+			x.queue.Close()
+			_ = x.stream.Close()
+			return
+		}
+		// For good: with a goodbye the gateway need not hold the address. The writing goroutine
+		// closes the stream behind it.
+		x.queue.Finish(proto.AppendGoodbye(nil, proto.GoodbyeMessage{Reason: proto.ReasonShutdown}))
+		time.AfterFunc(lingerTime, func() { x.queue.Close(); _ = x.stream.Close() })
 	})
 }

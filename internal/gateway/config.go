@@ -74,9 +74,6 @@ func (c *Config) setDefaults() {
 	setDefault(&c.MaxSessions, DefaultMaxSessions)
 	setDefault(&c.QueueBytes, DefaultQueue)
 	setDefault(&c.QueueTotal, DefaultQueueTotal)
-	if len(c.Listen) == 0 {
-		c.Listen = defaultListen()
-	}
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}

@@ -25,7 +25,6 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
-	"golang.org/x/sys/unix"
 
 	"ferry/internal/carrier"
 	"ferry/internal/exit"
@@ -74,7 +73,7 @@ func Run(ctx context.Context, c Config) (err error) {
 		return err
 	}
 	undo = leases.Close
-	listeners, err := listen(ctx, c.Listen)
+	listeners, err := listenAll(ctx, &c)
 	if err != nil {
 		return err
 	}
@@ -84,7 +83,12 @@ func Run(ctx context.Context, c Config) (err error) {
 		return err
 	}
 	undo = func() error { return errors.Join(tun.Close(), leases.Close()) }
-	return serve(ctx, c, tun, leases, listeners)
+	g, err := newGateway(c, tun, leases)
+	if err != nil {
+		closeAll(listeners)
+		return err
+	}
+	return g.run(ctx, listeners, func(ctx context.Context) error { return hostnet.WatchAddrs(ctx, g.protect) })
 }
 
 // openExit makes the TUN with the gateway's address on it.
@@ -106,8 +110,7 @@ func openExit(c *Config) (*exit.Exit, error) {
 	return tun, nil
 }
 
-// serve runs a gateway on listeners that are open already.
-func serve(ctx context.Context, c Config, exit Exit, leases *leases, listeners []net.Listener) error {
+func newGateway(c Config, exit Exit, leases *leases) (*Gateway, error) {
 	g := &Gateway{
 		c: c, log: c.Log, gateway: c.Pool.Masked().Addr().Next(),
 		exit: exit, leases: leases,
@@ -123,19 +126,16 @@ func serve(ctx context.Context, c Config, exit Exit, leases *leases, listeners [
 	g.table, err = router.NewSwitch(router.SwitchConfig{
 		Pool: c.Pool, Gateway: g.gateway, Exit: exit.Port(), Isolate: c.Isolate, Sites: c.Sites,
 	})
-	if err != nil {
-		closeAll(listeners)
-		return err
-	}
-	return g.run(ctx, listeners)
+	return g, err
 }
 
-func (g *Gateway) run(ctx context.Context, listeners []net.Listener) error {
+// run serves clients until ctx is done. watch calls protect whenever the host's addresses change.
+func (g *Gateway) run(ctx context.Context, listeners []net.Listener, watch func(context.Context) error) error {
 	group, ctx := errgroup.WithContext(ctx)
 	stop := context.AfterFunc(ctx, func() { closeAll(listeners) })
 	defer stop()
 	for _, l := range listeners {
-		g.log.Info("listening", "url", listenerURL(l))
+		g.log.Info("listening", "on", listenerURL(l))
 		group.Go(func() error { return g.accept(ctx, l) })
 	}
 	group.Go(func() error {
@@ -143,7 +143,7 @@ func (g *Gateway) run(ctx context.Context, listeners []net.Listener) error {
 	})
 	group.Go(func() error { g.judge(ctx); return nil })
 	group.Go(func() error { g.reports(ctx); return nil })
-	group.Go(func() error { return g.watchHost(ctx) })
+	group.Go(func() error { return watch(ctx) })
 	g.log.Warn("plain mode: no authentication and no encryption; whoever reaches a listener joins")
 	if g.c.Ready != nil {
 		g.c.Ready()
@@ -242,17 +242,15 @@ func (g *Gateway) judge(ctx context.Context) {
 	}
 }
 
-// watchHost keeps clients away from the other addresses of this machine, unless they are allowed.
-func (g *Gateway) watchHost(ctx context.Context) error {
-	return hostnet.WatchAddrs(ctx, func(addrs []netip.Addr) {
-		deny := slices.Clone(g.c.Deny)
-		for _, a := range addrs {
-			if !g.c.Pool.Contains(a) {
-				deny = append(deny, netip.PrefixFrom(a, 32))
-			}
+// protect keeps clients away from the other addresses of this machine, unless they are allowed.
+func (g *Gateway) protect(host []netip.Addr) {
+	deny := slices.Clone(g.c.Deny)
+	for _, a := range host {
+		if !g.c.Pool.Contains(a) {
+			deny = append(deny, netip.PrefixFrom(a, 32))
 		}
-		g.table.SetEgress(g.c.Allow, deny)
-	})
+	}
+	g.table.SetEgress(g.c.Allow, deny)
 }
 
 func closeAll(listeners []net.Listener) {
@@ -262,14 +260,5 @@ func closeAll(listeners []net.Listener) {
 }
 
 func listenerURL(l net.Listener) string {
-	a := l.Addr()
-	if a.Network() == "unix" {
-		return "unix://" + a.String()
-	}
-	return fmt.Sprintf("%s://%s", a.Network(), a)
-}
-
-// isReset tells the usual end of a connection from a fault worth a warning.
-func isReset(err error) bool {
-	return errors.Is(err, unix.ECONNRESET) || errors.Is(err, unix.EPIPE) || errors.Is(err, net.ErrClosed)
+	return fmt.Sprintf("%s://%s", l.Addr().Network(), l.Addr())
 }

@@ -26,6 +26,8 @@ const (
 	// their connection is not read meanwhile.
 	requestRate  = 500 // per second
 	requestBurst = 100
+	// lingerTime is how long a goodbye may take.
+	lingerTime = time.Second
 	// legacyMTU is the MTU of the 2013 client's TUN, which nothing negotiates.
 	legacyMTU = 1500
 )
@@ -82,6 +84,7 @@ func (p *peer) run(ctx context.Context) {
 		if err := p.queue.Run(); err != nil {
 			p.end("write", proto.GoodbyeMessage{})
 		}
+		_ = p.stream.Close()
 	})
 	p.end(explain(p.read(ctx)))
 	writing.Wait()
@@ -95,6 +98,9 @@ func (p *peer) read(ctx context.Context) error {
 		buf, start, end, err := p.stream.Fill()
 		if err != nil {
 			return err
+		}
+		if p.isEnding() {
+			return net.ErrClosed
 		}
 		now := p.now()
 		i := start
@@ -285,13 +291,26 @@ func (p *peer) end(cause string, bye proto.GoodbyeMessage) {
 	p.endOnce.Do(func() {
 		p.cause = cause
 		p.g.closed.count(cause)
-		if bye.Reason != 0 && p.goodbye.Load() {
-			p.queue.Send(proto.AppendGoodbye(nil, bye))
-		}
-		p.queue.Close()
-		_ = p.stream.Close()
 		close(p.ended)
+		if bye.Reason == 0 || !p.goodbye.Load() {
+			p.queue.Close()
+			_ = p.stream.Close()
+			return
+		}
+		// The writing goroutine closes the stream behind the goodbye; a client that does not
+		// read gets none.
+		p.queue.Finish(proto.AppendGoodbye(nil, bye))
+		time.AfterFunc(lingerTime, func() { p.queue.Close(); _ = p.stream.Close() })
 	})
+}
+
+func (p *peer) isEnding() bool {
+	select {
+	case <-p.ended:
+		return true
+	default:
+		return false
+	}
 }
 
 // leave gives back what the client held.

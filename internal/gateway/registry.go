@@ -18,34 +18,41 @@ var carriers = map[string]func(context.Context, carrier.Endpoint) (net.Listener,
 	"unix":  unix.Listen,
 }
 
-// defaultListen is what a gateway without --listen serves.
-func defaultListen() []string {
-	urls := []string{fmt.Sprintf("tcp://:%d", DefaultPort)}
-	if vsock.Available() {
-		urls = append(urls, fmt.Sprintf("vsock://:%d", DefaultPort))
-	}
-	return urls
-}
-
-// listen opens all listeners or none.
-func listen(ctx context.Context, urls []string) (all []net.Listener, err error) {
+// listenAll opens the listeners that c names, all or none. Without names it serves TCP and, where the
+// machine has it, vsock, which it can do without: vsock knows no network namespaces, so another gateway
+// of the machine may have the port.
+func listenAll(ctx context.Context, c *Config) (all []net.Listener, err error) {
 	defer func() {
 		if err != nil {
-			for _, l := range all {
-				_ = l.Close()
-			}
+			closeAll(all)
 		}
 	}()
-	for _, s := range urls {
-		e, err := carrier.ParseListen(s)
-		if err != nil {
-			return all, err
-		}
-		l, err := carriers[e.Scheme](ctx, e)
+	urls := c.Listen
+	if len(urls) == 0 {
+		urls = []string{fmt.Sprintf("tcp://:%d", DefaultPort)}
+	}
+	for _, url := range urls {
+		l, err := listen(ctx, url)
 		if err != nil {
 			return all, err
 		}
 		all = append(all, l)
 	}
+	if len(c.Listen) == 0 && vsock.Available() {
+		l, err := listen(ctx, fmt.Sprintf("vsock://:%d", DefaultPort))
+		if err != nil {
+			c.Log.Warn("no clients by vsock", "err", err)
+			return all, nil
+		}
+		all = append(all, l)
+	}
 	return all, nil
+}
+
+func listen(ctx context.Context, url string) (net.Listener, error) {
+	e, err := carrier.ParseListen(url)
+	if err != nil {
+		return nil, err
+	}
+	return carriers[e.Scheme](ctx, e)
 }

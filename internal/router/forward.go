@@ -133,7 +133,13 @@ func (f *Forwarder) tooBig(to *Port, o packet.Offload, ip []byte) {
 	defer scratchPool.Put(scratch)
 	if packet.IPv4(ip).DontFragment() {
 		f.Drop(DropTooBig)
-		*scratch = packet.AppendFragNeeded((*scratch)[:0], ip, to.Caps.MTU, f.icmp)
+		from := f.icmp
+		if f.from.Caps.Exit {
+			// The kernel behind the exit has that address itself, and takes it for a martian; the
+			// destination is believed by all.
+			from = packet.IPv4(ip).Dst()
+		}
+		*scratch = packet.AppendFragNeeded((*scratch)[:0], ip, to.Caps.MTU, from)
 		f.bare(f.from, *scratch)
 		return
 	}

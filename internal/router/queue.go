@@ -53,8 +53,9 @@ type Queue struct {
 	mu      sync.Mutex
 	writing bool // somebody is in TryWrite or Write
 	blocks  []*block
-	bytes   int // in blocks, and in those that Run took
-	closed  bool
+	bytes   int  // in blocks, and in those that Run took
+	last    bool // nothing more is taken; Run returns when all is written
+	closed  bool // what waits is lost; implies last
 
 	wake chan struct{} // capacity 1; sent to by senders: there are blocks for Run
 	room chan struct{} // capacity 1; sent to by Run: bytes went down
@@ -99,7 +100,7 @@ func (q *Queue) Send(run []byte) (int, Reason) {
 func (q *Queue) SendControl(b []byte) bool {
 	for {
 		q.mu.Lock()
-		if q.closed {
+		if q.last {
 			q.mu.Unlock()
 			return false
 		}
@@ -121,7 +122,7 @@ func (q *Queue) SendControl(b []byte) bool {
 	}
 }
 
-// Run writes what waits, until Close. It returns the error of the stream, or nil after Close.
+// Run writes what waits, until Close or Finish. It returns the error of the stream, or nil.
 func (q *Queue) Run() error {
 	for {
 		select {
@@ -132,7 +133,28 @@ func (q *Queue) Run() error {
 		if err := q.drain(); err != nil {
 			return err
 		}
+		if q.finished() {
+			q.Close()
+			return nil
+		}
 	}
+}
+
+func (q *Queue) finished() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.last && !q.writing && len(q.blocks) == 0
+}
+
+// Finish takes b as the last thing to send: Run returns when it is written, as after Close.
+func (q *Queue) Finish(b []byte) {
+	q.mu.Lock()
+	if !q.last {
+		q.last = true
+		q.push(b)
+	}
+	q.mu.Unlock()
+	notify(q.wake)
 }
 
 // Close makes Run return and drops what waits. It does not close the stream.
@@ -142,7 +164,7 @@ func (q *Queue) Close() {
 	if q.closed {
 		return
 	}
-	q.closed = true
+	q.last, q.closed = true, true
 	close(q.done)
 	for _, b := range q.blocks {
 		q.c.Budget.free(b)
@@ -169,7 +191,7 @@ func (q *Queue) Blocked() time.Time {
 func (q *Queue) begin() bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if q.writing || q.closed || len(q.blocks) > 0 {
+	if q.writing || q.last || len(q.blocks) > 0 {
 		return false
 	}
 	q.writing = true
@@ -198,7 +220,7 @@ func (q *Queue) enqueue(run []byte) (int, Reason) {
 	q.mu.Lock()
 	n, why := len(run), None
 	switch room := q.c.Limit - q.bytes; {
-	case q.closed:
+	case q.last:
 		n, why = 0, DropClosed
 	case q.c.Budget.full():
 		n, why = 0, DropMemory

@@ -226,6 +226,33 @@ func TestSendControlEndsWithClose(t *testing.T) {
 	})
 }
 
+func TestFinish(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPipe(30)
+		q := NewQueue(p, QueueConfig{Limit: 100, Budget: new(Budget)})
+		done := make(chan error, 1)
+		go func() { done <- q.Run() }()
+		q.Send(item(60, 1))
+		q.Finish(item(60, 2))
+		if n, why := q.Send(item(60, 3)); n != 1 || why != DropClosed {
+			t.Errorf("after Finish: got %d, %s; want 1, closed", n, why)
+		}
+		synctest.Wait()
+		select {
+		case err := <-done:
+			t.Errorf("Run has returned %v before all was written", err)
+		default:
+		}
+		p.allow(1000)
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		if got := p.bytes(); !bytes.Equal(got, append(item(60, 1), item(60, 2)...)) {
+			t.Errorf("got %x", got)
+		}
+	})
+}
+
 func TestBlocked(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPipe(0)

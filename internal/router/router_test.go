@@ -319,8 +319,13 @@ func TestTooBig(t *testing.T) {
 	b = frame(packet.Offload{}, udp(4000, "192.0.2.1", addrB, true))
 	f.Frame(b, 0, len(b))
 	f.Flush()
-	if got := w.out[w.exit].all(); len(got) < proto.DataHeaderLen || proto.DataLen(got) != len(got) {
-		t.Errorf("got %x, want a data frame", got)
+	got := w.out[w.exit].all()
+	if len(got) < proto.DataHeaderLen || proto.DataLen(got) != len(got) {
+		t.Fatalf("got %x, want a data frame", got)
+	}
+	// Its source must not be the gateway's own address, which its kernel would call a martian.
+	if icmp := packet.IPv4(got[proto.DataHeaderLen:]); icmp.Src().String() != addrB {
+		t.Errorf("ICMP for the exit comes from %s", icmp.Src())
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"strings"
 	"syscall"
 
 	"github.com/mdlayher/vsock"
@@ -29,12 +30,26 @@ func Listen(_ context.Context, e carrier.Endpoint) (net.Listener, error) {
 	l, err := vsock.ListenContextID(e.CID, e.Port, nil)
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):
-		return nil, fmt.Errorf("listen on %s: port %d is taken ('ss --vsock -lnp' shows by whom): %w", e, e.Port, err)
+		return nil, fmt.Errorf("listen on %s: port %d is taken ('ss --vsock -lnp' shows by whom): stop the other program, or name the listeners, as in --listen tcp://:2002: %w", e, e.Port, err)
 	case err != nil:
 		return nil, explain("listen on", e, err)
 	}
-	return l, nil
+	return listener{l, e}, nil
 }
+
+// A listener tells its address as it was asked for: the library's own prints any CID as a number.
+type listener struct {
+	*vsock.Listener
+	e carrier.Endpoint
+}
+
+type addr string
+
+func (a addr) Network() string { return "vsock" }
+func (a addr) String() string  { return strings.TrimPrefix(string(a), "vsock://") }
+
+// Addr implements net.Listener.
+func (l listener) Addr() net.Addr { return addr(l.e.String()) }
 
 // Dial connects to an endpoint vsock://cid:port.
 func Dial(ctx context.Context, e carrier.Endpoint, _ uint32) (net.Conn, error) {

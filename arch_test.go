@@ -1,0 +1,200 @@
+// Package ferry holds the tests of the whole: which package may import which, and that each says what
+// it is.
+package ferry
+
+import (
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"maps"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// arrows are the packages of Ferry that a package may import, besides those from which it is built.
+// ARCHITECTURE.md draws them.
+var arrows = map[string][]string{
+	"internal/packet":        {},
+	"internal/proto":         {"internal/packet"},
+	"internal/addrpool":      {},
+	"internal/keepalive":     {},
+	"internal/session":       {"internal/proto"},
+	"internal/router":        {"internal/packet", "internal/proto"},
+	"internal/carrier":       {},
+	"internal/carrier/tcp":   {"internal/carrier"},
+	"internal/carrier/unix":  {"internal/carrier"},
+	"internal/carrier/vsock": {"internal/carrier"},
+	"internal/leasestore":    {"internal/addrpool"},
+	"internal/hostnet":       {},
+	"internal/tun":           {"internal/packet", "internal/proto"},
+	"internal/exit":          {"internal/hostnet", "internal/proto", "internal/router", "internal/tun"},
+	"internal/gateway": {
+		"internal/addrpool", "internal/carrier", "internal/carrier/tcp", "internal/carrier/unix", "internal/carrier/vsock",
+		"internal/exit", "internal/hostnet", "internal/keepalive", "internal/leasestore", "internal/packet", "internal/proto",
+		"internal/router", "internal/session",
+	},
+	"internal/client": {
+		"internal/carrier", "internal/carrier/tcp", "internal/carrier/unix", "internal/carrier/vsock", "internal/exit",
+		"internal/hostnet", "internal/keepalive", "internal/proto", "internal/router", "internal/session",
+	},
+	"internal/config":      {"internal/carrier", "internal/client", "internal/gateway", "internal/proto"},
+	"internal/cli":         {"internal/config", "internal/proto"},
+	"internal/cli/clitest": {"internal/cli"}, // tests only
+	"cmd/vpnsrv":           {"internal/cli", "internal/config", "internal/gateway"},
+	"cmd/vpncli":           {"internal/cli", "internal/client", "internal/config"},
+	"bench":                {"test/lab"},
+	"test/lab":             {},
+	"test/rawvpn":          {},
+	"test/tools/rawvpn":    {"test/rawvpn"},
+}
+
+// pure packages decide without doing: what they must not import. router counts and locks, so sync is
+// its own affair.
+var pure = []string{"internal/packet", "internal/proto", "internal/addrpool", "internal/keepalive", "internal/session"}
+
+var impure = []string{"net", "os", "io", "log", "log/slog", "sync", "context", "syscall", "golang.org/x/sys/unix"}
+
+// sole importers of libraries that belong into one room.
+var sole = map[string]string{
+	"github.com/vishvananda/netlink": "internal/hostnet",
+	"github.com/google/nftables":     "internal/hostnet",
+	"golang.zx2c4.com/wireguard/tun": "internal/tun",
+	"github.com/mdlayher/vsock":      "internal/carrier/vsock",
+	"github.com/gaissmai/bart":       "internal/router",
+	"github.com/spf13/cobra":         "internal/cli cmd/vpnsrv cmd/vpncli",
+}
+
+// limits on size: what is longer may hold two ideas. Tables and tests may be long.
+const (
+	maxFile     = 500 // lines
+	maxFunction = 80
+)
+
+// source calls f for each Go file that is not a test.
+func source(t *testing.T, f func(dir, path string, file *ast.File, fset *token.FileSet)) {
+	t.Helper()
+	err := filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case d.IsDir() && (d.Name() == "testdata" || d.Name() == "tools" && path == "tools" || strings.HasPrefix(d.Name(), ".") && path != "."):
+			return filepath.SkipDir
+		case !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go"):
+			return nil
+		}
+		fset := token.NewFileSet()
+		file, err := parser.ParseFile(fset, path, nil, parser.ParseComments)
+		if err != nil {
+			return err
+		}
+		f(filepath.ToSlash(filepath.Dir(path)), path, file, fset)
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestArrows(t *testing.T) {
+	seen := map[string]bool{}
+	source(t, func(dir, path string, file *ast.File, _ *token.FileSet) {
+		if strings.HasPrefix(dir, "test/vm") {
+			return // programs for a machine of their own
+		}
+		seen[dir] = true
+		allowed, known := arrows[dir]
+		if !known {
+			t.Errorf("%s: package is not in the table of arrows", dir)
+		}
+		for _, spec := range file.Imports {
+			name := strings.Trim(spec.Path.Value, `"`)
+			if own, ok := strings.CutPrefix(name, "ferry/"); ok && !slices.Contains(allowed, own) {
+				t.Errorf("%s imports %s", path, own)
+			}
+			if slices.Contains(pure, dir) && slices.Contains(impure, name) {
+				t.Errorf("%s is pure and imports %s", path, name)
+			}
+			if room, ok := sole[name]; ok && !slices.Contains(strings.Fields(room), dir) {
+				t.Errorf("%s imports %s, which belongs into %s", path, name, room)
+			}
+		}
+	})
+	for dir := range maps.Keys(arrows) {
+		if !seen[dir] {
+			t.Errorf("%s is in the table of arrows and has no file", dir)
+		}
+	}
+}
+
+func TestPackageDocs(t *testing.T) {
+	documented := map[string]bool{}
+	source(t, func(dir, _ string, file *ast.File, _ *token.FileSet) {
+		documented[dir] = documented[dir] || file.Doc != nil
+	})
+	for dir, ok := range documented {
+		if !ok {
+			t.Errorf("%s: no file says what the package is", dir)
+		}
+	}
+}
+
+func TestSizes(t *testing.T) {
+	source(t, func(_, path string, file *ast.File, fset *token.FileSet) {
+		if n := fset.Position(file.End()).Line; n > maxFile {
+			t.Errorf("%s has %d lines, more than %d", path, n, maxFile)
+		}
+		for _, d := range file.Decls {
+			f, ok := d.(*ast.FuncDecl)
+			if !ok {
+				continue
+			}
+			if n := fset.Position(f.End()).Line - fset.Position(f.Pos()).Line; n > maxFunction {
+				t.Errorf("%s: %s has %d lines, more than %d", path, f.Name.Name, n, maxFunction)
+			}
+		}
+	})
+}
+
+// TestFuzzTargetsHaveSeeds: a fuzz target without a seed tests nothing in an ordinary run.
+func TestFuzzTargetsHaveSeeds(t *testing.T) {
+	out, err := exec.Command("grep", "-rlE", "--include=*_test.go", "^func Fuzz", "internal").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for path := range strings.FieldsSeq(string(out)) {
+		file, err := parser.ParseFile(token.NewFileSet(), path, nil, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, d := range file.Decls {
+			if f, ok := d.(*ast.FuncDecl); ok && strings.HasPrefix(f.Name.Name, "Fuzz") && !addsSeed(f) {
+				t.Errorf("%s: %s has no seed", path, f.Name.Name)
+			}
+		}
+	}
+}
+
+// addsSeed reports whether f calls Add, or hands its *testing.F to a function that may.
+func addsSeed(f *ast.FuncDecl) (found bool) {
+	param := f.Type.Params.List[0].Names[0].Name
+	ast.Inspect(f.Body, func(n ast.Node) bool {
+		call, ok := n.(*ast.CallExpr)
+		if !ok {
+			return true
+		}
+		if sel, ok := call.Fun.(*ast.SelectorExpr); ok && sel.Sel.Name == "Add" {
+			found = true
+		}
+		for _, arg := range call.Args {
+			if id, ok := arg.(*ast.Ident); ok && id.Name == param {
+				found = true
+			}
+		}
+		return true
+	})
+	return found
+}
