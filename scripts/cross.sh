@@ -6,7 +6,10 @@ for target in linux/amd64 linux/arm64 linux/arm/6 linux/mipsle/softfloat linux/r
     IFS=/ read -r os arch variant <<<"$target"
     out=bin/cross/$arch
     mkdir -p "$out"
-    CGO_ENABLED=0 GOOS=$os GOARCH=$arch GOARM=$variant GOMIPS=$variant \
-        go build -trimpath -ldflags "-s -w -X main.version=${1:-devel}" -o "$out/" ./cmd/vpnsrv ./cmd/vpncli
+    case $arch in
+    arm) export GOARM=$variant ;;
+    mipsle) export GOMIPS=$variant ;;
+    esac
+    CGO_ENABLED=0 GOOS=$os GOARCH=$arch go build -trimpath -ldflags "-s -w -X main.version=${1:-devel}" -o "$out/" ./cmd/vpnsrv ./cmd/vpncli
     ls -l "$out" | awk -v a="$arch" 'NR>1{printf "%-8s %-7s %5.1f MiB\n", a, $NF, $5/1048576}'
 done

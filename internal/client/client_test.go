@@ -1,0 +1,256 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"ferry/internal/carrier"
+	"ferry/internal/hostnet"
+	"ferry/internal/proto"
+	"ferry/internal/router"
+)
+
+// device is an exit without a kernel: it keeps what was configured.
+type device struct {
+	port *router.Port
+
+	mu     sync.Mutex
+	states []hostnet.State
+	got    []byte
+}
+
+func newDevice() *device {
+	d := new(device)
+	d.port = router.NewPort(0, router.Caps{Super: true, Exit: true}, d)
+	return d
+}
+
+func (d *device) Name() string       { return "ferry0" }
+func (d *device) Port() *router.Port { return d.port }
+func (d *device) Apply(s hostnet.State) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.states = append(d.states, s)
+	return nil
+}
+func (d *device) Run(ctx context.Context, _ *router.Forwarder) error {
+	<-ctx.Done()
+	return nil
+}
+func (d *device) Send(run []byte) (int, router.Reason) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.got = append(d.got, run...)
+	return 0, router.None
+}
+
+// A server plays the gateway's side of one connection; it returns to close it.
+type server func(conn net.Conn, ask []byte)
+
+// world runs a client in fake time whose dials reach the servers one after the other; when none is left
+// they are refused. It returns what Run has returned after d, and the events.
+func world(t *testing.T, c Config, d time.Duration, servers ...server) (err error, events []Event, dev *device) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		c.setDefaults()
+		c.Events = func(e Event) { events = append(events, e) }
+		dev = newDevice()
+		var gateway sync.WaitGroup
+		dial := func(context.Context) (net.Conn, error) {
+			if len(servers) == 0 {
+				return nil, errors.New("connection refused")
+			}
+			a, b := net.Pipe()
+			s := servers[0]
+			servers = servers[1:]
+			gateway.Go(func() {
+				defer b.Close()
+				ask := make([]byte, 4096)
+				n, _ := b.Read(ask)
+				s(b, ask[:n])
+			})
+			return a, nil
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), d)
+		defer cancel()
+		e, _ := carrier.ParseDial("192.168.0.1", 0)
+		err = run(ctx, c, e, dial, dev)
+		gateway.Wait()
+	})
+	return err, events, dev
+}
+
+func kinds(events []Event) string {
+	var all []string
+	for _, e := range events {
+		all = append(all, string(e.Kind))
+	}
+	return strings.Join(all, " ")
+}
+
+// discard reads until the connection ends.
+func discard(conn net.Conn) {
+	buf := make([]byte, 4096)
+	for {
+		if _, err := conn.Read(buf); err != nil {
+			return
+		}
+	}
+}
+
+// echo sends keepalives back, like everything else.
+func echo(conn net.Conn, _ []byte) { _, _ = io.Copy(conn, conn) }
+
+// assign answers as a Ferry gateway, and then does what then does.
+func assign(addr string, then server) server {
+	return func(conn net.Conn, ask []byte) {
+		r := proto.Reply{Addr: netip.MustParseAddr(addr), Extended: true, Features: proto.FeatureConfig | proto.FeatureGoodbye}
+		b := proto.AppendReply(nil, ask[:20], r)
+		b = proto.AppendConfig(b, proto.PushedConfig{
+			Prefix: netip.PrefixFrom(r.Addr, 16), Gateway: netip.MustParseAddr("10.0.0.1"), MTU: 1400, Token: proto.Token{7},
+			Routes: []netip.Prefix{netip.MustParsePrefix("192.168.7.0/24"), netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("127.0.0.0/8")},
+		})
+		_, _ = conn.Write(b)
+		then(conn, ask)
+	}
+}
+
+func TestConnectsAgain(t *testing.T) {
+	var second []byte
+	err, events, dev := world(t, Config{}, time.Minute,
+		assign("10.0.254.254", func(net.Conn, []byte) {}),
+		func(conn net.Conn, ask []byte) {
+			second = slices.Clone(ask)
+			assign("10.0.254.254", echo)(conn, ask)
+		})
+	if err != nil {
+		t.Errorf("a clean stop returned %v", err)
+	}
+	if got, want := kinds(events), "connecting connected address lost reconnecting connecting connected stopped"; got != want {
+		t.Errorf("got events %q, want %q", got, want)
+	}
+	hello, err := proto.ParseHello(second[20:])
+	if r := proto.ParseRequest(second); err != nil || r.Hint != 0xfefe || hello.Resume.String() != "10.0.254.254" || hello.Token != (proto.Token{7}) {
+		t.Errorf("asked for the old address with %+v, %+v, %v", r, hello, err)
+	}
+	want := hostnet.State{Addr: netip.MustParsePrefix("10.0.254.254/16"), MTU: 1400,
+		Routes: []netip.Prefix{netip.MustParsePrefix("192.168.7.0/24")}, Outer: hostnet.Outer{Mark: DefaultMark, Table: DefaultTable}}
+	for _, s := range dev.states {
+		if s.Addr != want.Addr || s.MTU != want.MTU || !slices.Equal(s.Routes, want.Routes) {
+			t.Errorf("configured %+v, want %+v", s, want)
+		}
+	}
+}
+
+func TestSettingsWin(t *testing.T) {
+	_, events, dev := world(t, Config{MTU: 1280, RefuseRoutes: true, DefaultRoute: true}, time.Minute,
+		assign("10.0.254.254", echo))
+	if len(dev.states) != 1 || dev.states[0].MTU != 1280 || len(dev.states[0].Routes) != 1 || dev.states[0].Routes[0].Bits() != 0 {
+		t.Errorf("configured %+v", dev.states)
+	}
+	if e := events[1]; e.MTU != 1280 || e.Protocol != "ferry" {
+		t.Errorf("event %+v", e)
+	}
+}
+
+// Pauses grow from RetryMin to RetryMax, with jitter, for ever.
+func TestBackoff(t *testing.T) {
+	_, events, _ := world(t, Config{}, 10*time.Minute)
+	var pauses []float64
+	for _, e := range events {
+		if e.Kind == EventReconnecting {
+			pauses = append(pauses, e.RetryIn)
+		}
+	}
+	if len(pauses) < 20 || len(pauses) > 60 {
+		t.Fatalf("%d attempts in 10 minutes", len(pauses))
+	}
+	limit := 0.2
+	for i, p := range pauses {
+		if p < limit/2 || p > limit {
+			t.Errorf("pause %d is %.3f s, want %.3f to %.3f", i, p, limit/2, limit)
+		}
+		limit = min(2*limit, 30)
+	}
+}
+
+func TestHopeless(t *testing.T) {
+	goodbye := func(r proto.Reason, after time.Duration) server {
+		return func(conn net.Conn, _ []byte) {
+			_, _ = conn.Write(proto.AppendGoodbye(nil, proto.GoodbyeMessage{Reason: r, RetryAfter: after}))
+		}
+	}
+	static := Config{Address: netip.MustParseAddr("10.0.3.4")}
+	stays := assign("10.0.3.4", echo)
+	tests := []struct {
+		name    string
+		c       Config
+		servers []server
+		err     string // in the error of Run; empty: it goes on
+	}{
+		{"in use", static, []server{goodbye(proto.ReasonInUse, 0)}, "choose another"},
+		{"outside of the pool", static, []server{goodbye(proto.ReasonRefused, 0)}, "choose another"},
+		{"refused by a 2013 server", static, []server{func(net.Conn, []byte) {}}, "address refused"},
+		{"held for a while", static, []server{goodbye(proto.ReasonHeld, 20*time.Second), stays}, ""},
+		{"no answer, dynamic", Config{}, []server{func(net.Conn, []byte) {}, stays}, ""},
+		{"refused after it was connected", static, []server{assign("10.0.3.4", func(net.Conn, []byte) {}), goodbye(proto.ReasonInUse, 0), stays}, ""},
+		{"shutdown of the gateway", Config{}, []server{goodbye(proto.ReasonShutdown, 0), stays}, ""},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			err, events, _ := world(t, tt.c, time.Minute, tt.servers...)
+			switch {
+			case tt.err == "" && (err != nil || !strings.Contains(kinds(events), "connected stopped") && !strings.Contains(kinds(events), "address stopped")):
+				t.Errorf("got %v, events %q", err, kinds(events))
+			case tt.err != "" && (err == nil || !strings.Contains(err.Error(), tt.err)):
+				t.Errorf("got %v, want an error with %q", err, tt.err)
+			}
+		})
+	}
+}
+
+// Exam F6: a gateway that falls silent is noticed within 30 s.
+func TestSilentGateway(t *testing.T) {
+	lost := 0
+	_, events, _ := world(t, Config{}, 2*time.Minute, assign("10.0.254.254", func(conn net.Conn, _ []byte) { discard(conn) }))
+	for _, e := range events {
+		if e.Kind == EventLost {
+			lost++
+			if d := e.Time.Sub(events[1].Time); d > 30*time.Second || d < 20*time.Second {
+				t.Errorf("lost after %s", d)
+			}
+		}
+	}
+	if lost != 1 {
+		t.Errorf("lost %d times, want 1", lost)
+	}
+}
+
+// The reply of a 2013 server comes twice; its packets are bare, and so are ours for it.
+func TestServerOf2013(t *testing.T) {
+	packet := make([]byte, 28)
+	copy(packet, []byte{0x45, 0, 0, 28, 0, 0, 0, 0, 64, 17, 0, 0, 10, 0, 254, 253, 10, 0, 254, 254, 0, 0, 0, 0, 0, 8})
+	_, events, dev := world(t, Config{}, time.Minute, func(conn net.Conn, ask []byte) {
+		reply := slices.Clone(ask[:20])
+		copy(reply[16:], []byte{10, 0, 254, 254})
+		for _, b := range [][]byte{reply, reply, packet} {
+			_, _ = conn.Write(b)
+		}
+		discard(conn)
+	})
+	if e := events[1]; e.Protocol != "2013" || e.Prefix != netip.MustParsePrefix("10.0.0.0/16") || e.MTU != 1500 {
+		t.Errorf("event %+v", e)
+	}
+	if len(dev.got) != proto.DataHeaderLen+28 || !slices.Equal(dev.got[proto.DataHeaderLen:], packet) {
+		t.Errorf("the interface got %x", dev.got)
+	}
+}
