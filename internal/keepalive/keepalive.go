@@ -45,16 +45,18 @@ const (
 )
 
 // Next returns what to do at now, given when the last bytes were sent and heard, and the time at
-// which to ask again unless something is heard before.
+// which to ask again at the latest. Nobody has to ask when something is heard: while a probe is
+// unanswered it is looked at again every Interval, so the next one is not late.
 func (p *Prober) Next(now, sent, heard time.Time) (Action, time.Time) {
 	if !p.probed.IsZero() && !heard.Before(p.probed) {
 		p.probed = time.Time{}
 	}
 	if !p.probed.IsZero() {
-		if dead := p.probed.Add(p.Answer); now.Before(dead) {
-			return Wait, dead
+		dead := p.probed.Add(p.Answer)
+		if !now.Before(dead) {
+			return Dead, Never
 		}
-		return Dead, Never
+		return Wait, earlier(dead, now.Add(p.Interval))
 	}
 	due := sent.Add(p.Interval)
 	if silent := heard.Add(p.Interval); p.Echo && silent.Before(due) {
@@ -64,7 +66,14 @@ func (p *Prober) Next(now, sent, heard time.Time) (Action, time.Time) {
 		return Wait, due
 	}
 	p.probed = now
-	return Send, now.Add(p.Answer)
+	return Send, now.Add(min(p.Answer, p.Interval))
+}
+
+func earlier(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return a
+	}
+	return b
 }
 
 // Limits are how long a gateway waits for a client.

@@ -80,6 +80,16 @@ func TestDeadWithin30Seconds(t *testing.T) {
 	})
 }
 
+// An interval shorter than the time for an answer is kept, too.
+func TestShortInterval(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := &Prober{Interval: 2 * time.Second, Answer: DefaultAnswer}
+		if probes, dead := life(p, time.Minute, true, never, never); len(probes) < 20 || dead != 0 {
+			t.Errorf("%d probes in a minute, dead at %s; want one every 2 or 3 s", len(probes), dead)
+		}
+	})
+}
+
 func TestJudge(t *testing.T) {
 	limits := Limits{Join: 10 * time.Second, Frame: 10 * time.Second, Write: 10 * time.Second, Idle: time.Minute}
 	now := time.Now()

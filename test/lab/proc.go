@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"runtime"
 	"strings"
 	"sync"
 	"syscall"
@@ -23,7 +24,7 @@ type Proc struct {
 	lines []string
 	grown chan struct{} // closed and replaced when lines has grown or ended
 	ended bool          // no more lines come
-	done  chan struct{} // closed when the program has ended
+	done  chan struct{} // closed when the program has ended and its output was read
 	err   error         // of Wait; set before done is closed
 }
 
@@ -36,27 +37,52 @@ func (n *Namespace) Start(args ...string) (*Proc, error) {
 	}
 	cmd.Stdout, cmd.Stderr = w, w
 	p := &Proc{Cmd: cmd, grown: make(chan struct{}), done: make(chan struct{})}
-	// The death signal comes when the thread that started the program ends, so that thread must
-	// not be one that is thrown away: the program asks for the namespace itself.
+	// The death signal comes when the thread that started the program ends, which must not be one
+	// that Do throws away: there is one thread for this, and the program asks for the namespace itself.
 	cmd.Args = append([]string{"nsenter", "--net=" + n.Path(), "--"}, args...)
 	if cmd.Path, err = exec.LookPath("nsenter"); err != nil {
 		return nil, err
 	}
 	cmd.Err = nil
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	err = cmd.Start()
+	started := make(chan error, 1)
+	starts() <- func() { started <- cmd.Start() }
+	err = <-started
 	_ = w.Close()
 	if err != nil {
 		_ = r.Close()
 		return nil, fmt.Errorf("%s: start %s: %w", n.Name, strings.Join(args, " "), err)
 	}
-	go p.read(r) // ends when the program and its children have closed their output
+	read := make(chan struct{})
+	go func() { // ends when the program and its children have closed their output
+		p.read(r)
+		close(read)
+	}()
 	go func() {
 		p.err = cmd.Wait()
+		select { // so that Output is complete
+		case <-read:
+		case <-time.After(outputTime):
+		}
 		close(p.done)
 	}()
 	return p, nil
 }
+
+// outputTime is how long children of a program that has ended may keep its output open.
+const outputTime = time.Second
+
+// starts takes functions for a goroutine that has a thread of its own, as long as this process lives.
+var starts = sync.OnceValue(func() chan<- func() {
+	c := make(chan func())
+	go func() {
+		runtime.LockOSThread()
+		for f := range c {
+			f()
+		}
+	}()
+	return c
+})
 
 func (p *Proc) read(r io.ReadCloser) {
 	defer r.Close()
