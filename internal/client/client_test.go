@@ -58,7 +58,7 @@ type server func(conn net.Conn, ask []byte)
 
 // world runs a client in fake time whose dials reach the servers one after the other; when none is left
 // they are refused. It returns what Run has returned after d, and the events.
-func world(t *testing.T, c Config, d time.Duration, servers ...server) (err error, events []Event, dev *device) {
+func world(t *testing.T, c Config, d time.Duration, servers ...server) (events []Event, dev *device, err error) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		c.setDefaults()
@@ -86,7 +86,7 @@ func world(t *testing.T, c Config, d time.Duration, servers ...server) (err erro
 		err = run(ctx, c, e, dial, dev)
 		gateway.Wait()
 	})
-	return err, events, dev
+	return events, dev, err
 }
 
 func kinds(events []Event) string {
@@ -126,7 +126,7 @@ func assign(addr string, then server) server {
 
 func TestConnectsAgain(t *testing.T) {
 	var second []byte
-	err, events, dev := world(t, Config{}, time.Minute,
+	events, dev, err := world(t, Config{}, time.Minute,
 		assign("10.0.254.254", func(net.Conn, []byte) {}),
 		func(conn net.Conn, ask []byte) {
 			second = slices.Clone(ask)
@@ -152,7 +152,7 @@ func TestConnectsAgain(t *testing.T) {
 }
 
 func TestSettingsWin(t *testing.T) {
-	_, events, dev := world(t, Config{MTU: 1280, RefuseRoutes: true, DefaultRoute: true}, time.Minute,
+	events, dev, _ := world(t, Config{MTU: 1280, RefuseRoutes: true, DefaultRoute: true}, time.Minute,
 		assign("10.0.254.254", echo))
 	if len(dev.states) != 1 || dev.states[0].MTU != 1280 || len(dev.states[0].Routes) != 1 || dev.states[0].Routes[0].Bits() != 0 {
 		t.Errorf("configured %+v", dev.states)
@@ -164,7 +164,7 @@ func TestSettingsWin(t *testing.T) {
 
 // Pauses grow from RetryMin to RetryMax, with jitter, for ever.
 func TestBackoff(t *testing.T) {
-	_, events, _ := world(t, Config{}, 10*time.Minute)
+	events, _, _ := world(t, Config{}, 10*time.Minute)
 	var pauses []float64
 	for _, e := range events {
 		if e.Kind == EventReconnecting {
@@ -207,7 +207,7 @@ func TestHopeless(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			err, events, _ := world(t, tt.c, time.Minute, tt.servers...)
+			events, _, err := world(t, tt.c, time.Minute, tt.servers...)
 			switch {
 			case tt.err == "" && (err != nil || !strings.Contains(kinds(events), "connected stopped") && !strings.Contains(kinds(events), "address stopped")):
 				t.Errorf("got %v, events %q", err, kinds(events))
@@ -221,7 +221,7 @@ func TestHopeless(t *testing.T) {
 // Exam F6: a gateway that falls silent is noticed within 30 s.
 func TestSilentGateway(t *testing.T) {
 	lost := 0
-	_, events, _ := world(t, Config{}, 2*time.Minute, assign("10.0.254.254", func(conn net.Conn, _ []byte) { discard(conn) }))
+	events, _, _ := world(t, Config{}, 2*time.Minute, assign("10.0.254.254", func(conn net.Conn, _ []byte) { discard(conn) }))
 	for _, e := range events {
 		if e.Kind == EventLost {
 			lost++
@@ -239,7 +239,7 @@ func TestSilentGateway(t *testing.T) {
 func TestServerOf2013(t *testing.T) {
 	packet := make([]byte, 28)
 	copy(packet, []byte{0x45, 0, 0, 28, 0, 0, 0, 0, 64, 17, 0, 0, 10, 0, 254, 253, 10, 0, 254, 254, 0, 0, 0, 0, 0, 8})
-	_, events, dev := world(t, Config{}, time.Minute, func(conn net.Conn, ask []byte) {
+	events, dev, _ := world(t, Config{}, time.Minute, func(conn net.Conn, ask []byte) {
 		reply := slices.Clone(ask[:20])
 		copy(reply[16:], []byte{10, 0, 254, 254})
 		for _, b := range [][]byte{reply, reply, packet} {
