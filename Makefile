@@ -5,7 +5,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo deve
 GOFLAGS_BUILD = -trimpath -ldflags "-s -w -X main.version=$(VERSION)"
 PREFIX ?= /usr/local
 FUZZTIME ?= 30s
-PACKAGES = $(shell go list ./... | grep -v -e /test/ -e /bench)
+PACKAGES = $(shell go list ./... | grep -v -e /test/netns -e /test/vm)
 
 .PHONY: help build demo test unit netns test-vm bench fuzz lint vuln cross install clean
 

@@ -88,23 +88,32 @@ func (q *Queue) Send(run []byte) (int, Reason) {
 	}
 	n, err := q.try(run)
 	if err != nil {
-		q.end(nil)
+		q.end(nil, 0)
 		return countItems(run[n:]), DropClosed // the reading goroutine sees the error too, and closes
 	}
-	q.end(run[n:])
-	return 0, None
+	return q.end(run, n)
 }
 
 // SendControl sends a control packet or frame. Where Send would drop, it waits until there is room:
 // a peer whose answers nobody takes is not read from. It returns false when the queue was closed.
 func (q *Queue) SendControl(b []byte) bool {
+	if q.begin() {
+		n, err := q.try(b)
+		if err != nil {
+			q.end(nil, 0)
+			return false
+		}
+		if dropped, _ := q.end(b, n); dropped == 0 {
+			return true
+		}
+	}
 	for {
 		q.mu.Lock()
 		if q.last {
 			q.mu.Unlock()
 			return false
 		}
-		if q.bytes < q.c.Limit {
+		if q.bytes == 0 || q.bytes+len(b) <= q.c.Limit {
 			q.push(b)
 			writing := q.writing
 			q.mu.Unlock()
@@ -198,21 +207,28 @@ func (q *Queue) begin() bool {
 	return true
 }
 
-// end hands the rest of a begun write to Run: in front of what came meanwhile.
-func (q *Queue) end(rest []byte) {
+// end hands what was not taken of run, from its byte n on, to Run: in front of what came meanwhile.
+// The item that was cut has to be completed; those behind it wait as far as there is room.
+func (q *Queue) end(run []byte, n int) (dropped int, why Reason) {
 	q.mu.Lock()
 	q.writing = false
-	if len(rest) > 0 && !q.closed {
+	if n < len(run) && !q.closed {
+		keep := wholeItem(run, n)
+		keep += wholeItems(run[keep:], q.c.Limit-q.bytes-(keep-n))
 		later := q.blocks
 		q.blocks = nil
-		q.push(rest)
+		q.push(run[n:keep])
 		q.blocks = append(q.blocks, later...)
+		if dropped = countItems(run[keep:]); dropped > 0 {
+			why = DropQueueFull
+		}
 	}
 	waiting := len(q.blocks) > 0
 	q.mu.Unlock()
 	if waiting {
 		notify(q.wake)
 	}
+	return dropped, why
 }
 
 // enqueue lets whole items wait as far as there is room.
@@ -343,6 +359,16 @@ func itemLen(b []byte) int {
 	return min(n, len(b))
 }
 
+// wholeItem returns where the item of run ends that byte n belongs to; n itself where one begins.
+func wholeItem(run []byte, n int) int {
+	end := 0
+	for end < n {
+		end += itemLen(run[end:])
+	}
+	return end
+}
+
+// wholeItems returns the length of the items at the start of run that fit into room.
 func wholeItems(run []byte, room int) int {
 	done := 0
 	for done < len(run) {

@@ -1,0 +1,176 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"os/exec"
+	"strings"
+	"time"
+
+	"ferry/test/lab"
+)
+
+// patience is for what should take milliseconds.
+const patience = 15 * time.Second
+
+// addresses outside of the tunnels, as main.go draws them.
+const (
+	bareGateway = "192.168.101.1"
+	bareC2      = "192.168.102.2"
+	ferryAddr   = "10.0.0.1" // of the gateway, inside
+)
+
+// A network is a gateway and two clients. All traffic between them stays in it.
+type network struct {
+	gw, c1, c2 *lab.Namespace
+}
+
+// newNetwork makes the namespaces and links that main.go draws. There is no default route: an address
+// inside a tunnel can be reached through that tunnel only.
+func newNetwork() (*network, error) {
+	n := &network{}
+	for _, ns := range []struct {
+		name string
+		to   **lab.Namespace
+	}{{"gw", &n.gw}, {"c1", &n.c1}, {"c2", &n.c2}} {
+		made, err := lab.NewNamespace(ns.name)
+		if err != nil {
+			return nil, errors.Join(err, n.Close())
+		}
+		*ns.to = made
+	}
+	err := errors.Join(
+		lab.Join(n.gw, "eth1", bareGateway+"/24", n.c1, "eth0", "192.168.101.2/24"),
+		lab.Join(n.gw, "eth2", "192.168.102.1/24", n.c2, "eth0", bareC2+"/24"),
+		runs(n.gw, "sysctl -qw net.ipv4.ip_forward=1"),
+		runs(n.c1, "ip route add 192.168.102.0/24 via 192.168.101.1"),
+		runs(n.c2, "ip route add 192.168.101.0/24 via 192.168.102.1"),
+	)
+	if err != nil {
+		return nil, errors.Join(err, n.Close())
+	}
+	return n, nil
+}
+
+// runs runs a command for its effect.
+func runs(ns *lab.Namespace, command string) error {
+	_, err := ns.Run(command)
+	return err
+}
+
+// Close lets go of the namespaces.
+func (n *network) Close() (err error) {
+	for _, ns := range []*lab.Namespace{n.gw, n.c1, n.c2} {
+		if ns != nil {
+			err = errors.Join(err, ns.Close())
+		}
+	}
+	return err
+}
+
+// output runs a program in ns, until it ends or ctx does.
+func output(ctx context.Context, ns *lab.Namespace, args ...string) (string, error) {
+	return ns.Output(exec.CommandContext(ctx, args[0], args[1:]...))
+}
+
+// stop stops programs that may have ended already.
+func stop(procs ...*lab.Proc) {
+	for _, p := range procs {
+		select {
+		case <-p.Done():
+		default:
+			_, _ = p.Stop(patience)
+		}
+	}
+}
+
+// A ferry is a vpnsrv with clients.
+type ferry struct {
+	state   string // directory of the gateway
+	srv     *lab.Proc
+	clients []*lab.Proc
+	addrs   []netip.Addr // of the clients, inside
+}
+
+// startFerry starts vpnsrv, and a vpncli in each of the namespaces.
+func (b *bench) startFerry(clients ...*lab.Namespace) (*ferry, error) {
+	f := &ferry{}
+	err := f.start(b, clients)
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+func (f *ferry) start(b *bench, clients []*lab.Namespace) (err error) {
+	if f.state, err = os.MkdirTemp("", "ferry-bench-"); err != nil {
+		return err
+	}
+	// vsock, which vpnsrv serves by default, knows no namespaces.
+	f.srv, err = b.net.gw.Start(b.program("vpnsrv"), "--state", f.state, "--listen", "tcp://:2002")
+	if err != nil {
+		return err
+	}
+	if _, err = f.srv.Await("plain mode", 0, patience); err != nil {
+		return err
+	}
+	for _, ns := range clients {
+		server := bareGateway
+		if ns == b.net.c2 {
+			server = "192.168.102.1"
+		}
+		p, err := ns.Start(b.program("vpncli"), "-s", server, "--json")
+		if err != nil {
+			return err
+		}
+		f.clients = append(f.clients, p)
+		line, err := p.Await(`"event":"connected"`, 0, patience)
+		if err != nil {
+			return err
+		}
+		var e struct{ Address netip.Addr }
+		if err := json.Unmarshal([]byte(line), &e); err != nil {
+			return fmt.Errorf("parse event %s: %w", line, err)
+		}
+		f.addrs = append(f.addrs, e.Address)
+		// "connected" is not yet "packets pass".
+		if _, err := ns.Run("ping -q -n -c 1 -w 5 " + ferryAddr); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Close stops the clients and the gateway.
+func (f *ferry) Close() {
+	stop(f.clients...)
+	if f.srv != nil {
+		stop(f.srv)
+	}
+	_ = os.RemoveAll(f.state)
+}
+
+const allowedFile = "/proc/sys/net/ipv4/tcp_allowed_congestion_control"
+
+// allowCubic lets namespaces choose cubic, and returns what takes that back.
+func allowCubic() (restore func(), err error) {
+	nothing := func() {}
+	was, err := os.ReadFile(allowedFile)
+	if err != nil {
+		return nothing, nil // a user namespace, or an old kernel: making the network tells
+	}
+	if strings.Contains(" "+string(was)+" ", "cubic") {
+		return nothing, nil
+	}
+	list := strings.TrimSpace(string(was)) + " cubic"
+	if err := os.WriteFile(allowedFile, []byte(list), 0o644); err != nil {
+		return nothing, fmt.Errorf("namespaces may not use cubic here: as root, 'sysctl net.ipv4.tcp_allowed_congestion_control=\"%s\"', after 'modprobe tcp_cubic' where it is a module: %w", list, err)
+	}
+	progress("net.ipv4.tcp_allowed_congestion_control did not list cubic; it does until the end of this run")
+	return func() { _ = os.WriteFile(allowedFile, was, 0o644) }, nil
+}

@@ -1,0 +1,260 @@
+package main
+
+import (
+	"cmp"
+	"fmt"
+	"os"
+	"os/exec"
+	"runtime"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// A series is one figure in all runs.
+type series []float64
+
+func (s series) median() float64 {
+	sorted := slices.Sorted(slices.Values(s))
+	middle := len(sorted) / 2
+	if len(sorted)%2 == 1 {
+		return sorted[middle]
+	}
+	return (sorted[middle-1] + sorted[middle]) / 2
+}
+
+// String is the median with the least and the greatest, or "-" if nothing was measured.
+func (s series) String() string {
+	switch len(s) {
+	case 0:
+		return "-"
+	case 1:
+		return figure(s[0])
+	}
+	return fmt.Sprintf("%s (%s..%s)", figure(s.median()), figure(slices.Min(s)), figure(slices.Max(s)))
+}
+
+// over divides two series run by run.
+func (s series) over(t series) (ratio series) {
+	for i := range min(len(s), len(t)) {
+		ratio = append(ratio, s[i]/t[i])
+	}
+	return ratio
+}
+
+// figure prints three digits, as many as such measurements are worth.
+func figure(x float64) string {
+	switch {
+	case x >= 100:
+		return fmt.Sprintf("%.0f", x)
+	case x >= 10:
+		return fmt.Sprintf("%.1f", x)
+	case x >= 1 || x == 0:
+		return fmt.Sprintf("%.2f", x)
+	}
+	return fmt.Sprintf("%.3f", x)
+}
+
+// A line is one figure of all subjects, and what it should be. The same index of two series is the
+// same run.
+type line struct {
+	what   string // with the unit
+	got    [subjects]series
+	ratios bool // whether Ferry's figure divided by that of another says something
+	bars   []bar
+}
+
+func (l *line) ratio(than subject) series { return l.got[ours].over(l.got[than]) }
+
+// A bar is a limit that a line should keep.
+type bar struct {
+	text  string
+	of    func(*line) series
+	keeps func(float64) bool
+}
+
+func ofBare(atLeast float64) bar {
+	return bar{fmt.Sprintf(">= %.2f of bare", atLeast), ratioTo(bare), func(x float64) bool { return x >= atLeast }}
+}
+
+func timesWireguard(atLeast float64) bar {
+	return bar{fmt.Sprintf(">= %.0f x wireguard-go", atLeast), ratioTo(wireguardGo), func(x float64) bool { return x >= atLeast }}
+}
+
+// atMost is a limit for Ferry's own figure.
+func atMost(limit float64, text string) bar {
+	return bar{text, own, func(x float64) bool { return x <= limit }}
+}
+
+// below is a limit that Ferry's own figure must not reach.
+func below(limit float64, text string) bar {
+	return bar{text, own, func(x float64) bool { return x < limit }}
+}
+
+func own(l *line) series { return l.got[ours] }
+
+func ratioTo(than subject) func(*line) series {
+	return func(l *line) series { return l.ratio(than) }
+}
+
+// verdict says whether the median keeps the bar, and in how many runs it was so where they differ.
+func (b bar) verdict(l *line) string {
+	s := b.of(l)
+	if len(s) == 0 {
+		return "not measured"
+	}
+	met := 0
+	for _, x := range s {
+		if b.keeps(x) {
+			met++
+		}
+	}
+	answer := "NO"
+	if b.keeps(s.median()) {
+		answer = "yes"
+	}
+	if met > 0 && met < len(s) {
+		answer += fmt.Sprintf(" (in %d of %d)", met, len(s))
+	}
+	return answer
+}
+
+// cells are the columns of a line.
+func (l *line) cells() []string {
+	var ratios, bars, kept []string
+	if l.ratios {
+		for _, than := range []subject{bare, wireguardGo} {
+			if r := l.ratio(than); len(r) > 0 {
+				ratios = append(ratios, fmt.Sprintf("%s x %s", r, subjectNames[than]))
+			}
+		}
+	}
+	for _, b := range l.bars {
+		bars = append(bars, b.text)
+		kept = append(kept, b.verdict(l))
+	}
+	join := func(s []string) string { return cmp.Or(strings.Join(s, "; "), "-") }
+	return []string{l.what, l.got[bare].String(), l.got[ours].String(), l.got[wireguardGo].String(), join(ratios), join(bars), join(kept)}
+}
+
+var columns = []string{"what", "bare", "ferry", "wireguard-go", "ferry is", "bar", "met"}
+
+// A report is what was measured, on which machine.
+type report struct {
+	began    time.Time
+	took     time.Duration
+	machine  [][2]string
+	lines    []*line
+	failures []string // rows that could not be measured
+}
+
+// newReport describes the machine.
+func (b *bench) newReport() *report {
+	var uts unix.Utsname
+	_ = unix.Uname(&uts)
+	load, _ := os.ReadFile("/proc/loadavg")
+	return &report{began: time.Now(), machine: [][2]string{
+		{"date", time.Now().UTC().Format("2006-01-02 15:04 MST")},
+		{"commit", commit()},
+		{"kernel", unix.ByteSliceToString(uts.Release[:]) + " " + unix.ByteSliceToString(uts.Machine[:])},
+		{"CPU", cpuModel()},
+		{"cores", fmt.Sprint(runtime.NumCPU())},
+		{"load before", strings.Join(strings.Fields(string(load))[:min(3, len(strings.Fields(string(load))))], " ")},
+		{"Go", runtime.Version()},
+		{"wireguard-go", wireguardVersion(b.wireguard)},
+		{"runs", fmt.Sprintf("%d, TCP flows of %s", b.runs, b.flow)},
+	}}
+}
+
+func commit() string {
+	out, err := exec.Command("git", "describe", "--always", "--dirty", "--abbrev=12").Output()
+	if err != nil {
+		return "unknown"
+	}
+	return strings.TrimSpace(string(out))
+}
+
+// cpuModel is what /proc/cpuinfo calls the processor; not all architectures do.
+func cpuModel() string {
+	info, _ := os.ReadFile("/proc/cpuinfo")
+	for text := range strings.Lines(string(info)) {
+		key, value, _ := strings.Cut(text, ":")
+		switch strings.TrimSpace(key) {
+		case "model name", "Model", "cpu model", "uarch":
+			return strings.TrimSpace(value)
+		}
+	}
+	return "unknown, " + runtime.GOARCH
+}
+
+const explanation = "Figures are the median of the runs (least..greatest). What stands in one line was measured in turn within each " +
+	"run; ratios were taken within a run, and their median is compared with the bar."
+
+// notes say what a reader of the table could misunderstand.
+var notes = []string{
+	"UDP: the sender sends as fast as one thread can. On the bare link that thread also does the gateway's part of receiving, which a " +
+		"tunnel does in other processes: bare is what one sender can deliver, not what the machine could.",
+	"RSS includes the pages of the program file.",
+	"The bar of 7 MiB is meant for a build with TCP, vsock and TLS only; what is measured is vpncli as it is.",
+}
+
+// text is the report for a terminal.
+func (r *report) text() string {
+	var s strings.Builder
+	s.WriteString("\n")
+	for _, m := range r.machine {
+		fmt.Fprintf(&s, "%-13s %s\n", m[0], m[1])
+	}
+	s.WriteString("\n")
+	table := [][]string{columns}
+	for _, l := range r.lines {
+		table = append(table, l.cells())
+	}
+	writeTable(&s, table, "", "  ", "")
+	s.WriteString("\n" + explanation + "\n" + strings.Join(notes, "\n") + "\n")
+	for _, f := range r.failures {
+		fmt.Fprintf(&s, "\nNOT MEASURED: %s\n", f)
+	}
+	return s.String()
+}
+
+// markdown is the report for a file.
+func (r *report) markdown() string {
+	var s strings.Builder
+	fmt.Fprintf(&s, "# Measurements\n\nWritten by `make bench` in %s. %s\n\n", r.took.Round(time.Second), explanation)
+	for _, m := range r.machine {
+		fmt.Fprintf(&s, "* %s: %s\n", m[0], m[1])
+	}
+	s.WriteString("\n")
+	rule := slices.Repeat([]string{"---"}, len(columns))
+	table := [][]string{columns, rule}
+	for _, l := range r.lines {
+		table = append(table, l.cells())
+	}
+	writeTable(&s, table, "| ", " | ", " |")
+	s.WriteString("\n* " + strings.Join(notes, "\n* ") + "\n")
+	for _, f := range r.failures {
+		fmt.Fprintf(&s, "\nNot measured: %s\n", f)
+	}
+	return s.String()
+}
+
+// writeTable aligns the columns.
+func writeTable(s *strings.Builder, table [][]string, before, between, after string) {
+	width := make([]int, len(columns))
+	for _, cells := range table {
+		for i, c := range cells {
+			width[i] = max(width[i], len(c))
+		}
+	}
+	for _, cells := range table {
+		var out []string
+		for i, c := range cells {
+			out = append(out, fmt.Sprintf("%-*s", width[i], c))
+		}
+		text := before + strings.Join(out, between) + after
+		s.WriteString(strings.TrimRight(text, " ") + "\n")
+	}
+}
