@@ -195,10 +195,25 @@ func (e *Exit) watch(ctx context.Context) error {
 			return
 		}
 		e.log.Warn("interface was changed, setting it right", "interface", e.name, "change", ev)
-		if err := e.repair(); err != nil {
+		if err := e.keepRepairing(ctx); err != nil {
 			e.log.Error("interface can not be set right", "interface", e.name, "err", err)
 		}
 	})
+}
+
+// keepRepairing tries again for a while: who changes the interface may not be done with it yet.
+func (e *Exit) keepRepairing(ctx context.Context) error {
+	deadline := time.Now().Add(rebuildLimit)
+	for {
+		err := e.repair()
+		if err == nil || ctx.Err() != nil || time.Now().After(deadline) || !e.dev.Load().Here() {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(rebuildPause):
+		}
+	}
 }
 
 func (e *Exit) repair() error {

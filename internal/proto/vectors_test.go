@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"ferry/internal/packet"
 )
 
 var kindNames = map[Kind]string{
@@ -93,6 +95,10 @@ func checkFields(t *testing.T, kind Kind, b []byte, v map[string]string) []byte 
 		}
 	}
 	switch kind {
+	case KindIPv4:
+		checkHeader(t, b)
+	case KindData:
+		checkHeader(t, b[DataHeaderLen:])
 	case KindRequest:
 		r := ParseRequest(b)
 		compare("static", addrText(r.Static))
@@ -154,6 +160,14 @@ func checkFields(t *testing.T, kind Kind, b []byte, v map[string]string) []byte 
 		return AppendGoodbye(nil, g)
 	}
 	return nil
+}
+
+// checkHeader: a reader of the vectors may hand a packet to its kernel.
+func checkHeader(t *testing.T, ip []byte) {
+	t.Helper()
+	if packet.Checksum(ip[:20], 0) != 0 {
+		t.Errorf("wrong header checksum in %x", ip)
+	}
 }
 
 func addrText(a netip.Addr) string {
