@@ -3,9 +3,11 @@ package carrier
 import (
 	"fmt"
 	"net"
+	"net/netip"
 	"net/url"
 	"strconv"
 	"strings"
+	"unicode"
 )
 
 // DefaultPort is the TCP and vsock port of the 2013 protocol.
@@ -82,6 +84,13 @@ func parse(s string, defaultPort uint32) (Endpoint, error) {
 	switch u.Scheme {
 	case "tcp":
 		e.Host = u.Hostname()
+		name := e.Host
+		if a, err := netip.ParseAddr(e.Host); err == nil {
+			name = a.Zone()
+		}
+		if strings.ContainsFunc(name, notInName) {
+			return e, fmt.Errorf("%q: %q is neither a name nor an address", s, e.Host)
+		}
 	case "vsock":
 		e.CID = AnyCID
 		if h := u.Hostname(); h != "" {
@@ -97,6 +106,11 @@ func parse(s string, defaultPort uint32) (Endpoint, error) {
 		return e, fmt.Errorf("%q: unknown carrier %q: use tcp://, vsock:// or unix://", s, u.Scheme)
 	}
 	return e, nil
+}
+
+// notInName: names of hosts have letters, digits and marks of any language (RFC 5890), dots and hyphens.
+func notInName(r rune) bool {
+	return !unicode.In(r, unicode.Letter, unicode.Digit, unicode.Mark) && !strings.ContainsRune(".-_", r)
 }
 
 func parseUnix(s string, u *url.URL) (Endpoint, error) {
@@ -134,15 +148,19 @@ func portNumber(p, scheme string) (uint32, error) {
 
 // String returns the URL of the endpoint.
 func (e Endpoint) String() string {
+	u := url.URL{Scheme: e.Scheme}
 	switch {
 	case e.Scheme == "tcp":
-		return "tcp://" + net.JoinHostPort(e.Host, strconv.Itoa(int(e.Port)))
-	case e.Scheme == "vsock" && e.CID == AnyCID:
-		return fmt.Sprintf("vsock://:%d", e.Port)
-	case e.Scheme == "vsock":
-		return fmt.Sprintf("vsock://%d:%d", e.CID, e.Port)
-	case e.HybridPort != 0:
-		return fmt.Sprintf("unix://%s?vsock=%d", e.Path, e.HybridPort)
+		u.Host = net.JoinHostPort(e.Host, strconv.Itoa(int(e.Port)))
+	case e.Scheme == "unix":
+		u.Path = e.Path
+		if e.HybridPort != 0 {
+			u.RawQuery = fmt.Sprintf("vsock=%d", e.HybridPort)
+		}
+	case e.CID == AnyCID:
+		u.Host = fmt.Sprintf(":%d", e.Port)
+	default:
+		u.Host = fmt.Sprintf("%d:%d", e.CID, e.Port)
 	}
-	return "unix://" + e.Path
+	return u.String()
 }

@@ -21,7 +21,7 @@ func TestParse(t *testing.T) {
 		{"192.168.0.1:77", 99, "", "tcp://192.168.0.1:77"},
 		{"gateway.example.org", 0, "", "tcp://gateway.example.org:2002"},
 		{"2001:db8::1", 0, "", "tcp://[2001:db8::1]:2002"},
-		{"fe80::1%eth0", 0, "", "tcp://[fe80::1%eth0]:2002"},
+		{"fe80::1%eth0", 0, "", "tcp://[fe80::1%25eth0]:2002"},
 		{"[2001:db8::1]:77", 0, "", "tcp://[2001:db8::1]:77"},
 		{"vsock://:2002", 0, "vsock://:2002", ""},
 		{"vsock://2:2002", 0, "vsock://2:2002", "vsock://2:2002"},
@@ -60,4 +60,22 @@ func checkEndpoint(t *testing.T, what string, e Endpoint, err error, want string
 	if got != want {
 		t.Errorf("%s: got %q (%v), want %q", what, got, err, want)
 	}
+}
+
+// What is parsed is written as a URL that is parsed to the same.
+func FuzzParse(f *testing.F) {
+	for _, s := range []string{
+		"tcp://:2002", "192.168.0.1", "2001:db8::1", "[fe80::1%25eth0]:77", "vsock://2:2002", "unix:///run/vm.sock?vsock=2002", "unix:///a b",
+	} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		e, err := ParseDial(s, 0)
+		if err != nil {
+			return
+		}
+		if again, err := ParseDial(e.String(), 0); err != nil || again != e {
+			t.Errorf("%q: %+v becomes %q, which is %+v, %v", s, e, e.String(), again, err)
+		}
+	})
 }

@@ -22,7 +22,7 @@ func TestLoad(t *testing.T) {
 	const (
 		clients = "2000"
 		churn   = "0.05"           // of the clients in a minute
-		slope   = 1.05             // of the memory, from the second third of the time to the last
+		slope   = 1.05             // of the memory, from the first collection to the end
 		slack   = 1 << 20          // bytes; what one collection more or less makes
 		p99     = 20               // milliseconds
 		settle  = 10 * time.Second // for connecting and the end
@@ -39,8 +39,10 @@ func TestLoad(t *testing.T) {
 		t.Fatalf("go build: %v\n%s", err, out)
 	}
 	p := start(t, n.c1, tool, "-server", gatewayC1+":2002", "-n", clients, "-for", last.String(), "-rate", "1", "-churn", churn)
-	first := watchLoad(t, n.srv, p, last/3, 2*last/3)
-	end := watchLoad(t, n.srv, p, 0, last/3-settle/2)
+	// So few packets make hardly any garbage: the only collection is the one that the runtime makes
+	// after two minutes, and what it needs itself then stays. Growth is looked for behind it.
+	first := watchLoad(t, n.srv, p, last*25/36, last*30/36)
+	end := watchLoad(t, n.srv, p, 0, last/6-settle/2)
 	status, err := p.Wait(settle + patience)
 	if status != 0 || err != nil {
 		t.Fatalf("status %d, %v\n%s", status, err, p.Output())
@@ -49,7 +51,7 @@ func TestLoad(t *testing.T) {
 	if err := json.Unmarshal([]byte(p.Output()), &r); err != nil {
 		t.Fatal(err)
 	}
-	t.Logf("%s\nin the second third %+v, in the last %+v", p.Output(), first, end)
+	t.Logf("%s\nafter the first collection %+v, at the end %+v", p.Output(), first, end)
 	if r.P99 > p99 {
 		t.Errorf("99 of 100 packets took at most %.1f ms, want %d", r.P99, p99)
 	}
