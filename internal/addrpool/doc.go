@@ -16,5 +16,12 @@
 // first block of 256; the last block of 256 only when nothing else is left. An address that was given
 // back goes to the far end, so that who comes back later finds it free as long as possible.
 //
-// Every operation takes a constant time. A Pool is not safe for concurrent use.
+// A connection that could not tell its client of a grant, since the disk failed, gives it back with
+// Release and no hold: the address is free then, and what the connection had before is not its own again.
+//
+// Every operation takes a constant time, the expiry of holds one for each hold. There is one exception:
+// when nothing is free, a dynamic request passes over held addresses that are only given statically, of
+// which a /16 has 763, and those that are reserved.
+//
+// A Pool is not safe for concurrent use.
 package addrpool

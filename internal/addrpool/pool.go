@@ -301,11 +301,15 @@ func (p *Pool) Expire(now time.Time) (events []Event) {
 }
 
 // Restore takes the leases of an earlier run: those with a token are held, the others free, but at
-// the far end. Leases that do not belong here any more are passed over. It is called on a new pool.
+// the far end. Leases that do not belong here any more are freed; of two for one address the first
+// counts. It is called on a new pool.
 func (p *Pool) Restore(leases []Lease, now time.Time) (events []Event) {
 	for _, l := range leases {
 		off, ok := p.offset(l.Addr)
-		if !ok || p.states[off] != free || p.reserved[off] != "" && p.reserved[off] != l.Name {
+		if ok && p.states[off] == held {
+			continue // a second lease of the address: an event would free the first one
+		}
+		if !ok || p.states[off] == taken || p.reserved[off] != "" && p.reserved[off] != l.Name {
 			events = append(events, Event{Freed: true, Lease: l})
 			continue
 		}
@@ -324,13 +328,24 @@ func (p *Pool) Restore(leases []Lease, now time.Time) (events []Event) {
 	return events
 }
 
-// Stats count the addresses that clients can have, by state.
-type Stats struct{ Free, Live, Held int }
+// Stats count the addresses that clients can have, each in one state: the first four add up to Total.
+type Stats struct {
+	Free     int // for anybody; some of them only as static ones
+	Reserved int // free, but for the client of one name
+	Live     int
+	Held     int
+	Total    int // of the prefix without network, broadcast and gateway
+}
 
-// Stats returns the counts.
+// Stats returns the counts. It takes a time that grows with the number of reserved addresses.
 func (p *Pool) Stats() Stats {
-	s := Stats{Live: p.live, Held: len(p.slots) - p.live}
-	s.Free = int(p.size) - 3 - s.Live - s.Held
+	s := Stats{Live: p.live, Held: len(p.slots) - p.live, Total: int(p.size) - 3}
+	for off := range p.reserved {
+		if p.states[off] == free {
+			s.Reserved++
+		}
+	}
+	s.Free = s.Total - s.Reserved - s.Live - s.Held
 	return s
 }
 

@@ -1,14 +1,18 @@
 // Package leasestore keeps the leases of an address pool on disk, in a directory of its own:
 //
-//	lock         held by the process that uses the directory (flock)
-//	leases.log   header, then one record for each event
-//	leases.new   a snapshot in the making; renamed to leases.log when it is complete and on disk
+//	lock            held by the process that uses the directory (flock)
+//	leases.log      header, then one record for each event
+//	leases.new      a snapshot in the making; renamed to leases.log when it is complete and on disk
+//	leases.damaged  the last leases.log that could not be read to its end, kept for whoever asks why
 //
 //	header   "ferrylog"  version 4  CRC-32C of both 4
 //	record   length 2  kind 1  address 4  token 16  name 0..255  CRC-32C of all before 4
 //
 // Numbers are little endian; length counts the whole record. A grant replaces what was known of its
-// address, a free removes it.
+// address, a free removes it. Snapshot and log are one file, so no crash can mix two generations of them.
+//
+// Tokens are stored as they are, not hashed, for the pool compares tokens: the files have mode 0600, and a
+// directory that is made 0700.
 //
 // The rules are:
 //

@@ -1,16 +1,16 @@
 package leasestore
 
 import (
-	"bufio"
-	"context"
+	"bytes"
 	"errors"
 	"fmt"
 	"log/slog"
-	"net/netip"
 	"os"
-	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -19,147 +19,145 @@ import (
 	"ferry/internal/addrpool"
 )
 
-// The program under strace is this test binary again: TestMain runs child when the variable is set.
-const childDir = "LEASESTORE_TEST_DIR"
-
-func TestMain(m *testing.M) {
-	if dir := os.Getenv(childDir); dir != "" {
-		child(dir)
-		return
+// damagedLog makes a directory with a log that has three leases and a record that was cut.
+func damagedLog(dir string) ([]addrpool.Lease, error) {
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return nil, err
 	}
-	os.Exit(m.Run())
+	before := []addrpool.Lease{lease(20), lease(21), lease(22)}
+	b := appendHeader(nil)
+	for _, l := range before {
+		b = appendRecord(b, addrpool.Event{Lease: l})
+	}
+	b = appendRecord(b, grant(23))
+	return before, os.WriteFile(filepath.Join(dir, logName), b[:len(b)-1], 0o600)
 }
 
-// child grants and frees, and prints what was acknowledged, one word a line. It compacts on the way.
-func child(dir string) {
-	s, _, err := Open(dir, slog.New(slog.DiscardHandler))
+// runFaulty runs a child on a new directory, or on one that needs repair, and compares what is found
+// afterwards with what it said.
+func runFaulty(dir, mode, inject string, repair bool) (h told, killed bool, err error) {
+	var before []addrpool.Lease
+	if repair {
+		if before, err = damagedLog(dir); err != nil {
+			return h, false, err
+		}
+	}
+	lines, killed, err := underStrace(dir, mode, inject)
 	if err != nil {
-		fmt.Println("error", err)
-		os.Exit(1)
+		return h, killed, err
 	}
-	do := func(what string, e addrpool.Event) {
-		if err := s.Append(e)(context.Background()); err != nil {
-			fmt.Println("failed", what, e.Lease.Addr)
-			return
-		}
-		fmt.Println("done", what, e.Lease.Addr)
+	if h, err = listen(lines, before...); err != nil {
+		return h, killed, err
 	}
-	for i := range 4 {
-		do("grant", grant(i))
-	}
-	do("free", free(1))
-	s.size = compactFrom * 2 // the next commit makes a snapshot
-	do("grant", grant(5))
-	do("grant", grant(1))
-	s.Close()
-}
-
-// underStrace runs child with faults injected and returns what it printed.
-func underStrace(t *testing.T, dir, inject string) (lines []string, killed bool) {
-	t.Helper()
-	strace, err := exec.LookPath("strace")
+	s, found, err := Open(dir, slog.New(slog.DiscardHandler))
 	if err != nil {
-		t.Fatal("strace is missing: apt-get install strace")
+		return h, killed, err
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, strace, "-f", "-qq", "-o", "/dev/null", "-P", dir, "-P", filepath.Join(dir, logName),
-		"-P", filepath.Join(dir, newName), "-e", "inject="+inject, os.Args[0])
-	cmd.Env = append(os.Environ(), childDir+"="+dir, "GOMAXPROCS=1")
-	out, err := cmd.Output()
-	var exit *exec.ExitError
-	if err != nil && !errors.As(err, &exit) {
-		t.Fatal(err)
+	defer s.Close()
+	if err := h.check(found); err != nil {
+		return h, killed, fmt.Errorf("%w; printed %q", err, lines)
 	}
-	for s := bufio.NewScanner(strings.NewReader(string(out))); s.Scan(); {
-		lines = append(lines, s.Text())
-	}
-	return lines, err != nil
-}
-
-// replay returns what must be on disk after lines, and the one address whose fate is open: that of the
-// event which was under way.
-func replay(t *testing.T, lines []string) map[netip.Addr]bool {
-	t.Helper()
-	have := map[netip.Addr]bool{}
-	for _, line := range lines {
-		f := strings.Fields(line)
-		if len(f) != 3 {
-			t.Fatalf("child says %q", line)
-		}
-		addr := netip.MustParseAddr(f[2])
-		switch {
-		case f[0] == "done":
-			have[addr] = f[1] == "grant"
-		case f[1] == "free": // whether it is on disk or not, it does no harm
-			delete(have, addr)
-		}
-	}
-	return have
+	return h, killed, nil
 }
 
 // Exam F2: killed at every call that changes the disk in turn, the store is as it was before or after
 // the event under way, and nothing acknowledged is lost. strace counts calls by thread, and the program
 // changes threads now and then, so each call has a count of its own.
 func TestKilledAtEveryStep(t *testing.T) {
-	steps := 0
-	for _, call := range []string{"openat", "write", "fsync", "renameat", "close"} {
-		for n := 1; n < 40; n++ {
-			dir := t.TempDir()
-			lines, killed := underStrace(t, dir, fmt.Sprintf("%s:signal=KILL:when=%d", call, n))
-			if !killed {
-				break
-			}
-			steps++
-			checkKilled(t, dir, fmt.Sprintf("killed at %s %d", call, n), lines)
+	var steps atomic.Int32
+	var all sync.WaitGroup
+	for _, call := range []string{"mkdirat", "openat", "write", "fsync", "renameat", "linkat", "unlinkat", "close"} {
+		for _, repair := range []bool{false, true} {
+			all.Go(func() {
+				for n := 1; n < 40; n++ {
+					_, killed, err := runFaulty(filepath.Join(t.TempDir(), "state"), "", fmt.Sprintf("%s:signal=KILL:when=%d", call, n), repair)
+					if err != nil {
+						t.Errorf("killed at %s %d, repair %v: %v", call, n, repair, err)
+					}
+					if !killed {
+						return
+					}
+					steps.Add(1)
+				}
+			})
 		}
 	}
-	if steps < 15 {
-		t.Errorf("only %d steps: does strace see the calls?", steps)
+	all.Wait()
+	if n := steps.Load(); n < 40 {
+		t.Errorf("only %d steps: does strace see the calls?", n)
 	}
 }
 
-// checkKilled compares what is found with what was acknowledged. Only the lease of the event that was
-// under way may differ: the child frees and grants the one of lease(1) again.
-func checkKilled(t *testing.T, dir, what string, lines []string) {
-	t.Helper()
-	s, found, err := Open(dir, slog.New(slog.DiscardHandler))
+// Exam F3: a write, fsync or rename that fails fails the grants, not the store: nothing acknowledged is
+// lost, and it goes on with a new file.
+func TestCallFails(t *testing.T) {
+	var failed atomic.Int32
+	var all sync.WaitGroup
+	for _, fault := range []string{"write:error=EIO", "write:error=ENOSPC", "fsync:error=EIO", "renameat:error=EROFS"} {
+		for n := 1; n <= 7; n++ {
+			all.Go(func() {
+				inject := fmt.Sprintf("%s:when=%d", fault, n)
+				h, _, err := runFaulty(filepath.Join(t.TempDir(), "state"), "retry", inject, false)
+				if err != nil {
+					t.Errorf("%s: %v", inject, err)
+				}
+				if len(h.open) > 0 {
+					t.Errorf("%s: it does not recover: %q", inject, h.failed)
+				}
+				if len(h.failed) > 0 {
+					failed.Add(1)
+				}
+				for _, line := range h.failed {
+					if !strings.Contains(line, ErrUnavailable.Error()) {
+						t.Errorf("%s: %q", inject, line)
+					}
+				}
+			})
+		}
+	}
+	all.Wait()
+	if n := failed.Load(); n < 8 {
+		t.Errorf("only %d faults met a grant", n)
+	}
+}
+
+// Exam F3: a file system that is read-only from some time on.
+func TestTurnsReadOnly(t *testing.T) {
+	h, _, err := runFaulty(filepath.Join(t.TempDir(), "state"), "", "write:error=EROFS:when=2+", false)
 	if err != nil {
-		t.Fatalf("%s: %v", what, err)
+		t.Error(err)
 	}
-	defer s.Close()
-	on := byAddr(t, found)
-	for addr, granted := range replay(t, lines) {
-		if _, there := on[addr]; there != granted && (addr != lease(1).Addr || len(lines) < 4) {
-			t.Errorf("%s: %s on disk: %v, acknowledged: %v; printed %q", what, addr, there, granted, lines)
-		}
+	if len(h.failed) < 2 || !strings.Contains(h.failed[0], unix.EROFS.Error()) {
+		t.Errorf("failed: %q", h.failed)
 	}
 }
 
-// Exam F3: a failed fsync fails the grants, not the store: nothing acknowledged is lost.
-func TestFsyncFails(t *testing.T) {
-	dir := t.TempDir()
-	// The fsyncs of opening (snapshot and directory) are the first two.
-	lines, _ := underStrace(t, dir, "fsync:error=EIO:when=4")
-	failed := 0
-	for _, line := range lines {
-		if strings.HasPrefix(line, "failed") {
-			failed++
-		}
+// Exam F18: with a disk that takes a second for each fsync, Append takes no time, who waits can give up, and
+// all is on disk after Close.
+func TestSlowDisk(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "state")
+	s, _ := open(t, dir) // so that the child opens it without an fsync
+	s.Close()
+	lines, killed, err := underStrace(dir, "slow", "fsync:delay_enter=1000000")
+	if err != nil || killed {
+		t.Fatal(lines, killed, err)
 	}
-	if failed == 0 {
-		t.Fatalf("no grant failed: %q", lines)
+	var queued, gaveUp, closed int
+	var late bool
+	if _, err := fmt.Sscanf(strings.Join(lines[1:], "\n"), "queued %d\ngave up %t %d\nclosed %d", &queued, &late, &gaveUp, &closed); err != nil {
+		t.Fatalf("%v: %q", err, lines)
 	}
-	_, on := open(t, dir)
-	for addr, granted := range replay(t, lines) {
-		if _, there := on[addr]; granted && !there {
-			t.Errorf("%s was acknowledged and is lost; printed %q", addr, lines)
-		}
+	if queued > 700 || !late || gaveUp > 900 || closed < 1000 {
+		t.Errorf("got %q", lines)
+	}
+	if _, found := open(t, dir); len(found) != 100 {
+		t.Errorf("%d leases, want 100", len(found))
 	}
 }
 
-// Exam F3: a full disk.
-func TestDiskFull(t *testing.T) {
+// tmpfs is a directory of 64 KiB.
+func tmpfs(t *testing.T) string {
+	t.Helper()
 	if os.Getuid() != 0 {
 		t.Skip("mounting a small file system needs root")
 	}
@@ -167,20 +165,42 @@ func TestDiskFull(t *testing.T) {
 	if err := unix.Mount("none", dir, "tmpfs", 0, "size=64k"); err != nil {
 		t.Skipf("mount tmpfs: %v", err)
 	}
-	t.Cleanup(func() { unix.Unmount(dir, unix.MNT_DETACH) })
-	s, _ := open(t, dir)
+	t.Cleanup(func() {
+		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
+			t.Errorf("unmount %s: %v", dir, err)
+		}
+	})
+	return dir
+}
+
+// Exam F3: a full disk.
+func TestDiskFull(t *testing.T) {
+	dir := tmpfs(t)
+	var log bytes.Buffer // read after Close only
+	s, _, err := Open(dir, slog.New(slog.NewTextHandler(&log, nil)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
 	commit(t, s, grant(1))
 	filler := filepath.Join(dir, "filler")
 	fill(t, filler)
-	var err error
+	last := 1
 	for i := 2; i < 2000 && err == nil; i++ { // the last page of the log has room still
-		err = s.Append(grant(i))(t.Context())
+		if err = s.Append(grant(i))(t.Context()); err == nil {
+			last = i
+		}
 	}
 	if !errors.Is(err, ErrUnavailable) || !errors.Is(err, unix.ENOSPC) {
 		t.Fatalf("got %v", err)
 	}
-	if s.Stats().Err == nil || s.Stats().Failures == 0 {
-		t.Errorf("no alarm: %+v", s.Stats())
+	for range 50 {
+		if err := s.Append(grant(2500))(t.Context()); !errors.Is(err, ErrUnavailable) || !errors.Is(err, unix.ENOSPC) {
+			t.Fatalf("got %v", err)
+		}
+	}
+	if st := s.Stats(); st.Err == nil || st.Failures == 0 || st.Failures > 20 {
+		t.Errorf("51 grants failed: %+v, want few attempts and an alarm", st)
 	}
 	if err := os.Remove(filler); err != nil {
 		t.Fatal(err)
@@ -196,11 +216,19 @@ func TestDiskFull(t *testing.T) {
 		t.Errorf("still an alarm: %+v", s.Stats())
 	}
 	s.Close()
+	for text, want := range map[string]int{"level=ERROR": 1, "stored again": 1, "level=": 2} {
+		if got := strings.Count(log.String(), text); got != want {
+			t.Errorf("%q %d times in the log, want %d:\n%s", text, got, want, &log)
+		}
+	}
 	_, found := open(t, dir)
-	for _, i := range []int{1, 2, 3000} {
-		if _, there := found[lease(i).Addr]; !there {
+	for i := 1; i <= last; i++ {
+		if found[lease(i).Addr] != lease(i) {
 			t.Errorf("lease %d is lost", i)
 		}
+	}
+	if _, there := found[lease(3000).Addr]; !there || len(found) != last+1 {
+		t.Errorf("%d leases, want %d with the last one", len(found), last+1)
 	}
 }
 
@@ -216,5 +244,52 @@ func fill(t *testing.T, path string) {
 	}
 	if !errors.Is(err, unix.ENOSPC) {
 		t.Fatal(err)
+	}
+}
+
+// Exam F3: what is on a read-only file system is not touched, and is there when it can be written again.
+func TestReadOnly(t *testing.T) {
+	dir := tmpfs(t)
+	s, _ := open(t, dir)
+	commit(t, s, grant(1))
+	s.Close()
+	remount := func(flags uintptr) {
+		t.Helper()
+		if err := unix.Mount("none", dir, "", unix.MS_REMOUNT|flags, ""); err != nil {
+			t.Fatal(err)
+		}
+	}
+	remount(unix.MS_RDONLY)
+	_, _, err := Open(dir, slog.New(slog.DiscardHandler))
+	if !errors.Is(err, unix.EROFS) || !strings.Contains(err.Error(), "no write access") {
+		t.Errorf("got %v", err)
+	}
+	remount(0)
+	if _, found := open(t, dir); len(found) != 1 {
+		t.Errorf("found %v", found)
+	}
+}
+
+// A user without write access is told what to do.
+func TestNoAccess(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("becoming another user needs root")
+	}
+	above := t.TempDir()
+	if err := os.Chmod(above, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	errs := make(chan error)
+	go func() {
+		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
+		if err := unix.Setfsuid(65534); err != nil {
+			errs <- err
+			return
+		}
+		_, _, err := Open(filepath.Join(above, "state"), slog.New(slog.DiscardHandler))
+		errs <- err
+	}()
+	if err := <-errs; !errors.Is(err, os.ErrPermission) || !strings.Contains(err.Error(), "start as root, or choose another with --state DIR") {
+		t.Errorf("got %v", err)
 	}
 }

@@ -51,11 +51,14 @@ func consumeHeader(b []byte) ([]byte, error) {
 	return b[headerLen:], nil
 }
 
-// appendRecord encodes an event. A name is cut at 255 bytes.
+// recordLen is the length of a record of l, whose name is cut at 255 bytes.
+func recordLen(l addrpool.Lease) int { return recordMin + min(len(l.Name), recordMax-recordMin) }
+
+// appendRecord encodes an event.
 func appendRecord(b []byte, e addrpool.Event) []byte {
-	r := len(b)
-	name := e.Lease.Name[:min(len(e.Lease.Name), 255)]
-	b = le.AppendUint16(b, uint16(recordMin+len(name)))
+	r, n := len(b), recordLen(e.Lease)
+	name := e.Lease.Name[:n-recordMin]
+	b = le.AppendUint16(b, uint16(n))
 	kind := byte(kindGrant)
 	if e.Freed {
 		kind = kindFree

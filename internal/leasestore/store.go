@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -24,6 +26,8 @@ const (
 	logName  = "leases.log"
 	newName  = "leases.new"
 	lockName = "lock"
+
+	damagedName = "leases.damaged"
 
 	// maxQueue bounds the events that wait for the disk: twice the addresses of the largest pool.
 	maxQueue = 2 << 16
@@ -48,28 +52,43 @@ type Store struct {
 	ended chan struct{} // closed by the writing goroutine
 
 	// Owned by the writing goroutine.
-	leases  map[netip.Addr]addrpool.Lease // as far as it is on disk, or was freed since
+	leases  map[netip.Addr]addrpool.Lease // granted and on disk, and not freed since
+	live    int                           // bytes of the records of leases
 	file    *os.File                      // nil after a failure
 	size    int                           // of file, bytes
 	failed  time.Time                     // when the last attempt failed
 	scratch []byte
+
+	closing  sync.Once
+	closeErr error // set in closing
 }
 
 // Stats tell an operator how the disk does.
 type Stats struct {
-	Commits  uint64 // fsyncs of the log
-	Failures uint64 // writes, fsyncs or snapshots that failed
+	Commits  uint64 // groups of events that are on disk, one fsync each
+	Failures uint64 // attempts to write a group that failed; not those put off after one
 	Err      error  // why nothing can be stored now; nil: all is well
 }
 
 // Open takes over a directory, which it makes if need be, and returns the leases in it.
 func Open(dir string, log *slog.Logger) (*Store, []addrpool.Lease, error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	s, err := load(dir, log)
+	if err != nil {
 		return nil, nil, explain(dir, err)
+	}
+	found := slices.Collect(maps.Values(s.leases))
+	go s.write()
+	return s, found, nil
+}
+
+// load is Open without the writing goroutine.
+func load(dir string, log *slog.Logger) (*Store, error) {
+	if err := makeDir(dir); err != nil {
+		return nil, err
 	}
 	lock, err := takeLock(dir)
 	if err != nil {
-		return nil, nil, explain(dir, err)
+		return nil, err
 	}
 	s := &Store{
 		dir: dir, log: log, lock: lock,
@@ -77,14 +96,29 @@ func Open(dir string, log *slog.Logger) (*Store, []addrpool.Lease, error) {
 		leases: map[netip.Addr]addrpool.Lease{},
 	}
 	if err := s.recover(); err != nil {
-		return nil, nil, errors.Join(explain(dir, err), lock.Close())
+		_ = lock.Close()
+		return nil, err
 	}
-	found := make([]addrpool.Lease, 0, len(s.leases))
-	for _, l := range s.leases {
-		found = append(found, l)
+	return s, nil
+}
+
+// makeDir makes a directory, and those above it if need be. An fsync of the one above makes it last: or
+// a power cut takes it away, with all that was acknowledged.
+func makeDir(dir string) error {
+	above := filepath.Dir(dir)
+	err := os.Mkdir(dir, 0o700)
+	if errors.Is(err, fs.ErrNotExist) && above != dir {
+		if err = makeDir(above); err == nil {
+			err = os.Mkdir(dir, 0o700)
+		}
 	}
-	go s.write()
-	return s, found, nil
+	if errors.Is(err, fs.ErrExist) {
+		return nil // if it is no directory, the lock can not be made in it
+	}
+	if err != nil {
+		return err
+	}
+	return syncDir(above)
 }
 
 func takeLock(dir string) (*os.File, error) {
@@ -124,15 +158,12 @@ func (s *Store) recover() error {
 	case errors.Is(err, ErrVersion):
 		return fmt.Errorf("%s: %w", path, err)
 	case err != nil:
-		s.log.Warn("lease file is damaged: all leases are lost", "file", path, "err", err)
-		return s.snapshot()
+		return s.replaceDamaged(path, 0, len(b), err)
 	}
 	for len(rest) > 0 {
 		var e addrpool.Event
 		if e, rest, err = consumeRecord(rest); err != nil {
-			s.log.Warn("lease file is damaged: the leases after this are lost", "file", path,
-				"offset", len(b)-len(rest), "size", len(b), "err", err)
-			return s.snapshot()
+			return s.replaceDamaged(path, len(b)-len(rest), len(b), err)
 		}
 		s.apply(e)
 	}
@@ -143,17 +174,34 @@ func (s *Store) recover() error {
 	return nil
 }
 
+// replaceDamaged writes what was read before offset to a new file. The damaged one is kept under another
+// name where the file system has links: it may not be ours at all.
+func (s *Store) replaceDamaged(path string, offset, size int, cause error) error {
+	kept := filepath.Join(s.dir, damagedName)
+	_ = os.Remove(kept)
+	if err := os.Link(path, kept); err != nil {
+		kept = ""
+	}
+	s.log.Warn("lease file is damaged: what comes after the offset is lost",
+		"file", path, "offset", offset, "size", size, "kept", kept, "err", cause)
+	return s.snapshot()
+}
+
 func (s *Store) apply(e addrpool.Event) {
-	if e.Freed {
+	if old, ok := s.leases[e.Lease.Addr]; ok {
+		s.live -= recordLen(old)
 		delete(s.leases, e.Lease.Addr)
-	} else {
+	}
+	if !e.Freed {
+		s.live += recordLen(e.Lease)
 		s.leases[e.Lease.Addr] = e.Lease
 	}
 }
 
 // Append queues events in the order of its calls; it does no I/O. The function that it returns waits
 // until they are on disk. Its error is ErrUnavailable, with the cause, or that of ctx. It need not be
-// called for events whose loss does no harm: a lease that was freed and comes back is only held.
+// called for events whose loss does no harm: a lease that was freed and comes back is only held. When
+// more is queued than maxQueue, the events are lost and the error says so.
 func (s *Store) Append(events ...addrpool.Event) (wait func(context.Context) error) {
 	done := make(chan error, 1)
 	s.mu.Lock()
@@ -187,20 +235,18 @@ func (s *Store) Stats() Stats {
 
 // Close writes what is queued and gives the directory back. It is idempotent.
 func (s *Store) Close() error {
-	s.mu.Lock()
-	again := s.closed
-	s.closed = true
-	s.mu.Unlock()
-	s.notify()
-	<-s.ended
-	if again {
-		return nil
-	}
-	var err error
-	if s.file != nil {
-		err = s.file.Close()
-	}
-	return errors.Join(err, s.lock.Close())
+	s.closing.Do(func() {
+		s.mu.Lock()
+		s.closed = true
+		s.mu.Unlock()
+		s.notify()
+		<-s.ended
+		if s.file != nil {
+			s.closeErr = s.file.Close()
+		}
+		s.closeErr = errors.Join(s.closeErr, s.lock.Close())
+	})
+	return s.closeErr
 }
 
 func (s *Store) notify() {

@@ -100,6 +100,54 @@ func TestCompaction(t *testing.T) {
 	}
 }
 
+// A log as long as its leases need is not written anew for each event.
+func TestCompactionIsRare(t *testing.T) {
+	dir := t.TempDir()
+	s, _ := open(t, dir)
+	long := func(i int) addrpool.Event {
+		e := grant(i)
+		e.Lease.Name = strings.Repeat("n", 300) // cut at 255
+		return e
+	}
+	for i := range 400 {
+		s.Append(long(i))
+	}
+	commit(t, s, long(400))
+	before, err := os.Stat(filepath.Join(dir, logName))
+	if err != nil || before.Size() < compactFrom {
+		t.Fatal(before.Size(), err)
+	}
+	for i := range 20 {
+		commit(t, s, long(i))
+	}
+	after, err := os.Stat(filepath.Join(dir, logName))
+	if err != nil || !os.SameFile(before, after) {
+		t.Errorf("a new file of %d bytes after 20 events, %v", after.Size(), err)
+	}
+}
+
+// Whatever is queued while the disk is at work is written at once.
+func TestOneFsyncForAll(t *testing.T) {
+	s, err := load(t.TempDir(), slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var waits []func(context.Context) error
+	for i := range 100 {
+		waits = append(waits, s.Append(grant(i)))
+	}
+	go s.write()
+	for i, wait := range waits {
+		if err := wait(t.Context()); err != nil {
+			t.Errorf("grant %d: %v", i, err)
+		}
+	}
+	s.Close()
+	if got := s.Stats().Commits; got != 1 {
+		t.Errorf("%d fsyncs for 100 grants that were queued", got)
+	}
+}
+
 // One fsync serves all who wait.
 func TestGroupCommit(t *testing.T) {
 	s, _ := open(t, t.TempDir())
@@ -157,10 +205,12 @@ func TestDamage(t *testing.T) {
 		if err := os.WriteFile(path, b, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		s, found, err := Open(dir, slog.New(slog.DiscardHandler))
+		var log bytes.Buffer
+		s, found, err := Open(dir, slog.New(slog.NewTextHandler(&log, nil)))
 		if err != nil {
 			t.Fatalf("%s: %v", what, err)
 		}
+		checkWarning(t, what, log.String(), dir, b, append([]int{0, headerLen}, ends...), damaged)
 		if !maps.Equal(byAddr(t, found), want) {
 			t.Errorf("%s: got %v, want %v", what, found, want)
 		}
@@ -179,6 +229,31 @@ func TestDamage(t *testing.T) {
 		b[i] ^= 0x55
 		check(fmt.Sprintf("byte %d flipped", i), b, i)
 		check(fmt.Sprintf("cut at %d", i), whole[:i], i)
+	}
+}
+
+// checkWarning wants one warning with the offset of the first bad record, and the damaged file kept. A
+// file that was cut between two records can not be told from a shorter one.
+func checkWarning(t *testing.T, what, log, dir string, damaged []byte, ends []int, at int) {
+	t.Helper()
+	offset := 0
+	for _, end := range ends {
+		if end <= at {
+			offset = end
+		}
+	}
+	if len(damaged) == offset && offset > 0 {
+		if log != "" {
+			t.Errorf("%s: logged %s", what, log)
+		}
+		return
+	}
+	if want := fmt.Sprintf(" offset=%d ", offset); strings.Count(log, "level=WARN") != 1 || !strings.Contains(log, want) {
+		t.Errorf("%s: logged %q, want one warning with %q", what, log, want)
+	}
+	kept, err := os.ReadFile(filepath.Join(dir, damagedName))
+	if err != nil || !bytes.Equal(kept, damaged) {
+		t.Errorf("%s: kept %d bytes of %d, %v", what, len(kept), len(damaged), err)
 	}
 }
 

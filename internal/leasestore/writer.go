@@ -3,7 +3,6 @@ package leasestore
 import (
 	"errors"
 	"fmt"
-
 	"os"
 	"path/filepath"
 	"time"
@@ -18,7 +17,6 @@ func (s *Store) write() {
 		events, waiting, closed := s.take()
 		if len(waiting) > 0 {
 			err := s.commit(events)
-			s.note(err)
 			for _, done := range waiting {
 				done <- err
 			}
@@ -38,7 +36,26 @@ func (s *Store) take() ([]addrpool.Event, []chan error, bool) {
 	return events, waiting, s.closed
 }
 
-// note tells the operator when the disk fails and when it is well again: once each.
+// commit brings events to the disk. When that fails, what was to be granted is not known to the
+// store, but what was freed is.
+func (s *Store) commit(events []addrpool.Event) error {
+	err := s.stats.Err // set by this goroutine alone
+	if s.file != nil || time.Since(s.failed) >= retryAfter {
+		if err = s.append(events); err != nil {
+			err = fmt.Errorf("%w: %w", ErrUnavailable, err)
+			s.failed = time.Now()
+		}
+		s.note(err)
+	}
+	for _, e := range events {
+		if err == nil || e.Freed {
+			s.apply(e)
+		}
+	}
+	return err
+}
+
+// note counts an attempt, and tells the operator when the disk fails and when it is well again: once each.
 func (s *Store) note(err error) {
 	s.mu.Lock()
 	before := s.stats.Err
@@ -57,27 +74,9 @@ func (s *Store) note(err error) {
 	}
 }
 
-// commit brings events to the disk. When that fails, what was to be granted is not known to the
-// store, but what was freed is.
-func (s *Store) commit(events []addrpool.Event) error {
-	err := s.append(events)
-	for _, e := range events {
-		if err == nil || e.Freed {
-			s.apply(e)
-		}
-	}
-	if err == nil || errors.Is(err, ErrUnavailable) {
-		return err
-	}
-	s.failed = time.Now()
-	return fmt.Errorf("%w: %w", ErrUnavailable, err)
-}
-
+// append writes events behind the others, or behind a snapshot if the file is unknown or too long.
 func (s *Store) append(events []addrpool.Event) error {
-	if s.file == nil && time.Since(s.failed) < retryAfter {
-		return s.stats.Err // what failed a moment ago
-	}
-	if s.file == nil || s.size > compactFrom && s.size > 4*s.length() {
+	if s.file == nil || s.size > compactFrom && s.size > 4*(headerLen+s.live) {
 		if err := s.snapshot(); err != nil {
 			return err
 		}
@@ -86,11 +85,7 @@ func (s *Store) append(events []addrpool.Event) error {
 	for _, e := range events {
 		s.scratch = appendRecord(s.scratch, e)
 	}
-	_, err := s.file.Write(s.scratch)
-	if err == nil {
-		err = s.file.Sync()
-	}
-	if err != nil {
+	if err := writeSynced(s.file, s.scratch); err != nil {
 		_ = s.file.Close()
 		s.file = nil
 		return err
@@ -98,9 +93,6 @@ func (s *Store) append(events []addrpool.Event) error {
 	s.size += len(s.scratch)
 	return nil
 }
-
-// length is about what a snapshot would have, in bytes.
-func (s *Store) length() int { return headerLen + len(s.leases)*(recordMin+16) }
 
 // snapshot replaces the log by one with a record for each lease. The old file is there, whole, until
 // the new one is; if anything fails the store has no file.
@@ -116,7 +108,8 @@ func (s *Store) snapshot() (err error) {
 	}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, f.Close(), os.Remove(path))
+			_ = f.Close()
+			_ = os.Remove(path) // there is none after a rename
 		}
 	}()
 	b := appendHeader(nil)
