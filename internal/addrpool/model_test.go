@@ -188,6 +188,7 @@ func TestModel(t *testing.T) {
 		{Prefix: netip.MustParsePrefix("192.168.0.0/28"), Reserved: map[string]netip.Addr{"a": addr("192.168.0.14"), "b": addr("192.168.0.3")}},
 		{Prefix: netip.MustParsePrefix("192.168.0.8/29"), Reserved: map[string]netip.Addr{"a": addr("192.168.0.11")}},
 		{Prefix: netip.MustParsePrefix("192.168.0.4/30")},
+		{Prefix: netip.MustParsePrefix("10.0.2.0/23")},
 		{Prefix: netip.MustParsePrefix("10.0.4.0/22"), Reserved: map[string]netip.Addr{"a": addr("10.0.6.253"), "b": addr("10.0.6.0")}},
 	}
 	rapid.Check(t, func(t *rapid.T) {

@@ -194,24 +194,24 @@ func TestDiskFull(t *testing.T) {
 	if !errors.Is(err, ErrUnavailable) || !errors.Is(err, unix.ENOSPC) {
 		t.Fatalf("got %v", err)
 	}
-	for range 50 {
-		if err := s.Append(grant(2500))(t.Context()); !errors.Is(err, ErrUnavailable) || !errors.Is(err, unix.ENOSPC) {
+	refused := 0
+	poll(t, "it does not try again", func() bool {
+		refused++
+		if err := s.Append(free(1))(t.Context()); !errors.Is(err, ErrUnavailable) || !errors.Is(err, unix.ENOSPC) {
 			t.Fatalf("got %v", err)
 		}
+		return s.Stats().Failures > 1
+	})
+	if st := s.Stats(); st.Err == nil || st.Failures > 2 || refused < 5 {
+		t.Errorf("refused %d times: %+v, want few attempts and an alarm", refused, st)
 	}
-	if st := s.Stats(); st.Err == nil || st.Failures == 0 || st.Failures > 20 {
-		t.Errorf("51 grants failed: %+v, want few attempts and an alarm", st)
+	if _, err := os.Stat(filepath.Join(dir, newName)); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("an unfinished snapshot takes up space: %v", err)
 	}
 	if err := os.Remove(filler); err != nil {
 		t.Fatal(err)
 	}
-	deadline := time.Now().Add(10 * time.Second)
-	for s.Append(grant(3000))(t.Context()) != nil {
-		if time.Now().After(deadline) {
-			t.Fatal("it does not recover")
-		}
-		time.Sleep(50 * time.Millisecond) // polling a store that retries once a second
-	}
+	poll(t, "it does not recover", func() bool { return s.Append(grant(3000))(t.Context()) == nil })
 	if s.Stats().Err != nil {
 		t.Errorf("still an alarm: %+v", s.Stats())
 	}
@@ -222,13 +222,24 @@ func TestDiskFull(t *testing.T) {
 		}
 	}
 	_, found := open(t, dir)
-	for i := 1; i <= last; i++ {
+	for i := 2; i <= last; i++ {
 		if found[lease(i).Addr] != lease(i) {
 			t.Errorf("lease %d is lost", i)
 		}
 	}
-	if _, there := found[lease(3000).Addr]; !there || len(found) != last+1 {
-		t.Errorf("%d leases, want %d with the last one", len(found), last+1)
+	// Number 1 was freed while the disk was full. That counts, though nobody could be told so.
+	if _, there := found[lease(3000).Addr]; !there || len(found) != last {
+		t.Errorf("%d leases, want %d with the last one", len(found), last)
+	}
+}
+
+// poll waits for something that a store does when it is asked, once a second.
+func poll(t *testing.T, complaint string, done func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); !done(); time.Sleep(retryAfter / 20) {
+		if time.Now().After(deadline) {
+			t.Fatal(complaint)
+		}
 	}
 }
 
@@ -279,17 +290,24 @@ func TestNoAccess(t *testing.T) {
 	if err := os.Chmod(above, 0o755); err != nil {
 		t.Fatal(err)
 	}
+	const nobody = 65534
+	errNoUser := errors.New("this user namespace has no other user")
 	errs := make(chan error)
 	go func() {
-		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
-		if err := unix.Setfsuid(65534); err != nil {
-			errs <- err
+		runtime.LockOSThread()    // never unlocked: the thread ends with the goroutine
+		_ = unix.Setfsuid(nobody) // fails in silence where there is no such user
+		if uid, _ := unix.SetfsuidRetUid(-1); uid != nobody {
+			errs <- errNoUser
 			return
 		}
 		_, _, err := Open(filepath.Join(above, "state"), slog.New(slog.DiscardHandler))
 		errs <- err
 	}()
-	if err := <-errs; !errors.Is(err, os.ErrPermission) || !strings.Contains(err.Error(), "start as root, or choose another with --state DIR") {
+	err := <-errs
+	if err == errNoUser {
+		t.Skip(err)
+	}
+	if !errors.Is(err, os.ErrPermission) || !strings.Contains(err.Error(), "start as root, or choose another with --state DIR") {
 		t.Errorf("got %v", err)
 	}
 }
