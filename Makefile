@@ -28,7 +28,7 @@ unit: ## unit tests, with the race detector
 
 netns: build ## real interfaces and packets in network namespaces, as root
 	@scripts/deps.sh test
-	go test -count=1 -timeout 10m ./test/netns/...
+	go test -count=1 -timeout 12m -parallel 4 ./test/netns/...
 
 test-vm: ## vsock on a real kernel in QEMU
 	@scripts/deps.sh test

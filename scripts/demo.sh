@@ -23,7 +23,9 @@ cleanup() {
 }
 trap cleanup EXIT
 
-say() { printf '\n\033[1m%s\033[0m\n' "$*"; }
+bold='' plain=''
+[ -t 1 ] && bold=$'\033[1m' plain=$'\033[0m'
+say() { printf '\n%s%s%s\n' "$bold" "$*" "$plain"; }
 in_ns() { local n=$1; shift; echo "  [${n##*-}] $*"; ip netns exec "$n" "$@"; }
 start() { # NAMESPACE LOG COMMAND...
     local n=$1 log=$work/$2.log; shift 2

@@ -33,8 +33,8 @@ func (t *teller) tell(e client.Event) {
 // state is an event for the people who read systemctl status.
 func state(e client.Event) string {
 	s := "STATUS=" + string(e.Kind)
-	if e.Prefix.IsValid() {
-		s += fmt.Sprintf(" %s on %s", e.Prefix, e.Interface)
+	if e.Address.IsValid() {
+		s += fmt.Sprintf(" %s on %s", e.Address, e.Interface)
 	}
 	if e.Server != "" {
 		s += " via " + e.Server

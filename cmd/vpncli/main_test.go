@@ -69,7 +69,8 @@ func TestState(t *testing.T) {
 		want  string
 	}{
 		{client.Event{Kind: client.EventConnecting, Server: "tcp://gw:2002"}, "STATUS=connecting via tcp://gw:2002"},
-		{client.Event{Kind: client.EventAddress, Interface: "ferry0", Prefix: netip.MustParsePrefix("10.0.254.254/16")}, "STATUS=address 10.0.254.254/16 on ferry0"},
+		{client.Event{Kind: client.EventAddress, Interface: "ferry0", Address: netip.MustParseAddr("10.0.254.254"),
+			Prefix: netip.MustParsePrefix("10.0.0.0/16")}, "STATUS=address 10.0.254.254 on ferry0"},
 		{client.Event{Kind: client.EventReconnecting, Reason: "dial: refused", RetryIn: 0.25}, "STATUS=reconnecting in 0.2s: dial: refused"},
 	} {
 		if got := state(test.event); got != test.want {

@@ -103,6 +103,7 @@ func run(ctx context.Context, c Config, server carrier.Endpoint, dial func(conte
 // the configuration is wrong.
 func (c *client) keepConnected(ctx context.Context) error {
 	pause := c.c.RetryMin
+	c.log.Info("connecting", "server", c.server.String(), "interface", c.exit.Name())
 	for {
 		began := time.Now()
 		err := c.connect(ctx)
@@ -115,9 +116,9 @@ func (c *client) keepConnected(ctx context.Context) error {
 		if time.Since(began) > steady {
 			pause = c.c.RetryMin
 		}
-		wait := max(jitter(pause), retryAfter(err))
+		wait := max(jitter(pause), retryAfter(err)).Round(time.Millisecond)
 		pause = min(2*pause, c.c.RetryMax)
-		c.log.Warn("not connected", "server", c.server.String(), "err", err, "retry_in", wait.Round(time.Millisecond))
+		c.log.Warn("not connected", "server", c.server.String(), "err", err, "retry_in", wait)
 		c.event(Event{Kind: EventReconnecting, Reason: err.Error(), RetryIn: wait.Seconds()})
 		select {
 		case <-ctx.Done():

@@ -1,6 +1,7 @@
 package client
 
 import (
+	"cmp"
 	"log/slog"
 	"net/netip"
 	"time"
@@ -78,21 +79,15 @@ type Event struct {
 }
 
 func (c *Config) setDefaults() {
-	setDefault(&c.Port, DefaultPort)
-	setDefault(&c.TUN, DefaultTUN)
-	setDefault(&c.Mark, DefaultMark)
-	setDefault(&c.Table, DefaultTable)
-	setDefault(&c.Keepalive, DefaultKeepalive)
-	setDefault(&c.RetryMin, DefaultRetryMin)
-	setDefault(&c.RetryMax, DefaultRetryMax)
-	setDefault(&c.QueueBytes, DefaultQueue)
+	c.Port = cmp.Or(c.Port, DefaultPort)
+	c.TUN = cmp.Or(c.TUN, DefaultTUN)
+	c.Mark = cmp.Or(c.Mark, DefaultMark)
+	c.Table = cmp.Or(c.Table, DefaultTable)
+	c.Keepalive = cmp.Or(c.Keepalive, DefaultKeepalive)
+	c.RetryMin = cmp.Or(c.RetryMin, DefaultRetryMin)
+	c.RetryMax = cmp.Or(c.RetryMax, DefaultRetryMax)
+	c.QueueBytes = cmp.Or(c.QueueBytes, DefaultQueue)
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
-	}
-}
-
-func setDefault[T comparable](v *T, d T) {
-	if *v == *new(T) {
-		*v = d
 	}
 }

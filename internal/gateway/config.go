@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"cmp"
 	"log/slog"
 	"net/netip"
 	"time"
@@ -63,24 +64,18 @@ type Config struct {
 }
 
 func (c *Config) setDefaults() {
-	setDefault(&c.Pool, DefaultPool)
-	setDefault(&c.TUN, DefaultTUN)
-	setDefault(&c.MTU, DefaultMTU)
-	setDefault(&c.StateDir, DefaultStateDir)
-	setDefault(&c.IdleTimeout, DefaultIdle)
-	setDefault(&c.JoinTimeout, DefaultDeadline)
-	setDefault(&c.FrameTimeout, DefaultDeadline)
-	setDefault(&c.WriteTimeout, DefaultDeadline)
-	setDefault(&c.MaxSessions, DefaultMaxSessions)
-	setDefault(&c.QueueBytes, DefaultQueue)
-	setDefault(&c.QueueTotal, DefaultQueueTotal)
+	c.Pool = cmp.Or(c.Pool, DefaultPool)
+	c.TUN = cmp.Or(c.TUN, DefaultTUN)
+	c.MTU = cmp.Or(c.MTU, DefaultMTU)
+	c.StateDir = cmp.Or(c.StateDir, DefaultStateDir)
+	c.IdleTimeout = cmp.Or(c.IdleTimeout, DefaultIdle)
+	c.JoinTimeout = cmp.Or(c.JoinTimeout, DefaultDeadline)
+	c.FrameTimeout = cmp.Or(c.FrameTimeout, DefaultDeadline)
+	c.WriteTimeout = cmp.Or(c.WriteTimeout, DefaultDeadline)
+	c.MaxSessions = cmp.Or(c.MaxSessions, DefaultMaxSessions)
+	c.QueueBytes = cmp.Or(c.QueueBytes, DefaultQueue)
+	c.QueueTotal = cmp.Or(c.QueueTotal, DefaultQueueTotal)
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
-	}
-}
-
-func setDefault[T comparable](v *T, d T) {
-	if *v == *new(T) {
-		*v = d
 	}
 }

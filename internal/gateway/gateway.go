@@ -144,6 +144,7 @@ func (g *Gateway) run(ctx context.Context, listeners []net.Listener, watch func(
 	group.Go(func() error { g.judge(ctx); return nil })
 	group.Go(func() error { g.reports(ctx); return nil })
 	group.Go(func() error { return watch(ctx) })
+	g.log.Info("serving", "pool", g.c.Pool, "gateway", g.gateway, "interface", g.c.TUN, "mtu", g.c.MTU, "state", g.c.StateDir, "nat", g.c.NAT)
 	g.log.Warn("plain mode: no authentication and no encryption; whoever reaches a listener joins")
 	if g.c.Ready != nil {
 		g.c.Ready()

@@ -133,6 +133,7 @@ func split(f Framer, b []byte, chunk func() int) (items [][]byte, kinds []Kind, 
 	}
 }
 
+// FuzzFramer is exam M1: no panic, and the same items wherever the reads fall.
 func FuzzFramer(f *testing.F) {
 	var stream []byte
 	for _, item := range [][]byte{

@@ -64,7 +64,8 @@ type Counters struct {
 
 func (c *Counters) drop(r Reason, n int) { c.drops[r].Add(uint64(n)) }
 
-// Stats is a copy of Counters. Packets and Bytes were received from the port and forwarded.
+// Stats is a copy of Counters. Packets and Bytes were received from the port and forwarded; Bytes
+// has those of packets, too, that the next port dropped.
 type Stats struct {
 	Packets, Bytes uint64
 	Drops          map[string]uint64 // by the name of the reason; without those that are 0

@@ -237,6 +237,17 @@ func TestErrors(t *testing.T) {
 	ping(t, n.c1, gatewayVPN, 2) // nothing of this has touched those who were there
 }
 
+// TestNoNameServer starts vpncli before the network is there, as at boot: it goes on trying.
+func TestNoNameServer(t *testing.T) {
+	t.Parallel()
+	n := newGateway(t)
+	resolv := filepath.Join(t.TempDir(), "resolv.conf")
+	writeFile(t, resolv, "nameserver 127.0.0.1\n")
+	p := start(t, n.c2, withFile(resolv, "/etc/resolv.conf", filepath.Join(bin, "vpncli"), "-s", "gateway.test")...)
+	await(t, p, "gateway.test can not be looked up: is a name server reachable?", 1)
+	stop(t, p)
+}
+
 // nameServer knows no name at all.
 func nameServer(t *testing.T, ns *lab.Namespace) {
 	t.Helper()

@@ -61,6 +61,8 @@ func Dial(ctx context.Context, e carrier.Endpoint, mark uint32) (net.Conn, error
 	conn, err := d.DialContext(ctx, "tcp", net.JoinHostPort(e.Host, strconv.Itoa(int(e.Port))))
 	var dns *net.DNSError
 	switch {
+	case errors.As(err, &dns) && !dns.IsNotFound:
+		return nil, fmt.Errorf("dial %s: the name %s can not be looked up: is a name server reachable? An address needs none: %w", e, e.Host, err)
 	case errors.As(err, &dns):
 		return nil, fmt.Errorf("dial %s: the name %s was not found: check it, or use an address: %w", e, e.Host, err)
 	case errors.Is(err, syscall.ECONNREFUSED):
