@@ -48,7 +48,10 @@ type Event struct {
 type Config struct {
 	Prefix   netip.Prefix          // /16 to /30; its first address is the gateway's
 	Reserved map[string]netip.Addr // name -> the address that only a client of that name gets
-	Hold     time.Duration         // how long the address of a vanished client is kept for it
+	// OnRequest are given only to who asks for them by Static: to be them means more than to have
+	// an address.
+	OnRequest []netip.Addr
+	Hold      time.Duration // how long the address of a vanished client is kept for it
 }
 
 // A Request asks for an address.
@@ -93,8 +96,9 @@ type Pool struct {
 	slots    map[uint32]*slot // of live and held addresses, by offset from base
 	owners   map[uint64]uint32
 	reserved map[uint32]string
-	order    list // free addresses for dynamic requests
-	holds    list // held addresses, the one that ends first in front
+	asked    map[uint32]bool // Config.OnRequest
+	order    list            // free addresses for dynamic requests
+	holds    list            // held addresses, the one that ends first in front
 	live     int
 }
 
@@ -108,6 +112,7 @@ func New(c Config) (*Pool, error) {
 	p := &Pool{
 		c: c, base: toUint(c.Prefix.Addr()), size: 1 << (32 - bits),
 		slots: map[uint32]*slot{}, owners: map[uint64]uint32{}, reserved: map[uint32]string{},
+		asked: map[uint32]bool{},
 	}
 	p.states = make([]state, p.size)
 	p.states[0], p.states[1], p.states[p.size-1] = taken, taken, taken
@@ -120,6 +125,13 @@ func New(c Config) (*Pool, error) {
 			return nil, fmt.Errorf("address %s is reserved for both %q and %q", addr, name, p.reserved[off])
 		}
 		p.reserved[off] = name
+	}
+	for _, addr := range c.OnRequest {
+		off, ok := p.offset(addr)
+		if !ok || p.states[off] == taken {
+			return nil, fmt.Errorf("address %s: %w of %s", addr, ErrOutside, c.Prefix)
+		}
+		p.asked[off] = true
 	}
 	links := make([]link, p.size+2)
 	p.order, p.holds = newList(links, p.size), newList(links, p.size+1)
@@ -135,7 +147,7 @@ func New(c Config) (*Pool, error) {
 
 // dynamic tells whether an address is given to who asks for any.
 func (p *Pool) dynamic(off uint32) bool {
-	if p.states[off] == taken || p.reserved[off] != "" {
+	if p.states[off] == taken || p.reserved[off] != "" || p.asked[off] {
 		return false
 	}
 	if p.size <= 256 {
@@ -192,7 +204,7 @@ func (p *Pool) choose(r Request) (uint32, error) {
 	if wanted.IsValid() {
 		return p.chooseStatic(wanted, r.Name)
 	}
-	if off, ok := p.offset(r.Hint); ok && p.states[off] == free && p.reserved[off] == "" {
+	if off, ok := p.offset(r.Hint); ok && p.states[off] == free && p.reserved[off] == "" && !p.asked[off] {
 		return off, nil
 	}
 	if off, ok := p.order.front(); ok {

@@ -115,6 +115,28 @@ func TestReserved(t *testing.T) {
 	}
 }
 
+func TestOnRequest(t *testing.T) {
+	site := addr("192.168.0.6") // the first in the order
+	p, err := New(Config{Prefix: netip.MustParsePrefix("192.168.0.0/29"), OnRequest: []netip.Addr{site}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for owner := uint64(1); owner <= 4; owner++ {
+		if g, _, err := p.Grant(Request{Owner: owner, Hint: site}, start); err != nil || g.Lease.Addr == site {
+			t.Errorf("got %s, %v; want any other", g.Lease.Addr, err)
+		}
+	}
+	if _, _, err := p.Grant(Request{Owner: 5}, start); !errors.Is(err, ErrExhausted) {
+		t.Errorf("got %v, want none that is free for all", err)
+	}
+	if g, _, err := p.Grant(Request{Owner: 6, Static: site}, start); err != nil || g.Lease.Addr != site {
+		t.Errorf("got %s, %v; want %s", g.Lease.Addr, err, site)
+	}
+	if _, err := New(Config{Prefix: netip.MustParsePrefix("192.168.0.0/29"), OnRequest: []netip.Addr{addr("192.168.0.1")}}); !errors.Is(err, ErrOutside) {
+		t.Errorf("the gateway's own: got %v", err)
+	}
+}
+
 // Exam P4 and P5, and design decision 11: a live owner wins, a vanished one comes second, a stranger last.
 func TestOwnership(t *testing.T) {
 	p := newPool(t, "10.0.0.0/16", nil)

@@ -21,7 +21,8 @@ import (
 
 // device is an exit without a kernel: it keeps what was configured.
 type device struct {
-	port *router.Port
+	port   *router.Port
+	upload int // bytes per second that it has to send, in packets of 1000 bytes
 
 	mu     sync.Mutex
 	states []hostnet.State
@@ -42,8 +43,21 @@ func (d *device) Apply(s hostnet.State) error {
 	d.states = append(d.states, s)
 	return nil
 }
-func (d *device) Run(ctx context.Context, _ *router.Forwarder) error {
-	<-ctx.Done()
+func (d *device) Run(ctx context.Context, f *router.Forwarder) error {
+	if d.upload == 0 {
+		<-ctx.Done()
+		return nil
+	}
+	for range time.Tick(time.Second * 1000 / time.Duration(d.upload)) {
+		if ctx.Err() != nil {
+			break
+		}
+		b := make([]byte, proto.DataHeaderLen, 1014)
+		proto.PutBareHeader(b, 1000)
+		b = append(b, 0x45, 0, 1000>>8, 1000&0xff, 0, 0, 0, 0, 64, 17, 0, 0, 10, 0, 9, 9, 10, 0, 0, 1)
+		f.Frame(b[:cap(b)], 0, cap(b))
+		f.Flush()
+	}
 	return nil
 }
 func (d *device) Send(run []byte) (int, router.Reason) {
@@ -60,10 +74,16 @@ type server func(conn net.Conn, ask []byte)
 // they are refused. It returns what Run has returned after d, and the events.
 func world(t *testing.T, c Config, d time.Duration, servers ...server) (events []Event, dev *device, err error) {
 	t.Helper()
+	dev = newDevice()
+	events, err = worldOf(t, dev, c, d, servers...)
+	return events, dev, err
+}
+
+func worldOf(t *testing.T, dev *device, c Config, d time.Duration, servers ...server) (events []Event, err error) {
+	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		c.setDefaults()
 		c.Events = func(e Event) { events = append(events, e) }
-		dev = newDevice()
 		var gateway sync.WaitGroup
 		dial := func(context.Context) (net.Conn, error) {
 			if len(servers) == 0 {
@@ -86,7 +106,7 @@ func world(t *testing.T, c Config, d time.Duration, servers ...server) (events [
 		err = run(ctx, c, e, dial, dev)
 		gateway.Wait()
 	})
-	return events, dev, err
+	return events, err
 }
 
 func kinds(events []Event) string {
@@ -232,6 +252,48 @@ func TestSilentGateway(t *testing.T) {
 	}
 	if lost != 1 {
 		t.Errorf("lost %d times, want 1", lost)
+	}
+}
+
+// slowGateway takes 20 kB/s and answers pings as soon as they have come through.
+func slowGateway(pings *int) server {
+	return func(conn net.Conn, ask []byte) {
+		r := proto.Reply{Addr: netip.MustParseAddr("10.0.9.9"), Extended: true, Features: proto.FeaturePing}
+		_, _ = conn.Write(proto.AppendReply(nil, ask[:20], r))
+		f := proto.Framer{Extended: true}
+		var got []byte
+		buf := make([]byte, 2000)
+		for {
+			n, err := conn.Read(buf)
+			if err != nil {
+				return
+			}
+			time.Sleep(time.Duration(n) * time.Second / 20_000)
+			got = append(got, buf[:n]...)
+			for {
+				kind, n, _ := f.Next(got)
+				if n == 0 {
+					break
+				}
+				if kind == proto.KindPing {
+					*pings++
+					_, _ = conn.Write(proto.AppendPong(nil, got[:n]))
+				}
+				got = got[n:]
+			}
+		}
+	}
+}
+
+// A ping that stands behind a full queue is not late, as long as the queue moves: 256 KiB take longer
+// on a slow line than an answer may.
+func TestSlowUplink(t *testing.T) {
+	pings := 0
+	dev := newDevice()
+	dev.upload = 40_000
+	events, _ := worldOf(t, dev, Config{}, 3*time.Minute, slowGateway(&pings))
+	if got, want := kinds(events), "connecting connected address stopped"; got != want || pings < 5 {
+		t.Errorf("got events %q and %d pings; want %q, at least 5", got, pings, want)
 	}
 }
 

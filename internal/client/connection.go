@@ -250,7 +250,9 @@ func (x *connection) keepAlive() {
 	if lease.Idle > 0 {
 		prober.Interval = min(prober.Interval, lease.Idle/3)
 	}
+	var mark uint64 // where the last probe ends in what is sent
 	for {
+		prober.Behind = x.stream.Sent() < mark
 		action, next := prober.Next(time.Now(), x.stream.LastSent(), x.stream.LastReceived())
 		switch action {
 		case keepalive.Dead:
@@ -258,6 +260,7 @@ func (x *connection) keepAlive() {
 			return
 		case keepalive.Send:
 			x.probe(prober.Echo)
+			mark = x.stream.Sent() + uint64(x.queue.Queued())
 		}
 		timer := time.NewTimer(time.Until(next))
 		select {

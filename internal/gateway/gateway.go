@@ -88,6 +88,8 @@ func Run(ctx context.Context, c Config) (err error) {
 		closeAll(listeners)
 		return err
 	}
+	// Until protect knows the host, nobody goes beyond it.
+	g.table.SetEgress(nil, []netip.Prefix{netip.PrefixFrom(netip.IPv4Unspecified(), 0)})
 	return g.run(ctx, listeners, func(ctx context.Context) error { return hostnet.WatchAddrs(ctx, g.protect) })
 }
 

@@ -3,6 +3,8 @@ package gateway
 import (
 	"context"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -19,7 +21,9 @@ type leases struct {
 }
 
 func openLeases(c *Config) (*leases, error) {
-	pool, err := addrpool.New(addrpool.Config{Prefix: c.Pool, Reserved: c.Reserved, Hold: c.IdleTimeout})
+	pool, err := addrpool.New(addrpool.Config{
+		Prefix: c.Pool, Reserved: c.Reserved, OnRequest: slices.Collect(maps.Values(c.Sites)), Hold: c.IdleTimeout,
+	})
 	if err != nil {
 		return nil, err
 	}

@@ -102,7 +102,7 @@ func (p *peer) read(ctx context.Context) error {
 		if p.isEnding() {
 			return net.ErrClosed
 		}
-		now := p.now()
+		frame := p.frame.Swap(0) // while we wait ourselves, the item is not late
 		i := start
 		for i < end {
 			kind, n, err := p.framer.Next(buf[i:end])
@@ -119,19 +119,20 @@ func (p *peer) read(ctx context.Context) error {
 		}
 		p.forward.Flush()
 		p.stream.Consume(i - start)
-		p.watchFrame(now, i > start, i < end)
+		p.watchFrame(frame, i > start, i < end)
 	}
 }
 
 // watchFrame keeps since when an item is incomplete: its deadline is one in total, so bytes that do
 // not complete it do not move it.
-func (p *peer) watchFrame(now int64, completed, incomplete bool) {
+func (p *peer) watchFrame(since int64, completed, incomplete bool) {
 	switch {
 	case !incomplete:
-		p.frame.Store(0)
-	case completed || p.frame.Load() == 0:
-		p.frame.Store(now)
+		return
+	case completed || since == 0:
+		since = p.now()
 	}
+	p.frame.Store(since)
 }
 
 // item treats the item buf[i:j]. Errors end the connection.

@@ -30,6 +30,9 @@ type Prober struct {
 	// Echo is set when the other side is known to answer probes even while we send other
 	// traffic: then silence in its direction makes a probe due as well.
 	Echo bool
+	// Behind is set while the last probe still stands behind other bytes in our own queue: as long
+	// as those go out, the answer is not late.
+	Behind bool
 
 	probed time.Time // when the unanswered probe was sent; zero: none
 }
@@ -50,6 +53,9 @@ const (
 func (p *Prober) Next(now, sent, heard time.Time) (Action, time.Time) {
 	if !p.probed.IsZero() && !heard.Before(p.probed) {
 		p.probed = time.Time{}
+	}
+	if p.Behind && sent.After(p.probed) && !p.probed.IsZero() {
+		p.probed = sent
 	}
 	if !p.probed.IsZero() {
 		dead := p.probed.Add(p.Answer)

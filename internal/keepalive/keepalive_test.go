@@ -80,6 +80,29 @@ func TestDeadWithin30Seconds(t *testing.T) {
 	})
 }
 
+// A probe that waits in our own queue is not late while that goes out; once it is out, or nothing goes
+// out any more, the time for the answer runs.
+func TestBehind(t *testing.T) {
+	const queue = 30 // seconds that a probe takes to go out
+	for name, tt := range map[string]struct {
+		send func(int) bool
+		dead time.Duration
+	}{
+		"a slow line":          {always, 0},
+		"a line that is stuck": {func(s int) bool { return s < 20 }, 29 * time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := &Prober{Interval: 15 * time.Second, Answer: DefaultAnswer, Echo: true, Behind: true}
+				answered := func(s int) bool { return s > 15 && (s-15)%queue == 0 && tt.send(s) }
+				if _, dead := life(p, 2*time.Minute, false, tt.send, answered); dead != tt.dead {
+					t.Errorf("dead at %s, want %s", dead, tt.dead)
+				}
+			})
+		})
+	}
+}
+
 // An interval shorter than the time for an answer is kept, too.
 func TestShortInterval(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

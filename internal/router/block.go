@@ -10,7 +10,8 @@ const (
 )
 
 type block struct {
-	n    int // bytes in use
+	n    int  // bytes in use
+	rest bool // of an item that was cut; it takes no more
 	data []byte
 }
 
@@ -26,7 +27,7 @@ func (b *Budget) newBlock(n int) *block {
 		pool = &largeBlocks
 	}
 	k := pool.Get().(*block)
-	k.n = 0
+	k.n, k.rest = 0, false
 	b.used.Add(int64(len(k.data)))
 	return k
 }

@@ -100,13 +100,14 @@ func (f *Forwarder) Flush() {
 		return
 	}
 	f.send(f.to, f.buf[f.start:f.end], f.packets, f.end-f.start-f.packets*proto.DataHeaderLen)
-	f.to, f.packets, f.end = nil, 0, -1
+	f.to, f.buf, f.packets, f.end = nil, nil, 0, -1 // an idle peer must not keep the buffer
 }
 
 func (f *Forwarder) send(to *Port, run []byte, packets, size int) {
 	dropped, why := to.out.Send(run)
 	if dropped > 0 {
 		f.drop(why, dropped)
+		size = size * (packets - dropped) / packets // on average; what was lost is not measured
 	}
 	f.from.packets.Add(uint64(packets - dropped))
 	f.from.bytes.Add(uint64(size))

@@ -48,7 +48,7 @@ type Queue struct {
 	c QueueConfig
 	s Stream
 
-	onePerWrite bool // set before anything is sent
+	onePerWrite atomic.Bool // may change while a keepalive that came before the request is answered
 
 	mu      sync.Mutex
 	writing bool // somebody is in TryWrite or Write
@@ -58,7 +58,7 @@ type Queue struct {
 	closed  bool // what waits is lost; implies last
 
 	wake chan struct{} // capacity 1; sent to by senders: there are blocks for Run
-	room chan struct{} // capacity 1; sent to by Run: bytes went down
+	less chan struct{} // capacity 1; sent to by Run: bytes went down
 	done chan struct{} // closed by Close
 
 	onProgress func() // progress, bound once
@@ -71,7 +71,7 @@ type Queue struct {
 func NewQueue(s Stream, c QueueConfig) *Queue {
 	q := &Queue{
 		c: c, s: s, start: time.Now(),
-		wake: make(chan struct{}, 1), room: make(chan struct{}, 1), done: make(chan struct{}),
+		wake: make(chan struct{}, 1), less: make(chan struct{}, 1), done: make(chan struct{}),
 	}
 	q.onProgress = q.progress
 	return q
@@ -79,7 +79,7 @@ func NewQueue(s Stream, c QueueConfig) *Queue {
 
 // OnePerWrite gives each packet a write of its own: a 2013 peer takes one read for one packet. It is
 // called before anything is sent.
-func (q *Queue) OnePerWrite(on bool) { q.onePerWrite = on }
+func (q *Queue) OnePerWrite(on bool) { q.onePerWrite.Store(on) }
 
 // Send implements Sender.
 func (q *Queue) Send(run []byte) (int, Reason) {
@@ -89,9 +89,10 @@ func (q *Queue) Send(run []byte) (int, Reason) {
 	n, err := q.try(run)
 	if err != nil {
 		q.end(nil, 0)
-		return countItems(run[n:]), DropClosed // the reading goroutine sees the error too, and closes
+		return countItems(run[wholeItems(run, n):]), DropClosed // the reading goroutine sees the error too, and closes
 	}
-	return q.end(run, n)
+	lost, why := q.end(run, n)
+	return countItems(lost), why
 }
 
 // SendControl sends a control packet or frame. Where Send would drop, it waits until there is room:
@@ -103,7 +104,7 @@ func (q *Queue) SendControl(b []byte) bool {
 			q.end(nil, 0)
 			return false
 		}
-		if dropped, _ := q.end(b, n); dropped == 0 {
+		if b, _ = q.end(b, n); len(b) == 0 {
 			return true
 		}
 	}
@@ -113,7 +114,7 @@ func (q *Queue) SendControl(b []byte) bool {
 			q.mu.Unlock()
 			return false
 		}
-		if q.bytes == 0 || q.bytes+len(b) <= q.c.Limit {
+		if room, _ := q.room(); q.bytes == 0 || len(b) <= room {
 			q.push(b)
 			writing := q.writing
 			q.mu.Unlock()
@@ -124,7 +125,7 @@ func (q *Queue) SendControl(b []byte) bool {
 		}
 		q.mu.Unlock()
 		select {
-		case <-q.room:
+		case <-q.less:
 		case <-q.done:
 			return false
 		}
@@ -208,19 +209,28 @@ func (q *Queue) begin() bool {
 }
 
 // end hands what was not taken of run, from its byte n on, to Run: in front of what came meanwhile.
-// The item that was cut has to be completed; those behind it wait as far as there is room.
-func (q *Queue) end(run []byte, n int) (dropped int, why Reason) {
+// The item that was cut has to be completed; those behind it wait as far as there is room. It returns
+// the items that did not fit.
+func (q *Queue) end(run []byte, n int) (lost []byte, why Reason) {
 	q.mu.Lock()
 	q.writing = false
-	if n < len(run) && !q.closed {
-		keep := wholeItem(run, n)
-		keep += wholeItems(run[keep:], q.c.Limit-q.bytes-(keep-n))
+	switch {
+	case n == len(run):
+	case q.closed:
+		lost, why = run[wholeItems(run, n):], DropClosed
+	default:
+		cut := wholeItem(run, n)
+		room, full := q.room()
+		keep := cut + wholeItems(run[cut:], room-(cut-n))
 		later := q.blocks
 		q.blocks = nil
-		q.push(run[n:keep])
+		if q.push(run[n:cut]); cut > n {
+			q.blocks[len(q.blocks)-1].rest = true
+		}
+		q.push(run[cut:keep])
 		q.blocks = append(q.blocks, later...)
-		if dropped = countItems(run[keep:]); dropped > 0 {
-			why = DropQueueFull
+		if lost = run[keep:]; len(lost) > 0 {
+			why = full
 		}
 	}
 	waiting := len(q.blocks) > 0
@@ -228,20 +238,26 @@ func (q *Queue) end(run []byte, n int) (dropped int, why Reason) {
 	if waiting {
 		notify(q.wake)
 	}
-	return dropped, why
+	return lost, why
+}
+
+// room returns how many bytes more may wait, and why no more. The caller holds mu.
+func (q *Queue) room() (int, Reason) {
+	if q.c.Budget.full() {
+		return 0, DropMemory
+	}
+	return q.c.Limit - q.bytes, DropQueueFull
 }
 
 // enqueue lets whole items wait as far as there is room.
 func (q *Queue) enqueue(run []byte) (int, Reason) {
 	q.mu.Lock()
 	n, why := len(run), None
-	switch room := q.c.Limit - q.bytes; {
+	switch room, full := q.room(); {
 	case q.last:
 		n, why = 0, DropClosed
-	case q.c.Budget.full():
-		n, why = 0, DropMemory
 	case n > room:
-		n, why = wholeItems(run, room), DropQueueFull
+		n, why = wholeItems(run, room), full
 	}
 	q.push(run[:n])
 	wake := !q.writing && len(q.blocks) > 0
@@ -252,18 +268,27 @@ func (q *Queue) enqueue(run []byte) (int, Reason) {
 	return countItems(run[n:]), why
 }
 
-// push copies b into blocks. The caller holds mu.
+// push copies b into blocks; where each packet is a write of its own, none lies in two. The caller
+// holds mu.
 func (q *Queue) push(b []byte) {
 	q.bytes += len(b)
 	for len(b) > 0 {
-		var last *block
-		if n := len(q.blocks); n > 0 && q.blocks[n-1].room() > 0 {
-			last = q.blocks[n-1]
-		} else {
-			last = q.c.Budget.newBlock(len(b))
-			q.blocks = append(q.blocks, last)
+		part := b
+		if q.onePerWrite.Load() {
+			part = b[:itemLen(b)]
 		}
-		b = b[last.append(b):]
+		b = b[len(part):]
+		for len(part) > 0 {
+			var last *block
+			if n := len(q.blocks); n > 0 {
+				last = q.blocks[n-1]
+			}
+			if last == nil || last.rest || last.room() == 0 || q.onePerWrite.Load() && last.room() < len(part) {
+				last = q.c.Budget.newBlock(len(part) + len(b))
+				q.blocks = append(q.blocks, last)
+			}
+			part = part[last.append(part):]
+		}
 	}
 }
 
@@ -276,14 +301,14 @@ func (q *Queue) drain() error {
 			return nil
 		}
 		q.progress()
-		err := q.write(b.bytes())
+		err := q.write(b)
 		n := len(b.bytes())
 		q.c.Budget.free(b)
 		q.mu.Lock()
 		q.bytes -= n
 		q.writing = false
 		q.mu.Unlock()
-		notify(q.room)
+		notify(q.less)
 		if err != nil {
 			return err
 		}
@@ -316,7 +341,7 @@ func notify(c chan struct{}) {
 }
 
 func (q *Queue) try(run []byte) (int, error) {
-	if !q.onePerWrite {
+	if !q.onePerWrite.Load() {
 		return q.s.TryWrite(run)
 	}
 	for done := 0; ; {
@@ -332,8 +357,9 @@ func (q *Queue) try(run []byte) (int, error) {
 	}
 }
 
-func (q *Queue) write(b []byte) error {
-	if !q.onePerWrite {
+func (q *Queue) write(k *block) error {
+	b := k.bytes()
+	if !q.onePerWrite.Load() || k.rest {
 		return q.s.Write(b, q.onProgress)
 	}
 	for len(b) > 0 {

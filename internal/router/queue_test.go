@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -203,6 +204,33 @@ func TestBudgetIsShared(t *testing.T) {
 	})
 }
 
+// The budget holds against strangers who make the gateway answer and do not read, and against senders.
+func TestBudgetHolds(t *testing.T) {
+	run := bytes.Repeat(item(64, 1), 4000)
+	for name, fill := range map[string]func(*Queue){
+		"runs": func(q *Queue) { q.Send(run) },
+		"control": func(q *Queue) {
+			for q.SendControl(item(64, 1)) {
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				budget := &Budget{Limit: 1 << 20}
+				for range 32 {
+					q := startQueue(t, newPipe(0), QueueConfig{Limit: 256 << 10, Budget: budget})
+					go fill(q)
+				}
+				synctest.Wait()
+				// Each may exceed it by the one push that found it not yet full.
+				if n := budget.Used(); n > budget.Limit+512<<10 {
+					t.Errorf("%d KiB are in use, want at most about %d", n>>10, budget.Limit>>10)
+				}
+			})
+		})
+	}
+}
+
 // Exam P6: answers wait for room instead of being dropped.
 func TestSendControlWaits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -224,6 +252,22 @@ func TestSendControlWaits(t *testing.T) {
 		synctest.Wait()
 		if len(sent) != 10 || len(p.bytes()) != 600 {
 			t.Errorf("%d answers, %d bytes arrived; want 10, 600", len(sent), len(p.bytes()))
+		}
+	})
+}
+
+// Of two items in one call the first may find room and the second not: each is sent once.
+func TestSendControlSendsOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPipe(0)
+		q := startQueue(t, p, QueueConfig{Limit: 30})
+		want := append(item(20, 1), item(20, 2)...)
+		go q.SendControl(want)
+		synctest.Wait()
+		p.allow(1000)
+		synctest.Wait()
+		if got := p.bytes(); !bytes.Equal(got, want) {
+			t.Errorf("got %x, want %x", got, want)
 		}
 	})
 }
@@ -300,42 +344,32 @@ func TestBlocked(t *testing.T) {
 	})
 }
 
-// A 2013 client takes one read for one packet.
+// A 2013 client takes one read for one packet, however long the queue is and wherever one was cut.
 func TestOnePerWrite(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPipe(1000)
-		q := startQueue(t, p, QueueConfig{Limit: 10_000})
+		q := startQueue(t, p, QueueConfig{Limit: 100_000})
+		q.SendControl(proto.AppendKeepalive(nil)) // may come before it is known who this is
 		q.OnePerWrite(true)
 		packets := [][]byte{udp(60, addrA, addrL, true), udp(100, addrA, addrL, true), proto.AppendKeepalive(nil)}
+		want := []int{20, 60, 100, 20}
 		q.Send(bytes.Join(packets, nil))
-		p.allow(-p.room) // full: what follows goes by the blocks
-		for _, b := range packets {
-			q.Send(b)
-		}
-		p.allow(1000)
-		synctest.Wait()
-		var sizes []int
-		for _, n := range p.writes {
-			if n > 0 {
-				sizes = append(sizes, n)
+		p.allow(40 - p.room) // what follows the first part goes by the blocks
+		q.Send(packets[1])
+		want = append(want, 40, 60)
+		for range 10 {
+			for _, n := range []int{1500, 60, 1100, 1500} {
+				q.Send(udp(n, addrA, addrL, true))
+				want = append(want, n)
 			}
 		}
-		if want := []int{60, 100, 20, 60, 100, 20}; !equalInts(sizes, want) {
+		p.allow(1 << 20)
+		synctest.Wait()
+		sizes := slices.DeleteFunc(p.writes, func(n int) bool { return n == 0 })
+		if !slices.Equal(sizes, want) {
 			t.Errorf("wrote %v, want %v", sizes, want)
 		}
 	})
-}
-
-func equalInts(a, b []int) bool {
-	if len(a) != len(b) {
-		return false
-	}
-	for i := range a {
-		if a[i] != b[i] {
-			return false
-		}
-	}
-	return true
 }
 
 func TestQueueSendAllocatesNothing(t *testing.T) {

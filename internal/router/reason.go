@@ -58,14 +58,14 @@ func (r Reason) String() string { return reasonNames[r] }
 
 // Counters count the packets of one port, or of all.
 type Counters struct {
-	packets, bytes atomic.Uint64 // received from the port and sent on; a super-packet is one
+	packets, bytes atomic.Uint64 // received from the port and sent on; a super-packet is one, its segments for a 2013 peer are many
 	drops          [reasons]atomic.Uint64
 }
 
 func (c *Counters) drop(r Reason, n int) { c.drops[r].Add(uint64(n)) }
 
-// Stats is a copy of Counters. Packets and Bytes were received from the port and forwarded; Bytes
-// has those of packets, too, that the next port dropped.
+// Stats is a copy of Counters. Packets and Bytes were received from the port and forwarded. Where a
+// port took only a part of a run, Bytes has that share of the run's bytes.
 type Stats struct {
 	Packets, Bytes uint64
 	Drops          map[string]uint64 // by the name of the reason; without those that are 0

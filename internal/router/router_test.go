@@ -126,6 +126,7 @@ func TestRoute(t *testing.T) {
 		{"source -1", w.a, "255.255.255.255", "10.0.0.1", nil, DropMartian},
 		{"no address yet", stranger, addrA, "10.0.0.1", nil, DropNoAddress},
 		{"source of a client from outside", w.exit, addrA, addrB, nil, DropSource},
+		{"source 0 from outside, to a 2013 client", w.exit, "0.0.0.0", addrL, nil, DropMartian},
 
 		{"address nobody holds", w.a, addrA, "10.0.7.7", nil, DropUnassigned},
 		{"address nobody holds, from outside", w.exit, "10.0.0.1", "10.0.7.7", nil, DropUnassigned},

@@ -133,6 +133,9 @@ func (s *Switch) checkSource(from *Port, src uint32) Reason {
 		if src&s.mask == s.base && src != s.gateway {
 			return DropSource
 		}
+		if src>>24 == 0 {
+			return DropMartian // to a 2013 client it would be an address reply
+		}
 		return None
 	}
 	own := from.addr.Load()

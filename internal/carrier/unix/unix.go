@@ -72,7 +72,13 @@ func Dial(ctx context.Context, e carrier.Endpoint, _ uint32) (net.Conn, error) {
 	if e.HybridPort == 0 {
 		return conn, nil
 	}
-	if err := connect(ctx, conn, e.HybridPort); err != nil {
+	// A deadline set a moment too late would end the connection later.
+	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
+	err = connect(ctx, conn, e.HybridPort)
+	if !stop() && err == nil {
+		err = ctx.Err()
+	}
+	if err != nil {
 		_ = conn.Close()
 		return nil, fmt.Errorf("dial %s: %w", e, err)
 	}
@@ -82,8 +88,6 @@ func Dial(ctx context.Context, e carrier.Endpoint, _ uint32) (net.Conn, error) {
 // connect asks the hypervisor for a port of the guest. Nothing of the tunnel may be sent before the
 // answer, and nothing behind the answer may be read here: so it is read byte by byte.
 func connect(ctx context.Context, conn net.Conn, port uint32) error {
-	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
-	defer stop()
 	if _, err := fmt.Fprintf(conn, "CONNECT %d\n", port); err != nil {
 		return err
 	}

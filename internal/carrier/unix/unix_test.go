@@ -3,10 +3,12 @@ package unix
 import (
 	"bufio"
 	"context"
+	"errors"
 	"io"
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -92,6 +94,44 @@ func TestRefusals(t *testing.T) {
 				t.Error("no error")
 			}
 		})
+	}
+}
+
+// The answer may come in the moment in which ctx ends: either there is an error, or the connection works.
+func TestDialEndsOnce(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "vm.sock")
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cancels := make(chan context.CancelFunc)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for cancel := range cancels {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			defer conn.Close()
+			_, _ = conn.Read(make([]byte, 64))
+			_, _ = io.WriteString(conn, "OK 1\n")
+			cancel()
+		}
+	}()
+	t.Cleanup(func() { close(cancels); l.Close(); <-done })
+	for range 3000 {
+		ctx, cancel := context.WithCancel(t.Context())
+		cancels <- cancel
+		conn, err := Dial(ctx, carrier.Endpoint{Scheme: "unix", Path: path, HybridPort: 1}, 0)
+		if err != nil {
+			continue
+		}
+		runtime.Gosched() // whoever would set a deadline now has the chance
+		if _, err := conn.Write([]byte("x")); errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Fatal("a connection was returned without error, and each write times out")
+		}
+		conn.Close()
 	}
 }
 
