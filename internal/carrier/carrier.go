@@ -6,7 +6,8 @@
 //	       \                 |                |               /
 //	        +-------- net.Conn with a file descriptor -------+
 //	                              |
-//	                     Stream: borrowed read buffers, writes that never wait
+//	                     Stream: borrowed read buffers, writes that never wait, and
+//	                             records of a Cipher where the two ends agreed upon one (package tls)
 //
 // The rules are:
 //
@@ -32,6 +33,8 @@ type Stream struct {
 	conn net.Conn
 	raw  syscall.RawConn // nil: conn has no descriptor (an in-memory pipe)
 
+	cipher Cipher // nil: none
+
 	start time.Time // has the monotonic clock, which a change of the date does not move
 
 	rd reader
@@ -48,8 +51,10 @@ type tally struct {
 
 // NewStream wraps a connection. A connection without a file descriptor works too, but holds a
 // buffer while it waits and TryWrite takes nothing.
-func NewStream(conn net.Conn) *Stream {
-	s := &Stream{conn: conn, start: time.Now()}
+func NewStream(conn net.Conn) *Stream { return newStream(conn, nil) }
+
+func newStream(conn net.Conn, c Cipher) *Stream {
+	s := &Stream{conn: conn, cipher: c, start: time.Now()}
 	if sc, ok := conn.(syscall.Conn); ok {
 		if raw, err := sc.SyscallConn(); err == nil {
 			s.raw = raw

@@ -16,23 +16,71 @@ const (
 	readSize = 256 << 10
 )
 
-// readPool has the buffers of all streams. One get (reader.borrow), one put (reader.giveBack).
+// readPool has the buffers of all streams. One get (window.borrow), one put (window.giveBack).
 var readPool = sync.Pool{New: func() any { return new([Headroom + readSize]byte) }}
 
-// A reader keeps the unread bytes of a stream: in a borrowed buffer while bytes come, in a slice of
-// just their length while none do.
-type reader struct {
-	s          *Stream
+// A window has unread bytes: in a borrowed buffer while bytes come, in a slice of just their length
+// while none do.
+type window struct {
 	buf        *[Headroom + readSize]byte // nil while idle
 	start, end int                        // unread bytes in buf
 	rest       []byte                     // unread bytes while buf is nil
+}
+
+func (w *window) len() int { return w.end - w.start + len(w.rest) }
+
+// borrow makes room behind the unread bytes. What one item needs at most is far less than readSize.
+func (w *window) borrow() {
+	if w.buf == nil {
+		w.buf = readPool.Get().(*[Headroom + readSize]byte)
+		w.start = Headroom
+		w.end = Headroom + copy(w.buf[Headroom:], w.rest)
+		w.rest = nil
+		return
+	}
+	if w.start == w.end {
+		w.start, w.end = Headroom, Headroom
+	} else if w.start > Headroom {
+		w.end = Headroom + copy(w.buf[Headroom:], w.buf[w.start:w.end])
+		w.start = Headroom
+	}
+}
+
+// giveBack returns the buffer to the pool for the time of waiting. Unread bytes move to a slice of
+// their own length: what the stranger has sent, never what it says that it will send.
+func (w *window) giveBack() {
+	if w.buf == nil {
+		return
+	}
+	if w.start < w.end {
+		w.rest = append([]byte(nil), w.buf[w.start:w.end]...)
+	}
+	w.start, w.end = 0, 0
+	readPool.Put(w.buf)
+	w.buf = nil
+}
+
+func (w *window) release() {
+	w.giveBack()
+	w.rest = nil
+}
+
+// A reader keeps the unread bytes of a stream.
+type reader struct {
+	s     *Stream
+	in    window  // as they came
+	plain window  // out of the records in in; not in use without a cipher
+	out   *window // the one of them that the caller sees
 
 	tryRead func(fd uintptr) bool // bound once: a closure per call would be an allocation
 	err     error                 // of tryRead
 }
 
 func (r *reader) init(s *Stream) {
-	r.s = s
+	r.s, r.out = s, &r.in
+	if s.cipher != nil {
+		r.out = &r.plain
+	}
 	r.tryRead = r.try
 }
 
@@ -41,43 +89,63 @@ func (r *reader) init(s *Stream) {
 // stay valid until the next Fill. The error is io.EOF at the end of the stream.
 func (s *Stream) Fill() (buf []byte, start, end int, err error) {
 	r := &s.rd
-	before := r.end - r.start + len(r.rest)
-	if s.raw == nil {
-		err = r.fillConn()
-	} else if err = s.raw.Read(r.tryRead); err == nil {
-		err = r.err
+	more := false
+	for !more && err == nil {
+		if s.cipher == nil {
+			more, err = true, r.fill()
+		} else if more, err = r.open(); !more && err == nil {
+			err = r.fill()
+		}
 	}
 	if err != nil {
-		r.release()
+		s.Release()
 		return nil, 0, 0, s.opError("read", err)
 	}
-	s.tally(&s.received, r.end-r.start-before)
-	return r.buf[:], r.start, r.end, nil
+	return r.out.buf[:], r.out.start, r.out.end, nil
 }
 
 // Consume marks n bytes of what Fill returned as read.
-func (s *Stream) Consume(n int) { s.rd.start += n }
+func (s *Stream) Consume(n int) { s.rd.out.start += n }
 
-// Release gives the buffer back. It is called by the reading goroutine when it ends.
-func (s *Stream) Release() { s.rd.release() }
+// Release gives the buffers back. It is called by the reading goroutine when it ends.
+func (s *Stream) Release() {
+	s.rd.in.release()
+	s.rd.plain.release()
+}
+
+// fill waits for bytes of the network.
+func (r *reader) fill() (err error) {
+	before := r.in.len()
+	if r.s.raw == nil {
+		err = r.fillConn()
+	} else if err = r.s.raw.Read(r.tryRead); err == nil {
+		err = r.err
+	}
+	if err == nil {
+		r.s.tally(&r.s.received, r.in.len()-before)
+	}
+	return err
+}
 
 // try is called by the runtime before it waits for the descriptor and whenever it is readable.
 func (r *reader) try(fd uintptr) bool {
-	r.borrow()
+	w := &r.in
+	w.borrow()
 	for {
-		n, err := unix.Read(int(fd), r.buf[r.end:])
+		n, err := unix.Read(int(fd), w.buf[w.end:])
 		switch {
 		case err == unix.EINTR:
 			continue
 		case err == unix.EAGAIN:
-			r.giveBack()
+			w.giveBack()
+			r.plain.giveBack()
 			return false
 		case err == nil && n == 0:
 			r.err = io.EOF
 		case err != nil:
 			r.err = err
 		default:
-			r.end += n
+			w.end += n
 			r.err = nil
 		}
 		return true
@@ -85,46 +153,34 @@ func (r *reader) try(fd uintptr) bool {
 }
 
 func (r *reader) fillConn() error {
-	r.borrow()
-	n, err := r.s.conn.Read(r.buf[r.end:])
-	r.end += n
+	r.in.borrow()
+	n, err := r.s.conn.Read(r.in.buf[r.in.end:])
+	r.in.end += n
 	if n > 0 {
 		return nil
 	}
 	return err
 }
 
-// borrow makes room behind the unread bytes. What one item needs at most is far less than readSize.
-func (r *reader) borrow() {
-	if r.buf == nil {
-		r.buf = readPool.Get().(*[Headroom + readSize]byte)
-		r.start = Headroom
-		r.end = Headroom + copy(r.buf[Headroom:], r.rest)
-		r.rest = nil
-		return
+// open opens the whole records of r.in, as many as there is room for, and tells whether that made more
+// bytes.
+func (r *reader) open() (more bool, err error) {
+	in, plain := &r.in, &r.plain
+	if in.buf == nil {
+		return false, nil
 	}
-	if r.start == r.end {
-		r.start, r.end = Headroom, Headroom
-	} else if r.start > Headroom {
-		r.end = Headroom + copy(r.buf[Headroom:], r.buf[r.start:r.end])
-		r.start = Headroom
+	plain.borrow()
+	before := plain.end
+	for len(plain.buf)-plain.end >= MaxRecord {
+		b, n, err := r.s.cipher.Open(plain.buf[:plain.end], in.buf[in.start:in.end])
+		if err != nil {
+			return false, err
+		}
+		if n == 0 {
+			break
+		}
+		in.start += n
+		plain.end = len(b)
 	}
-}
-
-// giveBack returns the buffer to the pool for the time of waiting. Unread bytes move to a slice of
-// their own length: what the stranger has sent, never what it says that it will send.
-func (r *reader) giveBack() {
-	if r.start < r.end {
-		r.rest = append([]byte(nil), r.buf[r.start:r.end]...)
-	}
-	r.start, r.end = 0, 0
-	readPool.Put(r.buf)
-	r.buf = nil
-}
-
-func (r *reader) release() {
-	if r.buf != nil {
-		r.giveBack()
-	}
-	r.rest = nil
+	return plain.end > before, nil
 }

@@ -34,7 +34,72 @@ func socketPair(t *testing.T, network, address string) (a, b net.Conn) {
 	return a, b
 }
 
-// eachPair runs f with a stream and the connection at its other end.
+// mirror is a Cipher that hides nothing: [length 3][every bit turned over].
+type mirror struct{}
+
+func (mirror) Seal(dst, b []byte) ([]byte, error) {
+	for len(b) > 0 {
+		n := min(len(b), 16<<10)
+		dst = append(dst, byte(n>>16), byte(n>>8), byte(n))
+		for _, c := range b[:n] {
+			dst = append(dst, ^c)
+		}
+		b = b[n:]
+	}
+	return dst, nil
+}
+
+func (mirror) Open(dst, sealed []byte) ([]byte, int, error) {
+	if len(sealed) < 3 {
+		return dst, 0, nil
+	}
+	n := 3 + int(sealed[0])<<16 + int(sealed[1])<<8 + int(sealed[2])
+	if n > MaxRecord {
+		return dst, 0, errors.New("not a record")
+	}
+	if len(sealed) < n {
+		return dst, 0, nil
+	}
+	for _, c := range sealed[3:n] {
+		dst = append(dst, ^c)
+	}
+	return dst, n, nil
+}
+
+// mirrored is a connection to who speaks mirror.
+type mirrored struct {
+	net.Conn
+	in, out []byte
+}
+
+func (m *mirrored) Write(b []byte) (int, error) {
+	sealed, _ := mirror{}.Seal(nil, b)
+	_, err := m.Conn.Write(sealed)
+	return len(b), err
+}
+
+func (m *mirrored) Read(b []byte) (int, error) {
+	more := make([]byte, 64<<10)
+	for len(m.out) == 0 {
+		plain, n, err := mirror{}.Open(nil, m.in)
+		if err != nil {
+			return 0, err
+		}
+		m.in, m.out = m.in[n:], plain
+		if n > 0 {
+			continue
+		}
+		if n, err = m.Conn.Read(more); err != nil {
+			return 0, err
+		}
+		m.in = append(m.in, more[:n]...)
+	}
+	n := copy(b, m.out)
+	m.out = m.out[n:]
+	return n, nil
+}
+
+// eachPair runs f with a stream and the connection at its other end, without and with a cipher.
 func eachPair(t *testing.T, f func(t *testing.T, s *Stream, other net.Conn)) {
 	for name, pair := range pairs {
 		t.Run(name, func(t *testing.T) {
@@ -42,6 +107,12 @@ func eachPair(t *testing.T, f func(t *testing.T, s *Stream, other net.Conn)) {
 			s := NewStream(a)
 			t.Cleanup(func() { s.Close(); b.Close() })
 			f(t, s, b)
+		})
+		t.Run(name+", sealed", func(t *testing.T) {
+			a, b := pair(t)
+			s := NewSecureStream(a, mirror{})
+			t.Cleanup(func() { s.Close(); b.Close() })
+			f(t, s, &mirrored{Conn: b})
 		})
 	}
 }
@@ -88,7 +159,7 @@ func TestFill(t *testing.T) {
 		if !bytes.Equal(got, sent) {
 			t.Errorf("got %d bytes, want %d; or they differ", len(got), len(sent))
 		}
-		if s.Received() != uint64(len(sent)) {
+		if s.cipher == nil && s.Received() != uint64(len(sent)) {
 			t.Errorf("counted %d bytes", s.Received())
 		}
 	})
@@ -112,17 +183,17 @@ func TestIdleStreamHoldsNoBuffer(t *testing.T) {
 	// deadline wakes it with an error only after that attempt.
 	time.AfterFunc(50*time.Millisecond, func() { _ = a.SetReadDeadline(time.Now()) })
 	<-done
-	if s.rd.buf != nil || len(s.rd.rest) != 0 {
-		t.Errorf("after the end: buffer %v, %d bytes", s.rd.buf != nil, len(s.rd.rest))
+	if s.rd.in.buf != nil || len(s.rd.in.rest) != 0 {
+		t.Errorf("after the end: buffer %v, %d bytes", s.rd.in.buf != nil, len(s.rd.in.rest))
 	}
 
 	s.rd = reader{}
 	s.rd.init(s)
-	s.rd.borrow()
-	s.rd.end += copy(s.rd.buf[s.rd.end:], "unfinished")
-	s.rd.giveBack()
-	if s.rd.buf != nil || cap(s.rd.rest) > 64 || string(s.rd.rest) != "unfinished" {
-		t.Errorf("while waiting: buffer %v, %q with room for %d", s.rd.buf != nil, s.rd.rest, cap(s.rd.rest))
+	s.rd.in.borrow()
+	s.rd.in.end += copy(s.rd.in.buf[s.rd.in.end:], "unfinished")
+	s.rd.in.giveBack()
+	if s.rd.in.buf != nil || cap(s.rd.in.rest) > 64 || string(s.rd.in.rest) != "unfinished" {
+		t.Errorf("while waiting: buffer %v, %q with room for %d", s.rd.in.buf != nil, s.rd.in.rest, cap(s.rd.in.rest))
 	}
 }
 
@@ -149,10 +220,35 @@ func TestWrite(t *testing.T) {
 		if got := <-result; !bytes.Equal(got, sent) {
 			t.Errorf("got %d bytes, want %d; or they differ", len(got), len(sent))
 		}
-		if s.Sent() != uint64(len(sent)) {
+		if s.cipher == nil && s.Sent() != uint64(len(sent)) {
 			t.Errorf("counted %d bytes", s.Sent())
 		}
 	})
+}
+
+// What was sealed and not taken is held, and goes out first.
+func TestHeld(t *testing.T) {
+	a, b := socketPair(t, "tcp", "127.0.0.1:0")
+	s, other := NewSecureStream(a, mirror{}), &mirrored{Conn: b}
+	defer s.Close()
+	defer b.Close()
+	sent := bytes.Repeat([]byte("0123456789"), 1<<20)
+	n, err := s.TryWrite(sent)
+	if err != nil || n == len(sent) || s.Held() == 0 {
+		t.Fatalf("took %d of %d bytes, %v, holds %d: the test needs less", n, len(sent), err, s.Held())
+	}
+	if more, err := s.TryWrite(sent[n:]); more != 0 || err != nil {
+		t.Errorf("took %d bytes behind what is held, %v", more, err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- s.Write(nil, func() {}) }()
+	got := make([]byte, n)
+	if _, err := io.ReadFull(other, got); err != nil || !bytes.Equal(got, sent[:n]) {
+		t.Errorf("%v, or the bytes differ", err)
+	}
+	if err := <-done; err != nil || s.Held() != 0 {
+		t.Errorf("%v, still holds %d bytes", err, s.Held())
+	}
 }
 
 // A peer that does not read stalls nobody: TryWrite returns at once, and Close ends Write.
@@ -197,7 +293,13 @@ func TestCloseEndsFill(t *testing.T) {
 
 func TestNoAllocations(t *testing.T) {
 	a, b := socketPair(t, "tcp", "127.0.0.1:0")
-	s, other := NewStream(a), NewStream(b)
+	noAllocations(t, NewStream(a), NewStream(b))
+	a, b = socketPair(t, "tcp", "127.0.0.1:0")
+	noAllocations(t, NewSecureStream(a, mirror{}), NewSecureStream(b, mirror{}))
+}
+
+func noAllocations(t *testing.T, s, other *Stream) {
+	t.Helper()
 	defer s.Close()
 	defer other.Close()
 	msg := make([]byte, 1000)

@@ -1,6 +1,8 @@
 package carrier
 
 import (
+	"sync"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -11,9 +13,22 @@ type writer struct {
 	progress func() // called after each part that was taken; may be nil
 	err      error
 
+	sealed *[sealSize]byte // nil: none is borrowed
+	held   []byte          // records in sealed that were not written yet
+
 	tryOnce  func(fd uintptr) bool
 	tryUntil func(fd uintptr) bool
 }
+
+const (
+	// sealPart is how many bytes are sealed at once: few system calls for a super-packet, and not much
+	// that waits sealed, out of the queue's control.
+	sealPart = 64 << 10
+	sealSize = sealPart + 1<<10 // with what records add
+)
+
+// sealPool has the buffers for sealed records. One get (writer.seal), one put (writer.giveBack).
+var sealPool = sync.Pool{New: func() any { return new([sealSize]byte) }}
 
 func (w *writer) init(s *Stream) {
 	w.s = s
@@ -25,37 +40,111 @@ func (w *writer) init(s *Stream) {
 // progress there.
 const pipePart = 4 << 10
 
-// TryWrite writes what can be taken at once and returns how much that was. Nothing but an error
+// TryWrite takes what can be taken at once and returns how much that was. Nothing but an error
 // that ends the connection is an error.
 func (s *Stream) TryWrite(b []byte) (int, error) {
+	w := &s.wr
 	if s.raw == nil {
 		return 0, nil
 	}
+	if s.cipher == nil {
+		rest, err := w.once(b)
+		return len(b) - len(rest), err
+	}
+	for n := 0; ; {
+		rest, err := w.once(w.held)
+		w.hold(rest)
+		if err != nil || len(rest) > 0 || n == len(b) {
+			return n, err
+		}
+		part := b[n:min(n+sealPart, len(b))]
+		if err := w.seal(part); err != nil {
+			return n, s.opError("write", err)
+		}
+		n += len(part)
+	}
+}
+
+// Write writes all of b, and before it what is held, waiting as long as it takes or until the stream is
+// closed. progress is called whenever a part was taken.
+func (s *Stream) Write(b []byte, progress func()) error {
 	w := &s.wr
+	if s.cipher == nil {
+		return w.until(b, progress)
+	}
+	for {
+		if err := w.until(w.held, progress); err != nil {
+			return err
+		}
+		w.hold(nil)
+		if len(b) == 0 {
+			return nil
+		}
+		part := b[:min(sealPart, len(b))]
+		if err := w.seal(part); err != nil {
+			return s.opError("write", err)
+		}
+		b = b[len(part):]
+	}
+}
+
+// Held returns how many bytes of memory are taken by what TryWrite took and could not send. They are
+// sent by the next call of Write. It is for the goroutine that writes.
+func (s *Stream) Held() int {
+	if len(s.wr.held) == 0 {
+		return 0
+	}
+	return sealSize
+}
+
+// seal makes records of b. Nothing is held.
+func (w *writer) seal(b []byte) (err error) {
+	if w.sealed == nil {
+		w.sealed = sealPool.Get().(*[sealSize]byte)
+	}
+	w.held, err = w.s.cipher.Seal(w.sealed[:0], b)
+	return err
+}
+
+// hold keeps what is left of the sealed records, and the buffer only as long as there is something.
+func (w *writer) hold(rest []byte) {
+	w.held = rest
+	if len(rest) == 0 && w.sealed != nil {
+		sealPool.Put(w.sealed)
+		w.sealed, w.held = nil, nil
+	}
+}
+
+// once writes what the operating system takes of b, and returns the rest.
+func (w *writer) once(b []byte) ([]byte, error) {
+	if len(b) == 0 {
+		return nil, nil
+	}
 	w.rest, w.err, w.progress = b, nil, nil
-	err := s.raw.Write(w.tryOnce)
-	n := len(b) - len(w.rest)
+	err := w.s.raw.Write(w.tryOnce)
+	rest := w.rest
 	w.rest = nil
 	if err == nil {
 		err = w.err
 	}
-	return n, s.opError("write", err)
+	return rest, w.s.opError("write", err)
 }
 
-// Write writes all of b, waiting as long as it takes or until the stream is closed. progress is
-// called whenever a part was taken.
-func (s *Stream) Write(b []byte, progress func()) error {
-	w := &s.wr
-	if s.raw == nil {
+// until writes all of b.
+func (w *writer) until(b []byte, progress func()) error {
+	if len(b) == 0 {
+		return nil
+	}
+	if w.s.raw == nil {
 		return w.writeConn(b, progress)
 	}
 	w.rest, w.err, w.progress = b, nil, progress
-	err := s.raw.Write(w.tryUntil)
+	err := w.s.raw.Write(w.tryUntil)
 	w.rest, w.progress = nil, nil
 	if err == nil {
 		err = w.err
 	}
-	return s.opError("write", err)
+	return w.s.opError("write", err)
 }
 
 // write returns true when there is nothing more to do: all was taken or the connection is at its end.

@@ -10,6 +10,7 @@ import (
 
 	"ferry/internal/carrier"
 	"ferry/internal/client"
+	"ferry/internal/identity"
 )
 
 // Client has the keys of vpncli as they are written. NewClient makes one.
@@ -75,7 +76,7 @@ func (k *Client) Load() (client.Config, error) {
 			return text, err
 		}),
 		Address:      read(s, "address", k.Address, optional(parseAddr)),
-		Name:         read(s, "name", k.Name, optional(parseName)),
+		Name:         read(s, "name", k.Name, optional(identity.ParseName)),
 		TUN:          read(s, "tun", k.TUN, parseInterface),
 		MTU:          k.MTU,
 		Routes:       readList(s, "route", k.Route, parsePrefix),

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"ferry/internal/gateway"
+	"ferry/internal/identity"
 	"ferry/internal/proto"
 )
 
@@ -150,7 +151,7 @@ func reserved(s *source, texts map[string]string, pool netip.Prefix) map[string]
 	owner := make(map[netip.Addr]string)
 	for _, name := range slices.Sorted(maps.Keys(texts)) {
 		key := "reserved." + name
-		read(s, key, name, parseName)
+		read(s, key, name, identity.ParseName)
 		a := read(s, key, texts[name], inPool(pool))
 		if other := owner[a]; other != "" {
 			s.fail(key, fmt.Errorf("%s is reserved for %q already: choose another address", a, other))

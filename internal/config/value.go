@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"regexp"
 	"strings"
 	"time"
 
@@ -75,15 +74,6 @@ func optional[T any](parse func(string) (T, error)) func(string) (T, error) {
 		}
 		return parse(s)
 	}
-}
-
-var clientName = regexp.MustCompile(`^[A-Za-z0-9._-]{1,63}$`)
-
-func parseName(s string) (string, error) {
-	if !clientName.MatchString(s) {
-		return s, fmt.Errorf("%q is not a name: use 1 to 63 letters, digits, '-', '_' and '.'", s)
-	}
-	return s, nil
 }
 
 // parseInterface follows dev_valid_name of Linux; %d stands for a number that the kernel chooses.

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ferry/internal/addrpool"
+	"ferry/internal/durable"
 )
 
 // ErrUnavailable is returned when events could not be written to disk.
@@ -83,7 +84,7 @@ func Open(dir string, log *slog.Logger) (*Store, []addrpool.Lease, error) {
 
 // load is Open without the writing goroutine.
 func load(dir string, log *slog.Logger) (*Store, error) {
-	if err := makeDir(dir); err != nil {
+	if err := durable.MakeDir(dir); err != nil {
 		return nil, err
 	}
 	lock, err := takeLock(dir)
@@ -100,25 +101,6 @@ func load(dir string, log *slog.Logger) (*Store, error) {
 		return nil, err
 	}
 	return s, nil
-}
-
-// makeDir makes a directory, and those above it if need be. An fsync of the one above makes it last: or
-// a power cut takes it away, with all that was acknowledged.
-func makeDir(dir string) error {
-	above := filepath.Dir(dir)
-	err := os.Mkdir(dir, 0o700)
-	if errors.Is(err, fs.ErrNotExist) && above != dir {
-		if err = makeDir(above); err == nil {
-			err = os.Mkdir(dir, 0o700)
-		}
-	}
-	if errors.Is(err, fs.ErrExist) {
-		return nil // if it is no directory, the lock can not be made in it
-	}
-	if err != nil {
-		return err
-	}
-	return syncDir(above)
 }
 
 func takeLock(dir string) (*os.File, error) {

@@ -1,13 +1,13 @@
 package leasestore
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"time"
 
 	"ferry/internal/addrpool"
+	"ferry/internal/durable"
 )
 
 // write owns the file until the store is closed.
@@ -122,7 +122,7 @@ func (s *Store) snapshot() (err error) {
 	if err := os.Rename(path, filepath.Join(s.dir, logName)); err != nil {
 		return err
 	}
-	if err := syncDir(s.dir); err != nil {
+	if err := durable.SyncDir(s.dir); err != nil {
 		return err
 	}
 	s.file, s.size = f, len(b)
@@ -134,13 +134,4 @@ func writeSynced(f *os.File, b []byte) error {
 		return err
 	}
 	return f.Sync()
-}
-
-// syncDir makes a rename durable.
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }

@@ -28,6 +28,8 @@ const (
 	typePing
 	typePong
 	typeGoodbye
+	typeJoin
+	typeJoined
 )
 
 func nextFrame(b []byte) (Kind, int, error) {
@@ -52,7 +54,7 @@ func nextFrame(b []byte) (Kind, int, error) {
 }
 
 func frameKind(t byte) Kind {
-	if t >= typeConfig && t <= typeGoodbye {
+	if t >= typeConfig && t <= typeJoined {
 		return KindConfig + Kind(t-typeConfig)
 	}
 	return KindUnknown

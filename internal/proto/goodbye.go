@@ -11,29 +11,33 @@ type Reason uint8
 
 // The reasons of goodbye frames.
 const (
-	ReasonShutdown  Reason = 1 + iota // the program that says so is ending
-	ReasonInUse                       // the address belongs to a live client
-	ReasonHeld                        // the address is kept for a client that just vanished
-	ReasonRefused                     // the address can not be had: outside the pool, reserved, the gateway's
-	ReasonExhausted                   // no address is left
-	ReasonReplaced                    // a newer connection of the same client took over
-	ReasonSilent                      // nothing was heard for too long
-	ReasonProtocol                    // something was sent that can not be understood
-	ReasonFull                        // no more connections are taken
-	ReasonStorage                     // the lease could not be written down
+	ReasonShutdown   Reason = 1 + iota // the program that says so is ending
+	ReasonInUse                        // the address belongs to a live client
+	ReasonHeld                         // the address is kept for a client that just vanished
+	ReasonRefused                      // the address can not be had: outside the pool, reserved, the gateway's
+	ReasonExhausted                    // no address is left
+	ReasonReplaced                     // a newer connection of the same client took over
+	ReasonSilent                       // nothing was heard for too long
+	ReasonProtocol                     // something was sent that can not be understood
+	ReasonFull                         // no more connections are taken
+	ReasonStorage                      // the lease could not be written down
+	ReasonRevoked                      // the key of the device was removed or disabled
+	ReasonInvitation                   // the secret of a join frame opens nothing
 )
 
 var reasonText = [...]string{
-	ReasonShutdown:  "shutting down",
-	ReasonInUse:     "address in use",
-	ReasonHeld:      "address held for its owner",
-	ReasonRefused:   "address can not be had",
-	ReasonExhausted: "no address left",
-	ReasonReplaced:  "replaced by a newer connection",
-	ReasonSilent:    "silent for too long",
-	ReasonProtocol:  "protocol error",
-	ReasonFull:      "too many connections",
-	ReasonStorage:   "lease can not be stored",
+	ReasonShutdown:   "shutting down",
+	ReasonInUse:      "address in use",
+	ReasonHeld:       "address held for its owner",
+	ReasonRefused:    "address can not be had",
+	ReasonExhausted:  "no address left",
+	ReasonReplaced:   "replaced by a newer connection",
+	ReasonSilent:     "silent for too long",
+	ReasonProtocol:   "protocol error",
+	ReasonFull:       "too many connections",
+	ReasonStorage:    "lease can not be stored",
+	ReasonRevoked:    "the key of this device was removed or disabled",
+	ReasonInvitation: "the invitation is unknown, used or expired",
 }
 
 func (r Reason) String() string {

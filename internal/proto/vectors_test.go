@@ -17,7 +17,7 @@ import (
 var kindNames = map[Kind]string{
 	KindRequest: "request", KindReply: "reply", KindKeepalive: "keepalive", KindIPv4: "ipv4", KindIPv6: "ipv6",
 	KindData: "data", KindConfig: "config", KindHello: "hello", KindPing: "ping", KindPong: "pong",
-	KindGoodbye: "goodbye", KindUnknown: "unknown",
+	KindGoodbye: "goodbye", KindJoin: "join", KindJoined: "joined", KindUnknown: "unknown",
 }
 
 // vectors reads the records of all files.
@@ -158,6 +158,21 @@ func checkFields(t *testing.T, kind Kind, b []byte, v map[string]string) []byte 
 		compare("retry-after", seconds(g.RetryAfter))
 		compare("text", g.Text)
 		return AppendGoodbye(nil, g)
+	case KindJoin:
+		s, err := ParseJoin(b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		compare("secret", hex.EncodeToString(s[:]))
+		return AppendJoin(nil, s)
+	case KindJoined:
+		j, err := ParseJoined(b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		compare("name-field", j.Name)
+		compare("addr", j.Addr)
+		return AppendJoined(nil, j)
 	}
 	return nil
 }
@@ -193,9 +208,21 @@ func FuzzMessages(f *testing.F) {
 	}))
 	f.Add(AppendHello(nil, HelloMessage{Name: "cam1", Resume: netip.MustParseAddr("10.0.254.254"), Token: Token{2}}))
 	f.Add(AppendGoodbye(nil, GoodbyeMessage{Reason: ReasonHeld, RetryAfter: time.Minute, Text: "held"}))
+	f.Add(AppendJoin(nil, Secret{1, 2, 3}))
+	f.Add(AppendJoined(nil, JoinedMessage{Name: "cam1", Addr: netip.MustParseAddr("10.0.127.254")}))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if len(b) < FrameHeaderLen {
 			return
+		}
+		if s, err := ParseJoin(b); err == nil {
+			if again, err := ParseJoin(AppendJoin(nil, s)); err != nil || again != s {
+				t.Errorf("join %x becomes %x, %v", s, again, err)
+			}
+		}
+		if j, err := ParseJoined(b); err == nil && len(j.Name) <= 63 {
+			if again, err := ParseJoined(AppendJoined(nil, j)); err != nil || again != j {
+				t.Errorf("joined %+v becomes %+v, %v", j, again, err)
+			}
 		}
 		if c, err := ParseConfig(b); err == nil && len(c.Routes) <= MaxRoutes {
 			again, err := ParseConfig(AppendConfig(nil, c))

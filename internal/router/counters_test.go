@@ -22,6 +22,7 @@ func (s *brokenStream) TryWrite([]byte) (int, error) {
 	return s.n, s.err
 }
 func (s *brokenStream) Write([]byte, func()) error { return s.err }
+func (s *brokenStream) Held() int                  { return 0 }
 
 // What a connection loses counts as dropped, whatever it ended by: the packet that was cut, too, and
 // never what its bytes happen to look like.

@@ -11,10 +11,13 @@ import (
 
 // A Stream is what a Queue writes to: carrier.Stream.
 type Stream interface {
-	// TryWrite writes what can be taken without waiting and returns how much that was.
+	// TryWrite takes what can be taken without waiting and returns how much that was.
 	TryWrite(b []byte) (int, error)
-	// Write writes all of b and calls progress whenever a part was taken.
+	// Write writes all of b, behind what TryWrite took and could not write, and calls progress
+	// whenever a part was taken.
 	Write(b []byte, progress func()) error
+	// Held returns how many bytes of memory the stream needs for what TryWrite took and could not write.
+	Held() int
 }
 
 // A Budget bounds the memory of all queues together. The zero value bounds nothing.
@@ -54,6 +57,7 @@ type Queue struct {
 	writing bool // somebody is in TryWrite or Write
 	blocks  []*block
 	bytes   int  // in blocks, and in those that Run took
+	held    int  // Stream.Held, as of the last write
 	last    bool // nothing more is taken; Run returns when all is written
 	closed  bool // what waits is lost; implies last
 
@@ -153,7 +157,7 @@ func (q *Queue) Run() error {
 func (q *Queue) finished() bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return q.last && !q.writing && len(q.blocks) == 0
+	return q.last && !q.writing && !q.waiting()
 }
 
 // Finish takes b as the last thing to send: Run returns when it is written, as after Close.
@@ -175,6 +179,7 @@ func (q *Queue) Close() {
 		return
 	}
 	q.last, q.closed = true, true
+	q.hold(0)
 	close(q.done)
 	for _, b := range q.blocks {
 		q.c.Budget.free(b)
@@ -201,7 +206,7 @@ func (q *Queue) Blocked() time.Time {
 func (q *Queue) begin() bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if q.writing || q.last || len(q.blocks) > 0 {
+	if q.writing || q.last || q.waiting() {
 		return false
 	}
 	q.writing = true
@@ -214,6 +219,7 @@ func (q *Queue) begin() bool {
 func (q *Queue) end(run []byte, n int) (lost []byte, why Reason) {
 	q.mu.Lock()
 	q.writing = false
+	q.hold(q.s.Held())
 	switch {
 	case n == len(run):
 	case q.closed:
@@ -233,7 +239,7 @@ func (q *Queue) end(run []byte, n int) (lost []byte, why Reason) {
 			why = full
 		}
 	}
-	waiting := len(q.blocks) > 0
+	waiting := q.waiting()
 	q.mu.Unlock()
 	if waiting {
 		notify(q.wake)
@@ -260,7 +266,7 @@ func (q *Queue) enqueue(run []byte) (int, Reason) {
 		n, why = wholeItems(run, room), full
 	}
 	q.push(run[:n])
-	wake := !q.writing && len(q.blocks) > 0
+	wake := !q.writing && q.waiting()
 	q.mu.Unlock()
 	if wake {
 		notify(q.wake)
@@ -292,22 +298,29 @@ func (q *Queue) push(b []byte) {
 	}
 }
 
-// drain writes blocks until none is left.
+// waiting tells whether there is something for Run. The caller holds mu.
+func (q *Queue) waiting() bool { return len(q.blocks) > 0 || q.held > 0 }
+
+// hold counts what the stream holds. The caller holds mu.
+func (q *Queue) hold(n int) {
+	if q.closed {
+		n = 0
+	}
+	q.c.Budget.used.Add(int64(n - q.held))
+	q.held = n
+}
+
+// drain writes what waits until nothing is left.
 func (q *Queue) drain() error {
 	defer q.blocked.Store(0)
 	for {
-		b := q.take()
-		if b == nil {
+		b, more := q.take()
+		if !more {
 			return nil
 		}
 		q.progress()
 		err := q.write(b)
-		n := len(b.bytes())
-		q.c.Budget.free(b)
-		q.mu.Lock()
-		q.bytes -= n
-		q.writing = false
-		q.mu.Unlock()
+		q.wrote(b)
 		notify(q.less)
 		if err != nil {
 			return err
@@ -315,20 +328,36 @@ func (q *Queue) drain() error {
 	}
 }
 
-// take makes Run the one who writes and returns the first block, or nil.
-func (q *Queue) take() *block {
+// take makes Run the one who writes and returns the first block, or nil where only the stream has
+// something left.
+func (q *Queue) take() (b *block, more bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if q.writing || len(q.blocks) == 0 {
-		return nil
+	if q.writing || !q.waiting() {
+		return nil, false
 	}
-	b := q.blocks[0]
+	q.writing = true
+	if len(q.blocks) == 0 {
+		return nil, true
+	}
+	b = q.blocks[0]
 	q.blocks = q.blocks[1:]
 	if len(q.blocks) == 0 {
 		q.blocks = nil
 	}
-	q.writing = true
-	return b
+	return b, true
+}
+
+// wrote ends what take has begun.
+func (q *Queue) wrote(b *block) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.writing = false
+	q.hold(q.s.Held())
+	if b != nil {
+		q.bytes -= b.n
+		q.c.Budget.free(b)
+	}
 }
 
 func (q *Queue) progress() { q.blocked.Store(int64(time.Since(q.start)) + 1) }
@@ -358,6 +387,9 @@ func (q *Queue) try(run []byte) (int, error) {
 }
 
 func (q *Queue) write(k *block) error {
+	if k == nil {
+		return q.s.Write(nil, q.onProgress)
+	}
 	b := k.bytes()
 	if !q.onePerWrite.Load() || k.rest {
 		return q.s.Write(b, q.onProgress)

@@ -21,6 +21,9 @@ type pipe struct {
 	taken  bytes.Buffer
 	writes []int
 	closed bool
+
+	seals bool   // TryWrite takes all, and holds what there is no room for
+	held  []byte // of what was taken
 }
 
 func newPipe(room int) *pipe { return &pipe{room: room, more: make(chan struct{}, 1)} }
@@ -31,14 +34,33 @@ func (p *pipe) TryWrite(b []byte) (int, error) {
 	if p.closed {
 		return 0, errors.New("closed")
 	}
+	if p.seals && len(p.held) == 0 {
+		n := p.take(b)
+		p.held = bytes.Clone(b[n:])
+		return len(b), nil
+	}
+	return p.take(b), nil
+}
+
+func (p *pipe) take(b []byte) int {
 	n := min(p.room, len(b))
 	p.room -= n
 	p.taken.Write(b[:n])
 	p.writes = append(p.writes, n)
-	return n, nil
+	return n
+}
+
+func (p *pipe) Held() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return cap(p.held)
 }
 
 func (p *pipe) Write(b []byte, progress func()) error {
+	p.mu.Lock()
+	b = append(p.held, b...)
+	p.held, p.seals = nil, false // from here on it is written as it comes
+	p.mu.Unlock()
 	for len(b) > 0 {
 		n, err := p.TryWrite(b)
 		if err != nil {
@@ -143,6 +165,45 @@ func TestQueueKeepsOrder(t *testing.T) {
 			t.Errorf("%d bytes still count as waiting", n)
 		}
 	})
+}
+
+// What a stream took and could not send, as one that seals does, goes out before what comes later, and
+// counts in the budget meanwhile; closing gives it back.
+func TestHeld(t *testing.T) {
+	for _, closes := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			p := newPipe(10)
+			p.seals = true
+			budget := new(Budget)
+			q := startQueue(t, p, QueueConfig{Limit: 1000, Budget: budget})
+			if n, why := q.Send(item(60, 1)); n != 0 {
+				t.Fatal(n, why)
+			}
+			if budget.Used() < 50 || q.Queued() != 0 {
+				t.Errorf("%d bytes of the budget are in use, want at least 50; %d wait, want 0", budget.Used(), q.Queued())
+			}
+			q.Send(item(60, 2))
+			synctest.Wait()
+			if q.Blocked().IsZero() {
+				t.Error("not blocked, though nothing goes out")
+			}
+			if closes {
+				q.Close()
+				p.close()
+			} else {
+				q.Finish(item(60, 3))
+				p.allow(1000)
+			}
+			synctest.Wait()
+			want := bytes.Join([][]byte{item(60, 1), item(60, 2), item(60, 3)}, nil)
+			if got := p.bytes(); !closes && !bytes.Equal(got, want) {
+				t.Errorf("got %x, want %x", got, want)
+			}
+			if n := budget.Used(); n != 0 {
+				t.Errorf("%d bytes of the budget are still in use", n)
+			}
+		})
+	}
 }
 
 // Exam R3: what does not fit is dropped as whole items, and what has begun is completed.
@@ -386,3 +447,4 @@ type discardStream struct{}
 
 func (discardStream) TryWrite(b []byte) (int, error) { return len(b), nil }
 func (discardStream) Write(b []byte, _ func()) error { return nil }
+func (discardStream) Held() int                      { return 0 }

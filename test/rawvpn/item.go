@@ -18,6 +18,7 @@ const (
 	KindConfig    Kind = "config"
 	KindPong      Kind = "pong"
 	KindGoodbye   Kind = "goodbye"
+	KindJoined    Kind = "joined"
 	KindOther     Kind = "other"
 )
 
@@ -36,7 +37,7 @@ const (
 	maxFrame   = 1 << 17 // nothing that a server sends is longer
 )
 
-var frameKinds = map[byte]Kind{0x81: KindPacket, 0x82: KindConfig, 0x85: KindPong, 0x86: KindGoodbye}
+var frameKinds = map[byte]Kind{0x81: KindPacket, 0x82: KindConfig, 0x85: KindPong, 0x86: KindGoodbye, 0x88: KindJoined}
 
 // readItem reads the next item of a server. Nothing was taken off r when waiting for its first byte
 // has failed; an error after that leaves r inside an item.

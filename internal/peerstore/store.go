@@ -1,0 +1,312 @@
+package peerstore
+
+import (
+	"cmp"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"ferry/internal/identity"
+	"ferry/internal/proto"
+)
+
+// Reasons to refuse a change.
+var (
+	ErrUnknown     = errors.New("no such peer")
+	ErrTaken       = errors.New("taken")
+	ErrAddress     = errors.New("not an address for a peer")
+	ErrExhausted   = errors.New("no address left")
+	ErrInvitation  = errors.New("the invitation is unknown, used or expired")
+	ErrUnavailable = errors.New("peers can not be stored")
+)
+
+// maxInvitations may be open at a time.
+const maxInvitations = 10_000
+
+// Config says which addresses peers can have.
+type Config struct {
+	Pool  netip.Prefix // its first address is the gateway's
+	Plain netip.Prefix // the part of the pool for clients without a key; invalid: none
+}
+
+// A Store is a set of peers and invitations. It is safe for concurrent use.
+type Store struct {
+	path string
+	c    Config
+
+	mu    sync.Mutex // guards what follows; held while the file is written
+	now   state
+	byKey map[identity.Public]int // index in now.Peers
+}
+
+// state is what the file says. It is replaced, never changed.
+type state = file
+
+// Open reads the file at path, if there is one.
+func Open(path string, c Config) (*Store, error) {
+	f, err := readFile(path)
+	if err != nil {
+		return nil, err
+	}
+	s := &Store{path: path, c: c}
+	taken := state{}
+	for _, p := range f.Peers {
+		if err := s.checkPeer(taken, p); err != nil {
+			return nil, fmt.Errorf("peers: %s: %w", path, err)
+		}
+		taken.Peers = append(taken.Peers, p)
+	}
+	s.set(f)
+	return s, nil
+}
+
+// set makes f the state.
+func (s *Store) set(f state) {
+	s.now = f
+	s.byKey = make(map[identity.Public]int, len(f.Peers))
+	for i, p := range f.Peers {
+		s.byKey[p.Key] = i
+	}
+}
+
+// commit brings f to disk and makes it the state.
+func (s *Store) commit(f state) error {
+	if err := writeFile(s.path, f); err != nil {
+		return err
+	}
+	s.set(f)
+	return nil
+}
+
+// Lookup returns the peer with a key.
+func (s *Store) Lookup(key identity.Public) (Peer, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	i, ok := s.byKey[key]
+	if !ok {
+		return Peer{}, false
+	}
+	return s.now.Peers[i], true
+}
+
+// List returns all peers, and the invitations that are open at a time, each sorted by name.
+func (s *Store) List(now time.Time) ([]Peer, []Invitation) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	open := slices.DeleteFunc(slices.Clone(s.now.Invitations), func(i Invitation) bool {
+		return now.After(i.Expires) || i.UsedBy != identity.Public{}
+	})
+	slices.SortFunc(open, func(a, b Invitation) int { return cmp.Compare(a.Name, b.Name) })
+	peers := slices.Clone(s.now.Peers)
+	slices.SortFunc(peers, func(a, b Peer) int { return cmp.Compare(a.Name, b.Name) })
+	return peers, open
+}
+
+// Add makes p a peer; an address is chosen for it if it has none.
+func (s *Store) Add(p Peer) (Peer, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	f, p, err := s.add(s.now, p)
+	if err != nil {
+		return p, err
+	}
+	return p, s.commit(f)
+}
+
+func (s *Store) add(f state, p Peer) (state, Peer, error) {
+	if len(p.Addrs) == 0 {
+		a, err := s.choose(f)
+		if err != nil {
+			return f, p, err
+		}
+		p.Addrs = []netip.Addr{a}
+	}
+	if err := s.checkPeer(f, p); err != nil {
+		return f, p, err
+	}
+	f.Peers = append(slices.Clip(slices.Clone(f.Peers)), p)
+	return f, p, nil
+}
+
+// Remove takes a peer away.
+func (s *Store) Remove(name string) (Peer, error) {
+	return s.edit(name, func(peers []Peer, i int) []Peer { return slices.Delete(peers, i, i+1) })
+}
+
+// Disable keeps a peer from joining, or allows it again.
+func (s *Store) Disable(name string, disabled bool) (Peer, error) {
+	return s.edit(name, func(peers []Peer, i int) []Peer {
+		peers[i].Disabled = disabled
+		return peers
+	})
+}
+
+// edit changes a copy of the peers, and returns what the one of that name was.
+func (s *Store) edit(name string, change func(peers []Peer, i int) []Peer) (Peer, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	i := slices.IndexFunc(s.now.Peers, func(p Peer) bool { return p.Name == name })
+	if i < 0 {
+		return Peer{}, fmt.Errorf("%q: %w", name, ErrUnknown)
+	}
+	p, f := s.now.Peers[i], s.now
+	f.Peers = change(slices.Clone(f.Peers), i)
+	return p, s.commit(f)
+}
+
+// Invite opens an invitation until i.Expires and returns its secret. An open one of the same name is
+// closed by it.
+func (s *Store) Invite(i Invitation, now time.Time) (proto.Secret, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	f := s.now
+	f.Invitations = slices.DeleteFunc(slices.Clone(f.Invitations), func(o Invitation) bool {
+		return o.Name == i.Name || now.After(o.Expires)
+	})
+	if err := s.check(f, Peer{Name: i.Name, Addrs: i.Addrs, Routes: i.Routes}); err != nil {
+		return proto.Secret{}, err
+	}
+	if len(f.Invitations) >= maxInvitations {
+		return proto.Secret{}, fmt.Errorf("%d invitations are open: %w", maxInvitations, ErrTaken)
+	}
+	secret := identity.NewSecret()
+	i.Hash, i.UsedBy = sha256.Sum256(secret[:]), identity.Public{}
+	f.Invitations = append(f.Invitations, i)
+	return secret, s.commit(f)
+}
+
+// Redeem makes the device with a key the peer that the secret stands for.
+func (s *Store) Redeem(secret proto.Secret, key identity.Public, now time.Time) (Peer, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	// That hashes are compared as it comes says nothing about the secret of any.
+	hash := Hash(sha256.Sum256(secret[:]))
+	at := slices.IndexFunc(s.now.Invitations, func(i Invitation) bool { return i.Hash == hash })
+	if at < 0 || now.After(s.now.Invitations[at].Expires) {
+		return Peer{}, ErrInvitation
+	}
+	i := s.now.Invitations[at]
+	switch i.UsedBy {
+	case key:
+		if n, ok := s.byKey[key]; ok && s.now.Peers[n].Name == i.Name {
+			return s.now.Peers[n], nil
+		}
+		return Peer{}, ErrInvitation // it was removed meanwhile
+	case identity.Public{}:
+	default:
+		return Peer{}, ErrInvitation
+	}
+	f, p, err := s.add(s.now, Peer{Name: i.Name, Key: key, Addrs: i.Addrs, Routes: i.Routes, Added: now})
+	if err != nil {
+		return p, err
+	}
+	i.UsedBy = key
+	f.Invitations = slices.Clone(f.Invitations)
+	f.Invitations[at] = i
+	return p, s.commit(f)
+}
+
+func (s *Store) checkPeer(f state, p Peer) error {
+	if p.Key == (identity.Public{}) || len(p.Addrs) == 0 {
+		return fmt.Errorf("peer %q has no key or no address", p.Name)
+	}
+	return s.check(f, p)
+}
+
+// check tells whether p, or who is invited as p, may stand beside the peers of f.
+func (s *Store) check(f state, p Peer) error {
+	if _, err := identity.ParseName(p.Name); err != nil {
+		return err
+	}
+	for i, a := range p.Addrs {
+		if err := s.usable(a); err != nil {
+			return err
+		}
+		if slices.Contains(p.Addrs[:i], a) {
+			return fmt.Errorf("address %s is named twice: %w", a, ErrTaken)
+		}
+	}
+	for _, r := range p.Routes {
+		if !r.Addr().Is4() || r != r.Masked() || r.Overlaps(s.c.Pool) {
+			return fmt.Errorf("route %s: an IPv4 network outside of the pool %s is needed", r, s.c.Pool)
+		}
+	}
+	for _, o := range f.Peers {
+		switch {
+		case o.Name == p.Name:
+			return fmt.Errorf("name %q is %w: remove that peer first, or choose another name", p.Name, ErrTaken)
+		case o.Key == p.Key:
+			return fmt.Errorf("the key of %q is %w: it is that of %q", p.Name, ErrTaken, o.Name)
+		}
+		for _, a := range p.Addrs {
+			if slices.Contains(o.Addrs, a) {
+				return fmt.Errorf("address %s is %w: it is that of %q", a, ErrTaken, o.Name)
+			}
+		}
+		for _, r := range p.Routes {
+			if slices.Contains(o.Routes, r) {
+				return fmt.Errorf("route %s is %w: it leads to %q", r, ErrTaken, o.Name)
+			}
+		}
+	}
+	return s.checkInvited(f, p)
+}
+
+// checkInvited keeps what was promised to others.
+func (s *Store) checkInvited(f state, p Peer) error {
+	for _, i := range f.Invitations {
+		if i.Name == p.Name || i.UsedBy != (identity.Public{}) {
+			continue
+		}
+		for _, a := range p.Addrs {
+			if slices.Contains(i.Addrs, a) {
+				return fmt.Errorf("address %s is %w: it is promised to %q", a, ErrTaken, i.Name)
+			}
+		}
+	}
+	return nil
+}
+
+func (s *Store) usable(a netip.Addr) error {
+	pool := s.c.Pool.Masked()
+	switch {
+	case !pool.Contains(a):
+		return fmt.Errorf("%s: %w: it is not in the pool %s", a, ErrAddress, pool)
+	case a == pool.Addr() || a == pool.Addr().Next() || !pool.Contains(a.Next()):
+		return fmt.Errorf("%s: %w: it is the gateway's, or that of the network or of broadcasts", a, ErrAddress)
+	case s.c.Plain.IsValid() && s.c.Plain.Contains(a):
+		return fmt.Errorf("%s: %w: %s is for clients without a key", a, ErrAddress, s.c.Plain)
+	}
+	return nil
+}
+
+// choose returns the highest address that is nobody's, as 2013 did; none that ends in .0 or .255.
+func (s *Store) choose(f state) (netip.Addr, error) {
+	used := map[netip.Addr]bool{}
+	for _, p := range f.Peers {
+		for _, a := range p.Addrs {
+			used[a] = true
+		}
+	}
+	for _, i := range f.Invitations {
+		for _, a := range i.Addrs {
+			used[a] = true
+		}
+	}
+	base := s.c.Pool.Masked().Addr().As4()
+	first := binary.BigEndian.Uint32(base[:])
+	for off := uint32(1)<<(32-s.c.Pool.Bits()) - 2; off >= 2; off-- {
+		var b [4]byte
+		binary.BigEndian.PutUint32(b[:], first+off)
+		a := netip.AddrFrom4(b)
+		if b[3] != 0 && b[3] != 255 && !used[a] && s.usable(a) == nil {
+			return a, nil
+		}
+	}
+	return netip.Addr{}, ErrExhausted
+}
