@@ -37,9 +37,9 @@ var arrows = map[string][]string{
 	"internal/tun":           {"internal/packet", "internal/proto"},
 	"internal/exit":          {"internal/hostnet", "internal/proto", "internal/router", "internal/tun"},
 	"internal/gateway": {
-		"internal/addrpool", "internal/carrier", "internal/carrier/tcp", "internal/carrier/unix", "internal/carrier/vsock",
-		"internal/exit", "internal/hostnet", "internal/keepalive", "internal/leasestore", "internal/packet", "internal/proto",
-		"internal/router", "internal/session",
+		"internal/addrpool", "internal/carrier", "internal/carrier/tcp", "internal/carrier/tls", "internal/carrier/unix",
+		"internal/carrier/vsock", "internal/exit", "internal/hostnet", "internal/identity", "internal/keepalive",
+		"internal/leasestore", "internal/packet", "internal/peerstore", "internal/proto", "internal/router", "internal/session",
 	},
 	"internal/client": {
 		"internal/carrier", "internal/carrier/tcp", "internal/carrier/unix", "internal/carrier/vsock", "internal/exit",

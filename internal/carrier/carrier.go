@@ -55,11 +55,7 @@ func NewStream(conn net.Conn) *Stream { return newStream(conn, nil) }
 
 func newStream(conn net.Conn, c Cipher) *Stream {
 	s := &Stream{conn: conn, cipher: c, start: time.Now()}
-	if sc, ok := conn.(syscall.Conn); ok {
-		if raw, err := sc.SyscallConn(); err == nil {
-			s.raw = raw
-		}
-	}
+	s.raw = rawConn(conn)
 	s.rd.init(s)
 	s.wr.init(s)
 	return s

@@ -27,15 +27,6 @@ type Endpoint struct {
 	HybridPort uint32
 }
 
-// ParseListen reads a URL to listen on: tcp://[host]:port, vsock://[cid]:port, unix:///path.
-func ParseListen(s string) (Endpoint, error) {
-	e, err := parse(s, DefaultPort)
-	if err == nil && e.HybridPort != 0 {
-		err = fmt.Errorf("%q: '?vsock=' is for dialling; listen on the path with the port appended, as in unix:///path_%d", s, e.HybridPort)
-	}
-	return e, err
-}
-
 // ParseDial reads whom to dial: a URL as ParseListen takes, unix:///path?vsock=port, or a plain host
 // name or address with an optional port. port is used where s has none; 0 means DefaultPort.
 func ParseDial(s string, port int) (Endpoint, error) {

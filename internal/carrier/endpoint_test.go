@@ -41,9 +41,9 @@ func TestParse(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.in, func(t *testing.T) {
-			e, err := ParseListen(tt.in)
-			checkEndpoint(t, "listen", e, err, tt.listen)
-			e, err = ParseDial(tt.in, tt.port)
+			l, err := ParseListen(tt.in)
+			checkEndpoint(t, "listen", l.Endpoint, err, tt.listen)
+			e, err := ParseDial(tt.in, tt.port)
 			checkEndpoint(t, "dial", e, err, tt.dial)
 		})
 	}

@@ -10,7 +10,9 @@ import (
 	"time"
 
 	"ferry/internal/addrpool"
+	"ferry/internal/carrier/tls"
 	"ferry/internal/leasestore"
+	"ferry/internal/peerstore"
 	"ferry/internal/proto"
 )
 
@@ -39,6 +41,17 @@ var causes = []struct {
 	{addrpool.ErrHeld, "address_held", proto.ReasonHeld},
 	{addrpool.ErrExhausted, "pool_exhausted", proto.ReasonExhausted},
 	{leasestore.ErrUnavailable, "lease_storage", proto.ReasonStorage},
+	{errPlain, "plain_refused", 0},
+	{errTLS, "tls_refused", 0},
+	{errFrom, "from_refused", 0},
+	{errUnknown, "key_unknown", proto.ReasonRevoked},
+	{errDisabled, "key_disabled", proto.ReasonRevoked},
+	{errJoined, "joined", 0},
+	{peerstore.ErrInvitation, "invitation", 0},
+	{peerstore.ErrUnavailable, "peer_storage", 0},
+	{context.DeadlineExceeded, "join_timeout", 0},
+	{tls.ErrRecord, "bad_record", 0},
+	{tls.ErrHandshake, "handshake", 0},
 }
 
 // explain returns the name under which the end of a connection is counted, and what to tell the client.

@@ -5,6 +5,8 @@ import (
 	"log/slog"
 	"net/netip"
 	"time"
+
+	"ferry/internal/identity"
 )
 
 // Defaults that an operator meets in the documentation.
@@ -30,8 +32,18 @@ type Config struct {
 	// None means TCP port 2002 and, where /dev/vsock exists, vsock port 2002.
 	Listen []string
 
-	Pool     netip.Prefix          // addresses of the clients; the first one is the gateway's
-	Reserved map[string]netip.Addr // name of a client -> the address that only it gets
+	// Key is the gateway's identity. Without one it speaks the 2013 protocol with whoever comes; with
+	// one it speaks TLS with the devices that it knows, and the 2013 protocol where a URL allows it.
+	Key identity.Key
+
+	Pool netip.Prefix // addresses of the clients; the first one is the gateway's
+	// PlainPool is the part of Pool for clients without a key: all of it where the gateway has none,
+	// else its upper half unless it is set.
+	PlainPool netip.Prefix
+	// Mix lets packets pass between clients with a key and those without.
+	Mix bool
+
+	Reserved map[string]netip.Addr // name of a client without a key -> the address that only it gets
 	// Sites are networks behind a client: prefix -> the pool address of the client that routes it.
 	Sites map[netip.Prefix]netip.Addr
 	// PushRoutes are sent to the clients, which route them into the tunnel.
@@ -65,6 +77,11 @@ type Config struct {
 
 func (c *Config) setDefaults() {
 	c.Pool = cmp.Or(c.Pool, DefaultPool)
+	if c.Key.IsZero() {
+		c.PlainPool = c.Pool
+	} else if !c.PlainPool.IsValid() {
+		c.PlainPool = UpperHalf(c.Pool)
+	}
 	c.TUN = cmp.Or(c.TUN, DefaultTUN)
 	c.MTU = cmp.Or(c.MTU, DefaultMTU)
 	c.StateDir = cmp.Or(c.StateDir, DefaultStateDir)
@@ -78,4 +95,12 @@ func (c *Config) setDefaults() {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
+}
+
+// UpperHalf returns the half of pool from which 2013 clients got their addresses first.
+func UpperHalf(pool netip.Prefix) netip.Prefix {
+	bits := pool.Bits() + 1
+	b := pool.Masked().Addr().As4()
+	b[(bits-1)/8] |= 0x80 >> ((bits - 1) % 8)
+	return netip.PrefixFrom(netip.AddrFrom4(b), bits)
 }

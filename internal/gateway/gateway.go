@@ -14,11 +14,13 @@ package gateway
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
+	"path/filepath"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -29,7 +31,9 @@ import (
 	"ferry/internal/carrier"
 	"ferry/internal/exit"
 	"ferry/internal/hostnet"
+	"ferry/internal/identity"
 	"ferry/internal/keepalive"
+	"ferry/internal/peerstore"
 	"ferry/internal/proto"
 	"ferry/internal/router"
 )
@@ -42,6 +46,8 @@ type Gateway struct {
 	exit    Exit
 	table   *router.Switch
 	leases  *leases
+	devices *peerstore.Store // nil without a key
+	tls     *tls.Config      // nil without a key
 	budget  router.Budget
 	limits  keepalive.Limits
 	offer   proto.Features
@@ -49,14 +55,16 @@ type Gateway struct {
 	total  router.Counters
 	closed closings
 
-	mu    sync.Mutex // guards peers
-	peers map[uint64]*peer
-	ids   atomic.Uint64
+	mu     sync.Mutex // guards peers and owners
+	peers  map[uint64]*peer
+	owners map[netip.Addr]*peer // of the addresses of devices with a key
+	ids    atomic.Uint64
 }
 
 // An Exit is the network behind the gateway: the TUN of package exit, or what stands in for it.
 type Exit interface {
 	Port() *router.Port
+	Apply(hostnet.State) error
 	// Run hands what comes from the network to f until ctx is done.
 	Run(ctx context.Context, f *router.Forwarder) error
 }
@@ -77,7 +85,7 @@ func Run(ctx context.Context, c Config) (err error) {
 	if err != nil {
 		return err
 	}
-	tun, err := openExit(&c)
+	tun, err := exit.Open(c.TUN, c.MTU, c.Log)
 	if err != nil {
 		closeAll(listeners)
 		return err
@@ -93,25 +101,6 @@ func Run(ctx context.Context, c Config) (err error) {
 	return g.run(ctx, listeners, func(ctx context.Context) error { return hostnet.WatchAddrs(ctx, g.protect) })
 }
 
-// openExit makes the TUN with the gateway's address on it.
-func openExit(c *Config) (*exit.Exit, error) {
-	tun, err := exit.Open(c.TUN, c.MTU, c.Log)
-	if err != nil {
-		return nil, err
-	}
-	state := hostnet.State{
-		Addr: netip.PrefixFrom(c.Pool.Masked().Addr().Next(), c.Pool.Bits()),
-		MTU:  c.MTU, Masquerade: c.NAT,
-	}
-	for site := range c.Sites {
-		state.Routes = append(state.Routes, site)
-	}
-	if err := tun.Apply(state); err != nil {
-		return nil, errors.Join(err, tun.Close())
-	}
-	return tun, nil
-}
-
 func newGateway(c Config, exit Exit, leases *leases) (*Gateway, error) {
 	g := &Gateway{
 		c: c, log: c.Log, gateway: c.Pool.Masked().Addr().Next(),
@@ -119,25 +108,35 @@ func newGateway(c Config, exit Exit, leases *leases) (*Gateway, error) {
 		budget: router.Budget{Limit: c.QueueTotal},
 		limits: keepalive.Limits{Join: c.JoinTimeout, Frame: c.FrameTimeout, Write: c.WriteTimeout, Idle: c.IdleTimeout},
 		offer:  proto.FeatureSuper | proto.FeatureConfig | proto.FeaturePing | proto.FeatureGoodbye | proto.FeatureHello,
-		peers:  map[uint64]*peer{},
+		peers:  map[uint64]*peer{}, owners: map[netip.Addr]*peer{},
 	}
 	if exit.Port().Caps.USO {
 		g.offer |= proto.FeatureUSO
 	}
 	var err error
 	g.table, err = router.NewSwitch(router.SwitchConfig{
-		Pool: c.Pool, Gateway: g.gateway, Exit: exit.Port(), Isolate: c.Isolate, Sites: c.Sites,
+		Pool: c.Pool, Gateway: g.gateway, Exit: exit.Port(), Isolate: c.Isolate, Mix: c.Mix,
 	})
-	return g, err
+	if err != nil {
+		return nil, err
+	}
+	if !c.Key.IsZero() {
+		g.tls = c.Key.Server(g.known)
+		g.devices, err = peerstore.Open(filepath.Join(c.StateDir, "peers.json"), peerstore.Config{Pool: c.Pool, Plain: c.PlainPool})
+		if err != nil {
+			return nil, err
+		}
+	}
+	return g, g.devicesChanged()
 }
 
 // run serves clients until ctx is done. watch calls protect whenever the host's addresses change.
-func (g *Gateway) run(ctx context.Context, listeners []net.Listener, watch func(context.Context) error) error {
+func (g *Gateway) run(ctx context.Context, listeners []*listener, watch func(context.Context) error) error {
 	group, ctx := errgroup.WithContext(ctx)
 	stop := context.AfterFunc(ctx, func() { closeAll(listeners) })
 	defer stop()
 	for _, l := range listeners {
-		g.log.Info("listening", "on", listenerURL(l))
+		g.log.Info("listening", "on", listenerURL(l), "allow", l.allow)
 		group.Go(func() error { return g.accept(ctx, l) })
 	}
 	group.Go(func() error {
@@ -147,7 +146,7 @@ func (g *Gateway) run(ctx context.Context, listeners []net.Listener, watch func(
 	group.Go(func() error { g.reports(ctx); return nil })
 	group.Go(func() error { return watch(ctx) })
 	g.log.Info("serving", "pool", g.c.Pool, "gateway", g.gateway, "interface", g.c.TUN, "mtu", g.c.MTU, "state", g.c.StateDir, "nat", g.c.NAT)
-	g.log.Warn("plain mode: no authentication and no encryption; whoever reaches a listener joins")
+	g.warnPlain(listeners)
 	if g.c.Ready != nil {
 		g.c.Ready()
 	}
@@ -157,7 +156,7 @@ func (g *Gateway) run(ctx context.Context, listeners []net.Listener, watch func(
 }
 
 // accept serves a listener until ctx is done, and waits for the peers that came by it.
-func (g *Gateway) accept(ctx context.Context, l net.Listener) error {
+func (g *Gateway) accept(ctx context.Context, l *listener) error {
 	var peers sync.WaitGroup
 	defer peers.Wait()
 	const pauseMin, pauseMax = 5 * time.Millisecond, time.Second
@@ -183,24 +182,29 @@ func (g *Gateway) accept(ctx context.Context, l net.Listener) error {
 			continue
 		}
 		pause = pauseMin
-		p := g.admit(conn)
-		if p == nil {
-			_ = conn.Close()
-			continue
-		}
-		peers.Go(func() { p.run(ctx) })
+		peers.Go(func() { g.serve(ctx, l, conn) })
 	}
 }
 
-// admit makes a peer of a connection, if there is room for one more.
-func (g *Gateway) admit(conn net.Conn) *peer {
+// warnPlain says where anybody may come in.
+func (g *Gateway) warnPlain(listeners []*listener) {
+	switch open := slices.ContainsFunc(listeners, func(l *listener) bool { return l.allow&carrier.Plain != 0 }); {
+	case open && g.c.Key.IsZero():
+		g.log.Warn("plain mode: no authentication and no encryption; whoever reaches a listener joins; 'vpnsrv init' makes a key and closes it")
+	case open:
+		g.log.Warn("some listeners allow clients without a key: no authentication and no encryption for those", "pool", g.c.PlainPool)
+	}
+}
+
+// admit makes a peer of a connection, if there is room for one more. key is zero for a client without one.
+func (g *Gateway) admit(s *carrier.Stream, key identity.Public) *peer {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if len(g.peers) >= g.c.MaxSessions {
 		g.closed.count("max_sessions")
 		return nil
 	}
-	p := newPeer(g, g.ids.Add(1), carrier.NewStream(conn))
+	p := newPeer(g, g.ids.Add(1), s, key)
 	g.peers[p.id] = p
 	return p
 }
@@ -256,12 +260,12 @@ func (g *Gateway) protect(host []netip.Addr) {
 	g.table.SetEgress(g.c.Allow, deny)
 }
 
-func closeAll(listeners []net.Listener) {
+func closeAll(listeners []*listener) {
 	for _, l := range listeners {
 		_ = l.Close()
 	}
 }
 
-func listenerURL(l net.Listener) string {
+func listenerURL(l *listener) string {
 	return fmt.Sprintf("%s://%s", l.Addr().Network(), l.Addr())
 }

@@ -269,6 +269,7 @@ func TestMaxSessions(t *testing.T) {
 	err := inMemory(t, Config{MaxSessions: 2}, func(l *lab) error {
 		l.dial()
 		l.dial()
+		l.settle()
 		third := l.dial()
 		l.settle()
 		if _, eof := third.take(); !eof || l.g.closed.counts()["max_sessions"] != 1 {

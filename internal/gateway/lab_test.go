@@ -3,6 +3,7 @@ package gateway
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -11,6 +12,9 @@ import (
 	"testing"
 	"testing/synctest"
 
+	"ferry/internal/carrier"
+	"ferry/internal/hostnet"
+	"ferry/internal/identity"
 	"ferry/internal/proto"
 	"ferry/internal/router"
 )
@@ -32,7 +36,8 @@ func newMemory() *memory {
 	return m
 }
 
-func (m *memory) Port() *router.Port { return m.port }
+func (m *memory) Port() *router.Port        { return m.port }
+func (m *memory) Apply(hostnet.State) error { return nil }
 func (m *memory) Run(ctx context.Context, _ *router.Forwarder) error {
 	<-ctx.Done()
 	return nil
@@ -79,10 +84,14 @@ func inMemory(t *testing.T, c Config, f func(*lab) error) (err error) {
 		if newErr != nil {
 			t.Fatal(newErr)
 		}
+		allow := carrier.Plain
+		if !c.Key.IsZero() {
+			allow |= carrier.TLS
+		}
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan error, 1)
 		go func() {
-			ended <- g.run(ctx, []net.Listener{m}, func(ctx context.Context) error { <-ctx.Done(); return nil })
+			ended <- g.run(ctx, []*listener{{Listener: m, allow: allow}}, func(ctx context.Context) error { <-ctx.Done(); return nil })
 		}()
 		err = f(&lab{g, m})
 		cancel()
@@ -115,6 +124,57 @@ type raw struct {
 func (l *lab) dial() *raw {
 	a, b := net.Pipe()
 	l.m.conns <- b
+	return collect(a)
+}
+
+// dialTLS dials as the device with a key does, with the standard library's TLS.
+func (l *lab) dialTLS(p identity.Protocol, key identity.Key) *raw {
+	a, b := net.Pipe()
+	l.m.conns <- b
+	return collect(tls.Client(buffered(a), key.Client(p, l.g.c.Key.Public().Pin())))
+}
+
+// A patient connection takes what is written at once, as a socket does. Both ends of a handshake may
+// write at the same time.
+type patient struct {
+	net.Conn
+	out  chan []byte // closed by nobody; the goroutine that empties it ends with done
+	done chan struct{}
+	once sync.Once
+}
+
+func buffered(conn net.Conn) *patient {
+	p := &patient{Conn: conn, out: make(chan []byte, 1000), done: make(chan struct{})}
+	go func() {
+		for {
+			select {
+			case b := <-p.out:
+				if _, err := conn.Write(b); err != nil {
+					p.Close()
+				}
+			case <-p.done:
+				return
+			}
+		}
+	}()
+	return p
+}
+
+func (p *patient) Write(b []byte) (int, error) {
+	select {
+	case <-p.done:
+		return 0, net.ErrClosed
+	case p.out <- bytes.Clone(b):
+		return len(b), nil
+	}
+}
+
+func (p *patient) Close() error {
+	p.once.Do(func() { close(p.done) })
+	return p.Conn.Close()
+}
+
+func collect(a net.Conn) *raw {
 	r := &raw{conn: a}
 	go func() {
 		buf := make([]byte, 64<<10)
@@ -125,6 +185,7 @@ func (l *lab) dial() *raw {
 			r.eof = err != nil
 			r.mu.Unlock()
 			if err != nil {
+				_ = a.Close()
 				return
 			}
 		}

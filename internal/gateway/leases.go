@@ -22,7 +22,7 @@ type leases struct {
 
 func openLeases(c *Config) (*leases, error) {
 	pool, err := addrpool.New(addrpool.Config{
-		Prefix: c.Pool, Reserved: c.Reserved, OnRequest: slices.Collect(maps.Values(c.Sites)), Hold: c.IdleTimeout,
+		Prefix: c.PlainPool, Reserved: c.Reserved, OnRequest: slices.Collect(maps.Values(c.Sites)), Hold: c.IdleTimeout,
 	})
 	if err != nil {
 		return nil, err

@@ -14,6 +14,7 @@ import (
 
 	"ferry/internal/addrpool"
 	"ferry/internal/carrier"
+	"ferry/internal/identity"
 	"ferry/internal/keepalive"
 	"ferry/internal/packet"
 	"ferry/internal/proto"
@@ -37,6 +38,7 @@ const (
 type peer struct {
 	g       *Gateway
 	id      uint64
+	key     identity.Public // zero: the client has none
 	log     *slog.Logger
 	stream  *carrier.Stream
 	queue   *router.Queue
@@ -59,9 +61,9 @@ type peer struct {
 	ended   chan struct{} // closed by end
 }
 
-func newPeer(g *Gateway, id uint64, s *carrier.Stream) *peer {
+func newPeer(g *Gateway, id uint64, s *carrier.Stream, key identity.Public) *peer {
 	p := &peer{
-		g: g, id: id, stream: s,
+		g: g, id: id, key: key, stream: s,
 		log:     g.log.With("peer", id, "from", s.RemoteAddr().String()),
 		queue:   router.NewQueue(s, router.QueueConfig{Limit: g.c.QueueBytes, Budget: &g.budget}),
 		session: session.NewServer(g.c.Pool, g.offer),
@@ -69,6 +71,7 @@ func newPeer(g *Gateway, id uint64, s *carrier.Stream) *peer {
 		ended:   make(chan struct{}),
 	}
 	p.port = router.NewPort(id, router.Caps{}, p.queue)
+	p.port.Guest = g.devices != nil && key == identity.Public{}
 	p.forward = router.NewForwarder(g.table, p.port, &g.total, g.gateway)
 	p.accepted.Store(p.now())
 	return p
@@ -205,21 +208,13 @@ func (p *peer) request(ctx context.Context, b []byte) error {
 
 // grant gets a lease, which is on disk when it returns, and answers the client.
 func (p *peer) grant(ctx context.Context, ask session.Ask) error {
-	r := addrpool.Request{
-		Owner: p.id, Static: ask.Static, Hint: ask.Hint,
-		Resume: ask.Resume, ResumeToken: addrpool.Token(ask.Token), Name: ask.Name,
-	}
-	if ask.Features.Has(proto.FeatureConfig) {
-		_, _ = rand.Read(r.Token[:]) // never fails: crypto/rand
-	}
-	granted, err := p.g.leases.grant(ctx, r)
+	lease, displaced, err := p.acquire(ctx, ask)
 	if err != nil {
 		return p.refused(ask, err)
 	}
-	if other := p.g.peer(granted.Displaced); other != nil {
-		other.end("replaced", proto.GoodbyeMessage{Reason: proto.ReasonReplaced})
+	if displaced != nil {
+		displaced.end("replaced", proto.GoodbyeMessage{Reason: proto.ReasonReplaced})
 	}
-	lease := granted.Lease
 	first := !p.lease.Addr.IsValid()
 	changed := lease.Addr != p.lease.Addr
 	p.lease = lease
@@ -232,9 +227,25 @@ func (p *peer) grant(ctx context.Context, ask session.Ask) error {
 	}
 	if changed {
 		p.g.table.Bind(p.port, lease.Addr)
-		p.log.Info("client joined", "addr", lease.Addr, "name", ask.Name, "extended", ask.Extended)
+		p.log.Info("client joined", "addr", lease.Addr, "name", lease.Name, "extended", ask.Extended)
 	}
 	return nil
+}
+
+// acquire returns the lease of a client, and the connection that had its address until now, if any.
+func (p *peer) acquire(ctx context.Context, ask session.Ask) (addrpool.Lease, *peer, error) {
+	if p.key != (identity.Public{}) {
+		return p.g.claim(p, ask)
+	}
+	r := addrpool.Request{
+		Owner: p.id, Static: ask.Static, Hint: ask.Hint,
+		Resume: ask.Resume, ResumeToken: addrpool.Token(ask.Token), Name: ask.Name,
+	}
+	if ask.Features.Has(proto.FeatureConfig) {
+		_, _ = rand.Read(r.Token[:]) // never fails: crypto/rand
+	}
+	granted, err := p.g.leases.grant(ctx, r)
+	return granted.Lease, p.g.peer(granted.Displaced), err
 }
 
 // agree sets what the client can receive. Nothing was sent to it before.
@@ -267,7 +278,7 @@ func (p *peer) push(lease addrpool.Lease) proto.PushedConfig {
 // is free. If not, its packets are dropped like those of anybody without an address.
 func (p *peer) selfAssign(ctx context.Context, ip packet.IPv4) {
 	src := ip.Src()
-	if !p.g.c.Pool.Contains(src) {
+	if !p.g.c.PlainPool.Contains(src) || p.key != (identity.Public{}) {
 		return
 	}
 	granted, err := p.g.leases.grant(ctx, addrpool.Request{Owner: p.id, Static: src})
@@ -322,8 +333,13 @@ func (p *peer) leave() {
 		p.log.Debug("connection ended", "cause", p.cause, "drops", p.port.Stats().Drops)
 		return
 	}
-	// A client that said goodbye does not come back; one that vanished may.
-	p.g.leases.release(p.id, !p.left)
+	if p.key != (identity.Public{}) {
+		p.g.mu.Lock()
+		p.g.disown(p)
+		p.g.mu.Unlock()
+	} else { // who said goodbye does not come back; who vanished may
+		p.g.leases.release(p.id, !p.left)
+	}
 	s := p.port.Stats()
 	p.log.Info("client left", "addr", p.lease.Addr, "cause", p.cause,
 		"received", p.stream.Received(), "sent", p.stream.Sent(), "packets", s.Packets, "drops", s.Drops)

@@ -11,17 +11,24 @@ import (
 	"ferry/internal/carrier/vsock"
 )
 
-// carriers are the ways by which clients can come, by the scheme of a URL. A new one is added here.
-var carriers = map[string]func(context.Context, carrier.Endpoint) (net.Listener, error){
-	"tcp":   tcp.Listen,
-	"vsock": vsock.Listen,
-	"unix":  unix.Listen,
+// A way is a kind of carrier by which clients can come.
+type way struct {
+	listen func(context.Context, carrier.Endpoint) (net.Listener, error)
+	// from returns the context ID or the user ID at the other end; nil where there is none.
+	from func(net.Conn) (uint32, error)
+}
+
+// ways are all that there are, by the scheme of a URL. A new one is added here.
+var ways = map[string]way{
+	"tcp":   {tcp.Listen, nil},
+	"vsock": {vsock.Listen, vsock.From},
+	"unix":  {unix.Listen, unix.From},
 }
 
 // listenAll opens the listeners that c names, all or none. Without names it serves TCP and, where the
 // machine has it, vsock, which it can do without: vsock knows no network namespaces, so another gateway
 // of the machine may have the port.
-func listenAll(ctx context.Context, c *Config) (all []net.Listener, err error) {
+func listenAll(ctx context.Context, c *Config) (all []*listener, err error) {
 	defer func() {
 		if err != nil {
 			closeAll(all)
@@ -32,14 +39,14 @@ func listenAll(ctx context.Context, c *Config) (all []net.Listener, err error) {
 		urls = []string{fmt.Sprintf("tcp://:%d", DefaultPort)}
 	}
 	for _, url := range urls {
-		l, err := listen(ctx, url)
+		l, err := listen(ctx, c, url)
 		if err != nil {
 			return all, err
 		}
 		all = append(all, l)
 	}
 	if len(c.Listen) == 0 && vsock.Available() {
-		l, err := listen(ctx, fmt.Sprintf("vsock://:%d", DefaultPort))
+		l, err := listen(ctx, c, fmt.Sprintf("vsock://:%d", DefaultPort))
 		if err != nil {
 			c.Log.Warn("no clients by vsock", "err", err)
 			return all, nil
@@ -49,10 +56,37 @@ func listenAll(ctx context.Context, c *Config) (all []net.Listener, err error) {
 	return all, nil
 }
 
-func listen(ctx context.Context, url string) (net.Listener, error) {
+func listen(ctx context.Context, c *Config, url string) (*listener, error) {
 	e, err := carrier.ParseListen(url)
 	if err != nil {
 		return nil, err
 	}
-	return carriers[e.Scheme](ctx, e)
+	switch {
+	case e.Allow == 0 && c.Key.IsZero():
+		e.Allow = carrier.Plain
+	case e.Allow == 0:
+		e.Allow = carrier.TLS
+	case e.Allow&carrier.TLS != 0 && c.Key.IsZero():
+		return nil, fmt.Errorf("listen on %s: allow=%s needs a key: 'vpnsrv init' makes one", e, e.Allow)
+	}
+	w := ways[e.Scheme]
+	l, err := w.listen(ctx, e.Endpoint)
+	if err != nil {
+		return nil, err
+	}
+	return &listener{Listener: l, allow: e.Allow, admit: admission(w, e)}, nil
+}
+
+// admission returns what tells whether a connection comes from where it may; nil: from anywhere.
+func admission(w way, e carrier.Listening) func(net.Conn) error {
+	if len(e.From) == 0 || w.from == nil {
+		return nil
+	}
+	return func(conn net.Conn) error {
+		id, err := w.from(conn)
+		if err == nil && !e.Admits(id) {
+			err = fmt.Errorf("%w: %d", errFrom, id)
+		}
+		return err
+	}
 }

@@ -90,6 +90,9 @@ func NewKey() Key {
 	return Key{private}
 }
 
+// IsZero reports whether k is none.
+func (k Key) IsZero() bool { return k.private == nil }
+
 // Public returns the public half.
 func (k Key) Public() Public { return Public(k.private.Public().(ed25519.PublicKey)) }
 

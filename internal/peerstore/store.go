@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"ferry/internal/identity"
@@ -34,18 +35,21 @@ type Config struct {
 	Plain netip.Prefix // the part of the pool for clients without a key; invalid: none
 }
 
-// A Store is a set of peers and invitations. It is safe for concurrent use.
+// A Store is a set of peers and invitations. It is safe for concurrent use; Lookup and List never wait
+// for the disk.
 type Store struct {
 	path string
 	c    Config
 
-	mu    sync.Mutex // guards what follows; held while the file is written
-	now   state
-	byKey map[identity.Public]int // index in now.Peers
+	mu  sync.Mutex // held by who changes something, until it is on disk
+	now atomic.Pointer[state]
 }
 
 // state is what the file says. It is replaced, never changed.
-type state = file
+type state struct {
+	file
+	byKey map[identity.Public]int // index in Peers
+}
 
 // Open reads the file at path, if there is one.
 func Open(path string, c Config) (*Store, error) {
@@ -54,7 +58,7 @@ func Open(path string, c Config) (*Store, error) {
 		return nil, err
 	}
 	s := &Store{path: path, c: c}
-	taken := state{}
+	taken := file{}
 	for _, p := range f.Peers {
 		if err := s.checkPeer(taken, p); err != nil {
 			return nil, fmt.Errorf("peers: %s: %w", path, err)
@@ -66,16 +70,16 @@ func Open(path string, c Config) (*Store, error) {
 }
 
 // set makes f the state.
-func (s *Store) set(f state) {
-	s.now = f
-	s.byKey = make(map[identity.Public]int, len(f.Peers))
+func (s *Store) set(f file) {
+	byKey := make(map[identity.Public]int, len(f.Peers))
 	for i, p := range f.Peers {
-		s.byKey[p.Key] = i
+		byKey[p.Key] = i
 	}
+	s.now.Store(&state{f, byKey})
 }
 
 // commit brings f to disk and makes it the state.
-func (s *Store) commit(f state) error {
+func (s *Store) commit(f file) error {
 	if err := writeFile(s.path, f); err != nil {
 		return err
 	}
@@ -85,24 +89,22 @@ func (s *Store) commit(f state) error {
 
 // Lookup returns the peer with a key.
 func (s *Store) Lookup(key identity.Public) (Peer, bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	i, ok := s.byKey[key]
+	now := s.now.Load()
+	i, ok := now.byKey[key]
 	if !ok {
 		return Peer{}, false
 	}
-	return s.now.Peers[i], true
+	return now.Peers[i], true
 }
 
 // List returns all peers, and the invitations that are open at a time, each sorted by name.
 func (s *Store) List(now time.Time) ([]Peer, []Invitation) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	open := slices.DeleteFunc(slices.Clone(s.now.Invitations), func(i Invitation) bool {
+	f := s.now.Load()
+	open := slices.DeleteFunc(slices.Clone(f.Invitations), func(i Invitation) bool {
 		return now.After(i.Expires) || i.UsedBy != identity.Public{}
 	})
 	slices.SortFunc(open, func(a, b Invitation) int { return cmp.Compare(a.Name, b.Name) })
-	peers := slices.Clone(s.now.Peers)
+	peers := slices.Clone(f.Peers)
 	slices.SortFunc(peers, func(a, b Peer) int { return cmp.Compare(a.Name, b.Name) })
 	return peers, open
 }
@@ -111,14 +113,14 @@ func (s *Store) List(now time.Time) ([]Peer, []Invitation) {
 func (s *Store) Add(p Peer) (Peer, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	f, p, err := s.add(s.now, p)
+	f, p, err := s.add(s.now.Load().file, p)
 	if err != nil {
 		return p, err
 	}
 	return p, s.commit(f)
 }
 
-func (s *Store) add(f state, p Peer) (state, Peer, error) {
+func (s *Store) add(f file, p Peer) (file, Peer, error) {
 	if len(p.Addrs) == 0 {
 		a, err := s.choose(f)
 		if err != nil {
@@ -150,11 +152,12 @@ func (s *Store) Disable(name string, disabled bool) (Peer, error) {
 func (s *Store) edit(name string, change func(peers []Peer, i int) []Peer) (Peer, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	i := slices.IndexFunc(s.now.Peers, func(p Peer) bool { return p.Name == name })
+	f := s.now.Load().file
+	i := slices.IndexFunc(f.Peers, func(p Peer) bool { return p.Name == name })
 	if i < 0 {
 		return Peer{}, fmt.Errorf("%q: %w", name, ErrUnknown)
 	}
-	p, f := s.now.Peers[i], s.now
+	p := f.Peers[i]
 	f.Peers = change(slices.Clone(f.Peers), i)
 	return p, s.commit(f)
 }
@@ -164,7 +167,7 @@ func (s *Store) edit(name string, change func(peers []Peer, i int) []Peer) (Peer
 func (s *Store) Invite(i Invitation, now time.Time) (proto.Secret, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	f := s.now
+	f := s.now.Load().file
 	f.Invitations = slices.DeleteFunc(slices.Clone(f.Invitations), func(o Invitation) bool {
 		return o.Name == i.Name || now.After(o.Expires)
 	})
@@ -186,22 +189,23 @@ func (s *Store) Redeem(secret proto.Secret, key identity.Public, now time.Time) 
 	defer s.mu.Unlock()
 	// That hashes are compared as it comes says nothing about the secret of any.
 	hash := Hash(sha256.Sum256(secret[:]))
-	at := slices.IndexFunc(s.now.Invitations, func(i Invitation) bool { return i.Hash == hash })
-	if at < 0 || now.After(s.now.Invitations[at].Expires) {
+	f := s.now.Load().file
+	at := slices.IndexFunc(f.Invitations, func(i Invitation) bool { return i.Hash == hash })
+	if at < 0 || now.After(f.Invitations[at].Expires) {
 		return Peer{}, ErrInvitation
 	}
-	i := s.now.Invitations[at]
+	i := f.Invitations[at]
 	switch i.UsedBy {
 	case key:
-		if n, ok := s.byKey[key]; ok && s.now.Peers[n].Name == i.Name {
-			return s.now.Peers[n], nil
+		if p, ok := s.Lookup(key); ok && p.Name == i.Name {
+			return p, nil
 		}
 		return Peer{}, ErrInvitation // it was removed meanwhile
 	case identity.Public{}:
 	default:
 		return Peer{}, ErrInvitation
 	}
-	f, p, err := s.add(s.now, Peer{Name: i.Name, Key: key, Addrs: i.Addrs, Routes: i.Routes, Added: now})
+	f, p, err := s.add(f, Peer{Name: i.Name, Key: key, Addrs: i.Addrs, Routes: i.Routes, Added: now})
 	if err != nil {
 		return p, err
 	}
@@ -211,7 +215,7 @@ func (s *Store) Redeem(secret proto.Secret, key identity.Public, now time.Time) 
 	return p, s.commit(f)
 }
 
-func (s *Store) checkPeer(f state, p Peer) error {
+func (s *Store) checkPeer(f file, p Peer) error {
 	if p.Key == (identity.Public{}) || len(p.Addrs) == 0 {
 		return fmt.Errorf("peer %q has no key or no address", p.Name)
 	}
@@ -219,7 +223,7 @@ func (s *Store) checkPeer(f state, p Peer) error {
 }
 
 // check tells whether p, or who is invited as p, may stand beside the peers of f.
-func (s *Store) check(f state, p Peer) error {
+func (s *Store) check(f file, p Peer) error {
 	if _, err := identity.ParseName(p.Name); err != nil {
 		return err
 	}
@@ -258,7 +262,7 @@ func (s *Store) check(f state, p Peer) error {
 }
 
 // checkInvited keeps what was promised to others.
-func (s *Store) checkInvited(f state, p Peer) error {
+func (s *Store) checkInvited(f file, p Peer) error {
 	for _, i := range f.Invitations {
 		if i.Name == p.Name || i.UsedBy != (identity.Public{}) {
 			continue
@@ -286,7 +290,7 @@ func (s *Store) usable(a netip.Addr) error {
 }
 
 // choose returns the highest address that is nobody's, as 2013 did; none that ends in .0 or .255.
-func (s *Store) choose(f state) (netip.Addr, error) {
+func (s *Store) choose(f file) (netip.Addr, error) {
 	used := map[netip.Addr]bool{}
 	for _, p := range f.Peers {
 		for _, a := range p.Addrs {

@@ -50,7 +50,7 @@ func newStore(t *testing.T) (*Store, string) {
 // same tells whether what is on disk is what the store says.
 func same(t *testing.T, s *Store, path string) {
 	t.Helper()
-	if got, want := open(t, path).now, s.now; !reflect.DeepEqual(got.Peers, want.Peers) || !reflect.DeepEqual(got.Invitations, want.Invitations) {
+	if got, want := open(t, path).now.Load(), s.now.Load(); !reflect.DeepEqual(got.Peers, want.Peers) || !reflect.DeepEqual(got.Invitations, want.Invitations) {
 		t.Errorf("on disk is\n%+v, want\n%+v", got, want)
 	}
 }
@@ -226,7 +226,7 @@ func TestDiskFails(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	before := s.now
+	before := s.now.Load()
 	s.path = filepath.Join(path, "no directory", "peers.json")
 	if _, err := s.Add(Peer{Name: "cam3", Key: key()}); !errors.Is(err, ErrUnavailable) {
 		t.Errorf("Add: got %v", err)
@@ -240,7 +240,7 @@ func TestDiskFails(t *testing.T) {
 	if _, err := s.Invite(Invitation{Name: "cam4", Expires: now.Add(time.Hour)}, now); !errors.Is(err, ErrUnavailable) {
 		t.Errorf("Invite: got %v", err)
 	}
-	if !reflect.DeepEqual(before, s.now) {
+	if before != s.now.Load() {
 		t.Error("something has changed")
 	}
 	if _, ok := s.Lookup(k); !ok {

@@ -21,7 +21,7 @@ const (
 	KindPing
 	KindPong
 	KindGoodbye
-	KindJoin   // on a connection for joining only, as the next one
+	KindJoin // on a connection for joining only, as the next one
 	KindJoined
 	KindUnknown // an extension frame of a type that this version does not know; to be skipped
 )

@@ -27,6 +27,9 @@ type Caps struct {
 type Port struct {
 	ID   uint64 // of the connection; for the exit 0
 	Caps Caps
+	// Guest is set for a client that has proven nothing, beside others that have: the two kinds do not
+	// reach each other. It is set before an address is bound.
+	Guest bool
 	Counters
 
 	out  Sender

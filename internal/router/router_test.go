@@ -54,9 +54,11 @@ func newWorld(t *testing.T, isolate bool) *world {
 	var err error
 	w.table, err = NewSwitch(SwitchConfig{
 		Pool: pool, Gateway: gateway, Exit: w.exit, Isolate: isolate,
-		Sites: map[netip.Prefix]netip.Addr{site: netip.MustParseAddr(addrA)},
 	})
 	if err != nil {
+		t.Fatal(err)
+	}
+	if err := w.table.SetSites(map[netip.Prefix]netip.Addr{site: netip.MustParseAddr(addrA)}); err != nil {
 		t.Fatal(err)
 	}
 	w.table.Bind(w.a, netip.MustParseAddr(addrA))
@@ -168,6 +170,57 @@ func TestIsolate(t *testing.T) {
 		if _, why := w.table.Route(tt.from, packet.IPv4(udp(28, tt.src, tt.dst, false))); why != tt.why {
 			t.Errorf("%s to %s: got %s, want %s", tt.src, tt.dst, why, tt.why)
 		}
+	}
+}
+
+// Exam C7: who has proven nothing reaches nobody who has, neither does a site, and the other way round.
+func TestGuests(t *testing.T) {
+	for _, mix := range []bool{false, true} {
+		w := newWorld(t, false)
+		w.table.mix = mix
+		w.l.Guest = true
+		want := DropIsolated
+		if mix {
+			want = None
+		}
+		for _, tt := range []struct {
+			src, dst string
+			from     *Port
+			why      Reason
+		}{
+			{addrL, addrA, w.l, want},
+			{addrA, addrL, w.a, want},
+			{addrL, "192.168.7.9", w.l, want},
+			{"192.168.7.9", addrL, w.a, want},
+			{addrA, addrB, w.a, None},
+			{addrL, "10.0.0.1", w.l, None},
+			{addrL, "192.0.2.1", w.l, None},
+			{"10.0.0.1", addrL, w.exit, None},
+		} {
+			if _, why := w.table.Route(tt.from, packet.IPv4(udp(28, tt.src, tt.dst, false))); why != tt.why {
+				t.Errorf("mix %v, %s to %s: got %s, want %s", mix, tt.src, tt.dst, why, tt.why)
+			}
+		}
+	}
+}
+
+// Sites come and go while packets are routed.
+func TestSetSites(t *testing.T) {
+	w := newWorld(t, false)
+	route := func() *Port {
+		to, _ := w.table.Route(w.exit, packet.IPv4(udp(28, "192.0.2.1", "192.168.7.9", false)))
+		return to
+	}
+	if err := w.table.SetSites(map[netip.Prefix]netip.Addr{site: netip.MustParseAddr(addrB)}); err != nil || route() != w.b {
+		t.Errorf("%v, or the site is not behind B", err)
+	}
+	for prefix, via := range map[string]string{"10.0.0.0/8": addrA, "192.168.8.0/24": "10.1.0.7"} {
+		if err := w.table.SetSites(map[netip.Prefix]netip.Addr{netip.MustParsePrefix(prefix): netip.MustParseAddr(via)}); err == nil || route() != w.b {
+			t.Errorf("%s via %s: no error, or it took effect", prefix, via)
+		}
+	}
+	if err := w.table.SetSites(nil); err != nil || route() != nil {
+		t.Errorf("%v, or the site is still there", err)
 	}
 }
 

@@ -25,9 +25,10 @@ type Switch struct {
 	gateway uint32
 	exit    *Port
 	isolate bool
-	sites   *bart.Table[uint32]              // prefix -> address of the client that routes it
-	egress  atomic.Pointer[bart.Table[bool]] // destination outside the pool -> allowed; unknown: allowed
-	slots   [1 << 16]atomic.Pointer[Port]    // by the low 16 bits of the address
+	mix     bool
+	sites   atomic.Pointer[bart.Table[uint32]] // prefix -> address of the client that routes it
+	egress  atomic.Pointer[bart.Table[bool]]   // destination outside the pool -> allowed; unknown: allowed
+	slots   [1 << 16]atomic.Pointer[Port]      // by the low 16 bits of the address
 }
 
 // SwitchConfig is what a Switch is made of.
@@ -36,7 +37,7 @@ type SwitchConfig struct {
 	Gateway netip.Addr
 	Exit    *Port
 	Isolate bool // no packets from client to client
-	Sites   map[netip.Prefix]netip.Addr
+	Mix     bool // packets pass between guests and others
 }
 
 // NewSwitch returns a table without clients.
@@ -46,18 +47,26 @@ func NewSwitch(c SwitchConfig) (*Switch, error) {
 	}
 	s := &Switch{
 		pool: c.Pool.Masked(), mask: ^uint32(0) << (32 - c.Pool.Bits()),
-		gateway: fromAddr(c.Gateway), exit: c.Exit, isolate: c.Isolate,
-		sites: new(bart.Table[uint32]),
+		gateway: fromAddr(c.Gateway), exit: c.Exit, isolate: c.Isolate, mix: c.Mix,
 	}
 	s.base = fromAddr(s.pool.Addr())
-	for prefix, via := range c.Sites {
-		if !s.pool.Contains(via) || prefix.Overlaps(s.pool) {
-			return nil, fmt.Errorf("site %s via %s: the client's address must be in the pool %s, and the site outside of it", prefix, via, s.pool)
-		}
-		s.sites.Insert(prefix.Masked(), fromAddr(via))
-	}
+	s.sites.Store(new(bart.Table[uint32]))
 	s.SetEgress(nil, nil)
 	return s, nil
+}
+
+// SetSites replaces the networks behind clients: prefix -> address of the client that routes it. It may
+// be called at any time.
+func (s *Switch) SetSites(sites map[netip.Prefix]netip.Addr) error {
+	t := new(bart.Table[uint32])
+	for prefix, via := range sites {
+		if !s.pool.Contains(via) || prefix.Overlaps(s.pool) {
+			return fmt.Errorf("site %s via %s: the client's address must be in the pool %s, and the site outside of it", prefix, via, s.pool)
+		}
+		t.Insert(prefix.Masked(), fromAddr(via))
+	}
+	s.sites.Store(t)
+	return nil
 }
 
 // denied are destinations outside the pool that no client reaches unless they are allowed: this
@@ -114,7 +123,7 @@ func (s *Switch) Route(from *Port, ip packet.IPv4) (*Port, Reason) {
 	case dst>>24 == 0:
 		return nil, DropMartian
 	}
-	if via, ok := s.sites.Lookup(toAddr(dst)); ok {
+	if via, ok := s.sites.Load().Lookup(toAddr(dst)); ok {
 		return s.toPeer(from, via)
 	}
 	if from == s.exit {
@@ -147,7 +156,7 @@ func (s *Switch) checkSource(from *Port, src uint32) Reason {
 	case isMartianSource(src):
 		return DropMartian
 	}
-	if via, ok := s.sites.Lookup(toAddr(src)); ok && via == own {
+	if via, ok := s.sites.Load().Lookup(toAddr(src)); ok && via == own {
 		return None
 	}
 	return DropSource
@@ -173,7 +182,8 @@ func (s *Switch) toPeer(from *Port, addr uint32) (*Port, Reason) {
 		return nil, DropUnassigned
 	case to == from:
 		return nil, DropHairpin
-	case s.isolate && from != s.exit:
+	case from == s.exit:
+	case s.isolate, from.Guest != to.Guest && !s.mix:
 		return nil, DropIsolated
 	}
 	return to, None

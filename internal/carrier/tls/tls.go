@@ -29,6 +29,9 @@ import (
 	"ferry/internal/identity"
 )
 
+// ErrHandshake is returned, with the cause, for a handshake that did not succeed.
+var ErrHandshake = errors.New("TLS handshake")
+
 // Server makes the handshake of a gateway over conn, until ctx is done. It returns the records of the
 // connection, what both ends want to speak, and the key that the client has proven. It closes nothing.
 func Server(ctx context.Context, conn net.Conn, c *tls.Config) (*Records, identity.Protocol, identity.Public, error) {
@@ -61,7 +64,7 @@ func handshake(ctx context.Context, conn net.Conn, c *tls.Config, side func(net.
 	c.KeyLogWriter = secrets
 	t := side(&oneRecord{Conn: conn}, c)
 	if err := t.HandshakeContext(ctx); err != nil {
-		return tls.ConnectionState{}, nil, fmt.Errorf("TLS handshake: %w", err)
+		return tls.ConnectionState{}, nil, fmt.Errorf("%w: %w", ErrHandshake, err)
 	}
 	return t.ConnectionState(), secrets, nil
 }

@@ -18,6 +18,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"ferry/internal/carrier"
 )
 
@@ -56,6 +58,24 @@ func removeDead(ctx context.Context, e carrier.Endpoint) error {
 		return fmt.Errorf("listen on %s: the path exists: %w", e, err)
 	}
 	return os.Remove(e.Path)
+}
+
+// From returns the user ID at the other end of a connection: of the process that connected.
+func From(conn net.Conn) (uint32, error) {
+	u, ok := conn.(*net.UnixConn)
+	if !ok {
+		return 0, fmt.Errorf("%s is no unix socket", conn.RemoteAddr())
+	}
+	raw, err := u.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	var cred *unix.Ucred
+	controlErr := raw.Control(func(fd uintptr) { cred, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) })
+	if err = errors.Join(controlErr, err); err != nil {
+		return 0, err
+	}
+	return cred.Uid, nil
 }
 
 // Dial connects to an endpoint unix:///path, and through it to a guest's vsock port when the

@@ -51,6 +51,15 @@ func (a addr) String() string  { return strings.TrimPrefix(string(a), "vsock://"
 // Addr implements net.Listener.
 func (l listener) Addr() net.Addr { return addr(l.e.String()) }
 
+// From returns the context ID at the other end of a connection.
+func From(conn net.Conn) (uint32, error) {
+	a, ok := conn.RemoteAddr().(*vsock.Addr)
+	if !ok {
+		return 0, fmt.Errorf("%s is no address of vsock", conn.RemoteAddr())
+	}
+	return a.ContextID, nil
+}
+
 // Dial connects to an endpoint vsock://cid:port.
 func Dial(ctx context.Context, e carrier.Endpoint, _ uint32) (net.Conn, error) {
 	conn, err := vsock.DialContext(ctx, e.CID, e.Port, nil)

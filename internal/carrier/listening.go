@@ -1,0 +1,147 @@
+package carrier
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Modes are what may be spoken on a listener.
+type Modes uint8
+
+// The modes. The first byte of a connection tells which one it is.
+const (
+	Plain Modes = 1 << iota // the 2013 protocol and its extensions, as they are
+	TLS                     // the same inside of TLS, with keys on both sides
+)
+
+var modeNames = map[string]Modes{"plain": Plain, "tls": TLS, "both": Plain | TLS}
+
+// String returns the word for modes in a URL.
+func (m Modes) String() string {
+	for name, modes := range modeNames {
+		if m == modes {
+			return name
+		}
+	}
+	return ""
+}
+
+// A Listening is an endpoint to listen on, and who may come in there.
+type Listening struct {
+	Endpoint
+	Allow Modes    // 0: as the gateway has a key or not
+	From  []uint32 // context IDs (vsock), user IDs (unix); empty: all
+}
+
+// ParseListen reads a URL to listen on: tcp://[host]:port, vsock://[cid]:port, unix:///path, each with
+// ?allow=plain, tls or both; vsock with &cid=3,4, the guests that may come; unix with &uid=0,1000.
+func ParseListen(s string) (Listening, error) {
+	var l Listening
+	u, err := url.Parse(s)
+	if err != nil {
+		return l, fmt.Errorf("%q is not a URL: %w", s, err)
+	}
+	q := u.Query()
+	if v := q.Get("allow"); q.Has("allow") {
+		if l.Allow = modeNames[v]; l.Allow == 0 {
+			return l, fmt.Errorf("%q: allow=%s: write plain, tls or both", s, v)
+		}
+	}
+	q.Del("allow")
+	if who := map[string]string{"vsock": "cid", "unix": "uid"}[u.Scheme]; q.Has(who) {
+		for text := range strings.SplitSeq(q.Get(who), ",") {
+			id, err := strconv.ParseUint(text, 10, 32)
+			if err != nil {
+				return l, fmt.Errorf("%q: %s=%q: numbers with commas between them are expected", s, who, q.Get(who))
+			}
+			l.From = append(l.From, uint32(id))
+		}
+		q.Del(who)
+	}
+	u.RawQuery = q.Encode()
+	l.Endpoint, err = parse(u.String(), DefaultPort)
+	if err == nil && l.HybridPort != 0 {
+		err = fmt.Errorf("%q: '?vsock=' is for dialling; listen on the path with the port appended, as in unix:///path_%d", s, l.HybridPort)
+	}
+	return l, err
+}
+
+// Admits tells whether l.From lets a context ID or a user ID in.
+func (l Listening) Admits(id uint32) bool { return len(l.From) == 0 || slices.Contains(l.From, id) }
+
+// TLSByte is the first byte of a TLS connection: a record of a handshake (RFC 8446, section 5.1).
+const TLSByte = 22
+
+// FirstByte waits for the first byte of a connection until ctx is done, and returns it with a connection
+// from which it can be read again.
+func FirstByte(ctx context.Context, conn net.Conn) (b byte, again net.Conn, err error) {
+	stop := context.AfterFunc(ctx, func() { _ = conn.SetReadDeadline(time.Unix(1, 0)) })
+	again = conn
+	if raw := rawConn(conn); raw != nil {
+		b, err = peek(raw)
+	} else {
+		first := make([]byte, 1)
+		_, err = conn.Read(first)
+		b, again = first[0], &unread{Conn: conn, first: first}
+	}
+	if !stop() { // a deadline set a moment too late would end the connection later
+		err = ctx.Err()
+	}
+	return b, again, err
+}
+
+func rawConn(conn net.Conn) syscall.RawConn {
+	if sc, ok := conn.(syscall.Conn); ok {
+		if raw, err := sc.SyscallConn(); err == nil {
+			return raw
+		}
+	}
+	return nil
+}
+
+func peek(raw syscall.RawConn) (byte, error) {
+	var first [1]byte
+	var n int
+	var peekErr error
+	err := raw.Read(func(fd uintptr) bool {
+		for {
+			n, _, peekErr = unix.Recvfrom(int(fd), first[:], unix.MSG_PEEK)
+			if peekErr != unix.EINTR {
+				return peekErr != unix.EAGAIN
+			}
+		}
+	})
+	switch {
+	case err != nil:
+		return 0, err
+	case peekErr != nil:
+		return 0, peekErr
+	case n == 0:
+		return 0, net.ErrClosed
+	}
+	return first[0], nil
+}
+
+// An unread connection begins with bytes that were read before.
+type unread struct {
+	net.Conn
+	first []byte
+}
+
+func (u *unread) Read(b []byte) (int, error) {
+	if len(u.first) > 0 {
+		n := copy(b, u.first)
+		u.first = u.first[n:]
+		return n, nil
+	}
+	return u.Conn.Read(b)
+}

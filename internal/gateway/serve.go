@@ -1,0 +1,90 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"net"
+
+	"ferry/internal/carrier"
+	"ferry/internal/carrier/tls"
+	"ferry/internal/identity"
+)
+
+// A listener is a place where clients come in, and what is spoken there.
+type listener struct {
+	net.Listener
+	allow carrier.Modes
+	admit func(net.Conn) error // nil: everybody
+}
+
+// Why a connection ended before there was a client.
+var (
+	errPlain    = errors.New("the 2013 protocol on a listener for TLS only")
+	errTLS      = errors.New("TLS on a listener for the 2013 protocol only")
+	errFrom     = errors.New("from where nobody is let in")
+	errUnknown  = errors.New("a key that nobody has added")
+	errDisabled = errors.New("the key of a device that is disabled")
+	errJoined   = errors.New("joined")
+)
+
+// serve is the life of a connection.
+func (g *Gateway) serve(ctx context.Context, l *listener, conn net.Conn) {
+	log := g.log.With("from", conn.RemoteAddr().String())
+	s, key, err := g.greet(ctx, l, conn)
+	if err != nil {
+		_ = conn.Close()
+		cause, _ := explain(err)
+		g.closed.count(cause)
+		log.Debug("connection refused", "cause", cause, "err", err)
+		return
+	}
+	p := g.admit(s, key)
+	if p == nil {
+		_ = conn.Close()
+		return
+	}
+	p.run(ctx)
+}
+
+// greet finds out who a client is. The key is zero for one that speaks the 2013 protocol. Whoever has
+// come to join has been served: errJoined.
+func (g *Gateway) greet(ctx context.Context, l *listener, conn net.Conn) (*carrier.Stream, identity.Public, error) {
+	var none identity.Public
+	if l.admit != nil {
+		if err := l.admit(conn); err != nil {
+			return nil, none, err
+		}
+	}
+	if l.allow == carrier.Plain {
+		return carrier.NewStream(conn), none, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, g.c.JoinTimeout)
+	defer cancel()
+	first, conn, err := carrier.FirstByte(ctx, conn)
+	switch {
+	case err != nil:
+		return nil, none, err
+	case first != carrier.TLSByte && l.allow&carrier.Plain == 0:
+		return nil, none, errPlain
+	case first != carrier.TLSByte:
+		return carrier.NewStream(conn), none, nil
+	}
+	records, protocol, key, err := tls.Server(ctx, conn, g.tls)
+	if err != nil {
+		return nil, none, err
+	}
+	s := carrier.NewSecureStream(conn, records)
+	if protocol == identity.Join {
+		return nil, none, g.enrol(ctx, s, key)
+	}
+	return s, key, nil
+}
+
+// known decides about the key of a client in the handshake, whether or not it is the client's own.
+func (g *Gateway) known(p identity.Protocol, key identity.Public) error {
+	if p == identity.Join {
+		return nil
+	}
+	_, err := g.device(key)
+	return err
+}
