@@ -25,6 +25,7 @@ func command() *cobra.Command {
 whenever the connection is lost. SIGTERM and SIGINT stop it, and take back all that it did to
 the network of this device; SIGUSR1 logs its counters.`,
 		Example: `  sudo vpncli -s 192.168.0.1
+  sudo vpncli join ferry1-... && sudo vpncli
   sudo vpncli -s vsock://2:2002 -a 10.0.3.7
   sudo vpncli -s tcp://gateway.example:2002 --default-route
   vpncli completion bash > /etc/bash_completion.d/vpncli`,
@@ -33,6 +34,7 @@ the network of this device; SIGUSR1 logs its counters.`,
 	lines := cmd.Flags().Bool("json", false, "print each event as a line of JSON on stdout")
 	keys := config.NewClient(cmd.Flags())
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return connect(cmd.Context(), keys, *lines) }
+	cmd.AddCommand(joinCommand(), keyCommand())
 	cli.CompleteURL(cmd, "server", "tcp://", "vsock://2:", "unix://")
 	return cmd
 }

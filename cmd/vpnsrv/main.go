@@ -25,6 +25,7 @@ func command() *cobra.Command {
 Without arguments it serves TCP and vsock port 2002 with addresses of 10.0.0.0/16.
 SIGTERM and SIGINT stop it, SIGUSR1 logs its counters.`,
 		Example: `  sudo vpnsrv
+  sudo vpnsrv init && sudo vpnsrv & sudo vpnsrv invite cam1
   sudo vpnsrv --nat --push-route 192.168.7.0/24
   sudo vpnsrv --listen unix:///run/vm.sock_2002 --pool 10.9.0.0/24
   vpnsrv completion bash > /etc/bash_completion.d/vpnsrv`,
@@ -32,6 +33,7 @@ SIGTERM and SIGINT stop it, SIGUSR1 logs its counters.`,
 	}
 	keys := config.NewGateway(cmd.Flags())
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return serve(cmd.Context(), keys) }
+	cmd.AddCommand(initCommand(), inviteCommand(), peerCommand(), statusCommand(), sessionsCommand(), kickCommand())
 	cli.CompleteURL(cmd, "listen", "tcp://:2002", "vsock://:2002", "unix:///")
 	return cmd
 }
@@ -44,6 +46,7 @@ func serve(ctx context.Context, keys *config.Gateway) error {
 	if err := cli.CanTunnel("vpnsrv", c.TUN); err != nil {
 		return err
 	}
+	c.Version = version
 	c.Report = cli.Reports(ctx)
 	c.Ready = func() { cli.Notify(cli.Ready, "STATUS=serving "+c.Pool.String()+" by "+c.TUN) }
 	return gateway.Run(ctx, c)

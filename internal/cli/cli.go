@@ -8,8 +8,10 @@ package cli
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"strings"
@@ -51,6 +53,16 @@ func status(err error) int {
 
 // oneLine writes lines behind each other: errors that were joined have one each.
 func oneLine(s string) string { return strings.ReplaceAll(s, "\n", "; ") }
+
+// Args is for commands that take as many arguments as there are names for them.
+func Args(names ...string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) == len(names) {
+			return nil
+		}
+		return &config.UsageError{Err: fmt.Errorf("%d arguments: write %s %s", len(args), cmd.CommandPath(), strings.Join(names, " "))}
+	}
+}
 
 // NoArgs is for commands that take flags only; hint says what to write instead.
 func NoArgs(hint string) cobra.PositionalArgs {
@@ -123,14 +135,19 @@ func Notify(states ...string) {
 
 // complete teaches the completion scripts what flags take. Flags of other values take no files.
 func complete(cmd *cobra.Command) {
-	cmd.ValidArgsFunction = cobra.NoFileCompletions
+	for _, sub := range cmd.Commands() {
+		complete(sub)
+	}
+	if cmd.ValidArgsFunction == nil {
+		cmd.ValidArgsFunction = cobra.NoFileCompletions
+	}
 	words := map[string][]cobra.Completion{"log-format": config.LogFormats, "log-level": config.LogLevels}
 	cmd.Flags().VisitAll(func(f *pflag.Flag) {
 		if _, found := cmd.GetFlagCompletionFunc(f.Name); found {
 			return
 		}
 		switch f.Name {
-		case "config":
+		case "config", "key":
 			_ = cmd.MarkFlagFilename(f.Name, "toml")
 		case "state":
 			_ = cmd.MarkFlagDirname(f.Name)
@@ -138,6 +155,13 @@ func complete(cmd *cobra.Command) {
 			_ = cmd.RegisterFlagCompletionFunc(f.Name, cobra.FixedCompletions(words[f.Name], cobra.ShellCompDirectiveNoFileComp))
 		}
 	})
+}
+
+// PrintJSON writes v for scripts.
+func PrintJSON(w io.Writer, v any) error {
+	e := json.NewEncoder(w)
+	e.SetIndent("", "  ")
+	return e.Encode(v)
 }
 
 // CompleteURL offers beginnings of URLs for a flag of cmd.

@@ -14,6 +14,7 @@ package client
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -28,6 +29,7 @@ import (
 	"ferry/internal/carrier"
 	"ferry/internal/exit"
 	"ferry/internal/hostnet"
+	"ferry/internal/identity"
 	"ferry/internal/proto"
 	"ferry/internal/router"
 	"ferry/internal/session"
@@ -50,21 +52,22 @@ type Exit interface {
 
 // A client is what lives as long as Run.
 type client struct {
-	c      Config
-	log    *slog.Logger
-	server carrier.Endpoint
-	dial   func(context.Context) (net.Conn, error)
-	exit   Exit
-	uplink *router.Uplink
-	total  router.Counters
-	last   session.Lease // of the last connection that had one
+	c       Config
+	log     *slog.Logger
+	servers []carrier.Endpoint
+	dial    func(context.Context, carrier.Endpoint) (net.Conn, error)
+	tls     *tls.Config // nil: none is spoken
+	exit    Exit
+	uplink  *router.Uplink
+	total   router.Counters
+	last    session.Lease // of the last connection that had one
 }
 
 // Run keeps this device connected until ctx is done, and then takes back all that it did to the
 // host. It returns nil after such a clean stop, and an error when connecting again has no point.
 func Run(ctx context.Context, c Config) (err error) {
 	c.setDefaults()
-	server, err := carrier.ParseDial(c.Server, c.Port)
+	servers, err := endpoints(c.Servers, c.Port)
 	if err != nil {
 		return err
 	}
@@ -73,8 +76,30 @@ func Run(ctx context.Context, c Config) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, tun.Close()) }()
-	dial := func(ctx context.Context) (net.Conn, error) { return carriers[server.Scheme](ctx, server, c.Mark) }
-	return run(ctx, c, server, dial, tun)
+	return run(ctx, c, servers, dialer(c.Mark), tun)
+}
+
+func endpoints(urls []string, port int) (all []carrier.Endpoint, err error) {
+	for _, url := range urls {
+		e, err := carrier.ParseDial(url, port)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, e)
+	}
+	if len(all) == 0 {
+		return nil, errors.New("no gateway is named")
+	}
+	return all, nil
+}
+
+// dialer returns what dials with a firewall mark, and gives up after a while.
+func dialer(mark uint32) func(context.Context, carrier.Endpoint) (net.Conn, error) {
+	return func(ctx context.Context, e carrier.Endpoint) (net.Conn, error) {
+		ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+		defer cancel()
+		return carriers[e.Scheme](ctx, e, mark)
+	}
 }
 
 // legacyMTU is the MTU of the interface until a gateway has said what it should be.
@@ -85,8 +110,11 @@ func legacyMTU(configured int) int {
 	return 1500
 }
 
-func run(ctx context.Context, c Config, server carrier.Endpoint, dial func(context.Context) (net.Conn, error), e Exit) error {
-	cl := &client{c: c, log: c.Log, server: server, dial: dial, exit: e, uplink: router.NewUplink(e.Port())}
+func run(ctx context.Context, c Config, servers []carrier.Endpoint, dial func(context.Context, carrier.Endpoint) (net.Conn, error), e Exit) error {
+	cl := &client{c: c, log: c.Log, servers: servers, dial: dial, exit: e, uplink: router.NewUplink(e.Port())}
+	if !c.Key.IsZero() {
+		cl.tls = c.Key.Client(identity.Tunnel, c.Gateway)
+	}
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error {
 		return e.Run(ctx, router.NewForwarder(cl.uplink, e.Port(), &cl.total, netip.Addr{}))
@@ -99,26 +127,33 @@ func run(ctx context.Context, c Config, server carrier.Endpoint, dial func(conte
 	return err
 }
 
-// keepConnected connects again and again. It returns an error when the very first attempt shows that
-// the configuration is wrong.
+// keepConnected connects again and again, to each server in turn, with a pause after the last one. It
+// returns an error when the very first attempt shows that the configuration is wrong.
 func (c *client) keepConnected(ctx context.Context) error {
 	pause := c.c.RetryMin
-	c.log.Info("connecting", "server", c.server.String(), "interface", c.exit.Name())
-	for {
+	for i := 0; ; i = (i + 1) % len(c.servers) {
+		server := c.servers[i]
+		if !c.last.Prefix.IsValid() {
+			c.log.Info("connecting", "server", server.String(), "interface", c.exit.Name())
+		}
 		began := time.Now()
-		err := c.connect(ctx)
+		err := c.connect(ctx, server)
 		if ctx.Err() != nil {
 			return nil
 		}
-		if !c.last.Prefix.IsValid() && hopeless(err) {
+		if !c.last.Prefix.IsValid() && len(c.servers) == 1 && hopeless(err) {
 			return err
 		}
 		if time.Since(began) > steady {
 			pause = c.c.RetryMin
 		}
 		wait := max(jitter(pause), retryAfter(err)).Round(time.Millisecond)
-		pause = min(2*pause, c.c.RetryMax)
-		c.log.Warn("not connected", "server", c.server.String(), "err", err, "retry_in", wait)
+		if i+1 < len(c.servers) {
+			wait = 0
+		} else {
+			pause = min(2*pause, c.c.RetryMax)
+		}
+		c.log.Warn("not connected", "server", server.String(), "err", err, "retry_in", wait)
 		c.event(Event{Kind: EventReconnecting, Reason: err.Error(), RetryIn: wait.Seconds()})
 		select {
 		case <-ctx.Done():

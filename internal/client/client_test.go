@@ -85,7 +85,7 @@ func worldOf(t *testing.T, dev *device, c Config, d time.Duration, servers ...se
 		c.setDefaults()
 		c.Events = func(e Event) { events = append(events, e) }
 		var gateway sync.WaitGroup
-		dial := func(context.Context) (net.Conn, error) {
+		dial := func(context.Context, carrier.Endpoint) (net.Conn, error) {
 			if len(servers) == 0 {
 				return nil, errors.New("connection refused")
 			}
@@ -103,7 +103,7 @@ func worldOf(t *testing.T, dev *device, c Config, d time.Duration, servers ...se
 		ctx, cancel := context.WithTimeout(t.Context(), d)
 		defer cancel()
 		e, _ := carrier.ParseDial("192.168.0.1", 0)
-		err = run(ctx, c, e, dial, dev)
+		err = run(ctx, c, []carrier.Endpoint{e}, dial, dev)
 		gateway.Wait()
 	})
 	return events, err

@@ -5,6 +5,8 @@ import (
 	"log/slog"
 	"net/netip"
 	"time"
+
+	"ferry/internal/identity"
 )
 
 // Defaults that a user meets in the documentation.
@@ -17,15 +19,23 @@ const (
 	DefaultMark      = 0x2002
 	DefaultTable     = 2002
 	DefaultQueue     = 256 << 10
+	DefaultStateDir  = "/var/lib/ferry"
 )
 
 // A Config is everything a client can be told. The zero value of a field means its default.
 // It is not modified after Run was called.
 type Config struct {
-	// Server is a host name or an address, or a URL: tcp://host:port, vsock://cid:port,
-	// unix:///path, and unix:///path?vsock=port for a hypervisor's hybrid socket.
-	Server string
-	Port   int // for a Server without one
+	// Servers are ways to one gateway, which are tried in turn. Each is a host name or an address, or a
+	// URL: tcp://host:port, vsock://cid:port, unix:///path, and unix:///path?vsock=port for a
+	// hypervisor's hybrid socket.
+	Servers []string
+	Port    int // for a server without one
+
+	// Key and Gateway are set together: then TLS is spoken, as the device that has the key, with the
+	// gateway that has the pin and nobody else; whatever is answered, never without. Otherwise the
+	// 2013 protocol is spoken as it is.
+	Key     identity.Key
+	Gateway identity.Pin
 
 	Address netip.Addr // static address to ask for; invalid: dynamic
 	Name    string     // told to a Ferry gateway, which may have an address reserved for it
@@ -74,6 +84,7 @@ type Event struct {
 	Gateway   netip.Addr   `json:"gateway,omitzero"`
 	MTU       int          `json:"mtu,omitempty"`
 	Protocol  string       `json:"protocol,omitempty"` // "ferry" or "2013"
+	Secure    bool         `json:"secure,omitempty"`   // both ends have proven their keys
 	Reason    string       `json:"reason,omitempty"`
 	RetryIn   float64      `json:"retry_in,omitempty"` // seconds
 }

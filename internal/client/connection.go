@@ -2,16 +2,19 @@ package client
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"ferry/internal/carrier"
+	ferrytls "ferry/internal/carrier/tls"
 	"ferry/internal/keepalive"
 	"ferry/internal/proto"
 	"ferry/internal/router"
@@ -27,6 +30,7 @@ var (
 	errNoAnswer  = errors.New("the gateway closed the connection without an answer")
 	errSilent    = errors.New("the gateway is silent")
 	errInterface = errors.New("interface can not be set up")
+	errKey       = errors.New("the gateway does not take this device's key: it was removed or disabled there, or has not been added yet ('vpncli key' prints it)")
 )
 
 // A byeError is a goodbye frame of the gateway.
@@ -64,15 +68,13 @@ type connection struct {
 }
 
 // connect dials, gets a lease and carries packets. It returns why that has ended.
-func (c *client) connect(ctx context.Context) error {
-	c.event(Event{Kind: EventConnecting, Server: c.server.String()})
-	dialCtx, cancel := context.WithTimeout(ctx, dialTimeout)
-	conn, err := c.dial(dialCtx)
-	cancel()
+func (c *client) connect(ctx context.Context, server carrier.Endpoint) error {
+	c.event(Event{Kind: EventConnecting, Server: server.String()})
+	s, err := c.reach(ctx, server)
 	if err != nil {
 		return err
 	}
-	x := newConnection(c, carrier.NewStream(conn))
+	x := newConnection(c, s)
 	stop := context.AfterFunc(ctx, func() { x.end(ctx.Err()) })
 	defer stop()
 
@@ -93,6 +95,30 @@ func (c *client) connect(ctx context.Context) error {
 		c.event(Event{Kind: EventLost, Reason: x.cause.Error()})
 	}
 	return x.cause
+}
+
+// reach dials a server, and makes sure that it is the gateway if it is known by what to tell.
+func (c *client) reach(ctx context.Context, server carrier.Endpoint) (*carrier.Stream, error) {
+	conn, err := c.dial(ctx, server)
+	if err != nil {
+		return nil, err
+	}
+	if c.tls == nil {
+		return carrier.NewStream(conn), nil
+	}
+	return shakeHands(ctx, conn, c.tls)
+}
+
+// shakeHands speaks TLS on a connection; when that fails the connection is closed.
+func shakeHands(ctx context.Context, conn net.Conn, t *tls.Config) (*carrier.Stream, error) {
+	ctx, cancel := context.WithTimeout(ctx, joinTimeout)
+	defer cancel()
+	records, err := ferrytls.Client(ctx, conn, t)
+	if err != nil {
+		_ = conn.Close()
+		return nil, err
+	}
+	return carrier.NewSecureStream(conn, records), nil
 }
 
 func newConnection(c *client, s *carrier.Stream) *connection {
@@ -140,9 +166,14 @@ func (x *connection) read() error {
 	}
 }
 
+// alertBadCertificate is what crypto/tls sends when the other end's key is refused (RFC 8446, section 6).
+const alertBadCertificate = 42
+
 // explain tells the refusal of a 2013 server, which is no bytes at all, from a lost connection.
 func (x *connection) explain(err error) error {
 	switch {
+	case errors.Is(err, tls.AlertError(alertBadCertificate)):
+		return errKey
 	case x.stream.Received() > 0:
 		if err == io.EOF {
 			return errors.New("the gateway closed the connection")
@@ -217,10 +248,11 @@ func (x *connection) progress(done bool, err error) error {
 		protocol = "2013"
 	}
 	c.log.Info("connected", "server", x.stream.RemoteAddr().String(), "addr", l.Prefix, "gateway", l.Gateway,
-		"interface", c.exit.Name(), "mtu", l.MTU, "protocol", protocol)
+		"interface", c.exit.Name(), "mtu", l.MTU, "protocol", protocol, "secure", c.tls != nil)
 	e := Event{
 		Kind: EventConnected, Server: x.stream.RemoteAddr().String(), Interface: c.exit.Name(),
 		Address: l.Prefix.Addr(), Prefix: l.Prefix.Masked(), Gateway: l.Gateway, MTU: l.MTU, Protocol: protocol,
+		Secure: c.tls != nil,
 	}
 	c.event(e)
 	if changed {

@@ -3,6 +3,7 @@ package config
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"math"
 	"os"
 
@@ -16,6 +17,9 @@ import (
 // Client has the keys of vpncli as they are written. NewClient makes one.
 type Client struct {
 	Server       string   `toml:"server"`
+	Gateway      string   `toml:"gateway"`
+	Plain        bool     `toml:"plain"`
+	State        string   `toml:"state"`
 	Port         int      `toml:"port"`
 	Address      string   `toml:"address"`
 	Name         string   `toml:"name"`
@@ -38,16 +42,20 @@ type Client struct {
 // NewClient returns the defaults, and adds the flags of vpncli to fs.
 func NewClient(fs *pflag.FlagSet) *Client {
 	c := &Client{
-		Port: client.DefaultPort, TUN: client.DefaultTUN, AcceptRoutes: true,
+		State: client.DefaultStateDir,
+		Port:  client.DefaultPort, TUN: client.DefaultTUN, AcceptRoutes: true,
 		Mark: client.DefaultMark, Table: client.DefaultTable, Keepalive: shortest(client.DefaultKeepalive),
 		RetryMin: shortest(client.DefaultRetryMin), RetryMax: shortest(client.DefaultRetryMax),
 		QueueBytes: client.DefaultQueue,
 		flags:      fs,
 	}
 	fs.SortFlags = false
-	fs.StringVarP(&c.Server, "server", "s", "", "the `gateway`: a name or an address, or tcp://host:port, vsock://cid:port,\nunix:///path, unix:///path?vsock=port")
+	fs.StringVarP(&c.Server, "server", "s", "", "the `server`: a name or an address, or tcp://host:port, vsock://cid:port,\nunix:///path, unix:///path?vsock=port")
 	fs.StringVarP(&c.Address, "address", "a", "", "static `address` to ask for (default: the gateway chooses)")
 	fs.IntVarP(&c.Port, "port", "p", c.Port, "`port` of a server that is named without one")
+	fs.StringVar(&c.Gateway, "gateway", "", "`fingerprint` of the gateway's key, as 'vpnsrv init' prints it (default: what 'vpncli join' has learned)")
+	fs.BoolVar(&c.Plain, "plain", false, "speak the 2013 protocol, without keys and encryption, though this device has joined a gateway")
+	fs.StringVar(&c.State, "state", c.State, "`directory` that keeps this device's key and what it knows of its gateway")
 	fs.StringVar(&c.Name, "name", "", "`name` of this device, for which the gateway may have an address reserved")
 	fs.StringVar(&c.TUN, "tun", c.TUN, "`name` of the interface")
 	fs.IntVar(&c.MTU, "mtu", 0, "of the interface, in `bytes` (default: what the gateway says, or 1500)")
@@ -61,20 +69,14 @@ func NewClient(fs *pflag.FlagSet) *Client {
 // Load reads the file of --config, if any, and returns what it and the flags say, checked, with a
 // logger to stderr. A fault of the command line is a *UsageError.
 func (k *Client) Load() (client.Config, error) {
-	s, err := load(k.flags, k)
+	s, err := load(k.flags, "vpncli", k)
 	if err != nil {
 		return client.Config{}, err
 	}
-	if k.Server == "" {
-		return client.Config{}, &UsageError{errors.New("no gateway is named: vpncli -s 192.168.0.1 (or 'server' in the file of --config)")}
-	}
 	wait := between(timeMin, timeMax)
 	c := client.Config{
-		Port: inRange(s, "port", k.Port, 1, math.MaxUint16),
-		Server: read(s, "server", k.Server, func(text string) (string, error) {
-			_, err := carrier.ParseDial(text, k.Port)
-			return text, err
-		}),
+		Port:         inRange(s, "port", k.Port, 1, math.MaxUint16),
+		Gateway:      read(s, "gateway", k.Gateway, optional(identity.ParsePin)),
 		Address:      read(s, "address", k.Address, optional(parseAddr)),
 		Name:         read(s, "name", k.Name, optional(identity.ParseName)),
 		TUN:          read(s, "tun", k.TUN, parseInterface),
@@ -102,5 +104,44 @@ func (k *Client) Load() (client.Config, error) {
 	if c.RetryMin > c.RetryMax {
 		s.fail("retry_min", fmt.Errorf("%s is longer than retry_max, %s", c.RetryMin, c.RetryMax))
 	}
-	return c, s.err
+	if k.Server != "" {
+		c.Servers = []string{read(s, "server", k.Server, func(text string) (string, error) {
+			_, err := carrier.ParseDial(text, k.Port)
+			return text, err
+		})}
+	}
+	if s.err != nil {
+		return c, s.err
+	}
+	return c, k.known(&c)
+}
+
+// known adds to c what this device knows of its gateway. A device that has joined one never goes back to
+// the 2013 protocol by itself: only its owner's word for it counts.
+func (k *Client) known(c *client.Config) error {
+	e, err := client.LoadEnrolment(k.State)
+	switch {
+	case k.Plain && c.Gateway != identity.Pin{}:
+		return &UsageError{errors.New("--plain and --gateway contradict each other: the 2013 protocol knows no keys")}
+	case k.Plain:
+	case c.Gateway != identity.Pin{}: // said by the owner
+		err = nil
+	case err == nil:
+		c.Gateway = e.Gateway
+		if len(c.Servers) == 0 {
+			c.Servers = e.Servers
+		}
+	case errors.Is(err, fs.ErrNotExist):
+		err = nil
+	}
+	if err != nil && !k.Plain {
+		return err
+	}
+	if len(c.Servers) == 0 {
+		return &UsageError{errors.New("no gateway is named: vpncli -s 192.168.0.1 (or 'server' in the file of --config, or 'vpncli join' with an invitation)")}
+	}
+	if c.Gateway != (identity.Pin{}) {
+		c.Key, err = client.DeviceKey(k.State)
+	}
+	return err
 }

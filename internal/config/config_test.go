@@ -27,11 +27,19 @@ func write(t *testing.T, name, text string) string {
 	return "--config=" + path
 }
 
+// alone keeps the settings of this machine out, unless args name a file.
+func alone(args []string) []string {
+	if slices.ContainsFunc(args, func(a string) bool { return strings.HasPrefix(a, "--config") }) {
+		return args
+	}
+	return append([]string{"--config="}, args...)
+}
+
 func loadGateway(t *testing.T, args ...string) (gateway.Config, error) {
 	t.Helper()
 	fs := pflag.NewFlagSet("vpnsrv", pflag.ContinueOnError)
 	g := NewGateway(fs)
-	if err := fs.Parse(args); err != nil {
+	if err := fs.Parse(alone(args)); err != nil {
 		return gateway.Config{}, FlagError(fs, err)
 	}
 	return g.Load()
@@ -41,7 +49,7 @@ func loadClient(t *testing.T, args ...string) (client.Config, error) {
 	t.Helper()
 	fs := pflag.NewFlagSet("vpncli", pflag.ContinueOnError)
 	c := NewClient(fs)
-	if err := fs.Parse(args); err != nil {
+	if err := fs.Parse(append([]string{"--state=" + t.TempDir()}, alone(args)...)); err != nil {
 		return client.Config{}, FlagError(fs, err)
 	}
 	return c.Load()
@@ -53,7 +61,7 @@ func TestDefaults(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := gateway.Config{
-		Pool: gateway.DefaultPool, TUN: gateway.DefaultTUN, MTU: gateway.DefaultMTU, StateDir: gateway.DefaultStateDir,
+		Pool: gateway.DefaultPool, PlainPool: gateway.DefaultPool, TUN: gateway.DefaultTUN, MTU: gateway.DefaultMTU, StateDir: gateway.DefaultStateDir,
 		IdleTimeout: gateway.DefaultIdle, JoinTimeout: gateway.DefaultDeadline,
 		FrameTimeout: gateway.DefaultDeadline, WriteTimeout: gateway.DefaultDeadline,
 		MaxSessions: gateway.DefaultMaxSessions, QueueBytes: gateway.DefaultQueue, QueueTotal: gateway.DefaultQueueTotal,
@@ -67,7 +75,7 @@ func TestDefaults(t *testing.T) {
 		t.Fatal(err)
 	}
 	wantClient := client.Config{
-		Server: "gw", Port: client.DefaultPort, TUN: client.DefaultTUN, Mark: client.DefaultMark, Table: client.DefaultTable,
+		Servers: []string{"gw"}, Port: client.DefaultPort, TUN: client.DefaultTUN, Mark: client.DefaultMark, Table: client.DefaultTable,
 		Keepalive: client.DefaultKeepalive, RetryMin: client.DefaultRetryMin, RetryMax: client.DefaultRetryMax,
 		QueueBytes: client.DefaultQueue,
 	}
@@ -247,7 +255,7 @@ func TestGatewayFaults(t *testing.T) {
 
 func TestClientFaults(t *testing.T) {
 	checkFaults(t, loadClient, []fault{
-		{"no server", "", "", `no gateway is named: vpncli -s 192.168.0.1 (or 'server' in the file of --config)`},
+		{"no server", "", "", `no gateway is named: vpncli -s 192.168.0.1 (or 'server' in the file of --config, or 'vpncli join' with an invitation)`},
 		{"server", "", "-s ftp://x", `--server: "ftp://x": unknown carrier "ftp": use tcp://, vsock:// or unix://`},
 		{"vsock without context", "server = 'vsock://:2002'", "", `%F:1: server: "vsock://:2002" names no context ID: write vsock://2:2002 for the host of this machine`},
 		{"port", "", "-s x -p 70000", `--port: 70000 is not between 1 and 65535`},

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"math"
@@ -29,7 +30,11 @@ const (
 // Gateway has the keys of vpnsrv as they are written. NewGateway makes one.
 type Gateway struct {
 	Listen           []string          `toml:"listen"`
+	Key              string            `toml:"key"`
+	Public           []string          `toml:"public"`
 	Pool             string            `toml:"pool"`
+	PlainPool        string            `toml:"plain_pool"`
+	MixPlain         bool              `toml:"mix_plain"`
 	TUN              string            `toml:"tun"`
 	MTU              int               `toml:"mtu"` // bytes
 	State            string            `toml:"state"`
@@ -63,11 +68,13 @@ func NewGateway(fs *pflag.FlagSet) *Gateway {
 		flags: fs,
 	}
 	fs.SortFlags = false
-	fs.StringArrayVar(&g.Listen, "listen", nil, "`URL` where clients come in: tcp://[host]:port, vsock://[cid]:port, unix:///path; repeatable\n(default tcp://:2002, and vsock://:2002 where /dev/vsock exists)")
+	fs.StringArrayVar(&g.Listen, "listen", nil, "`URL` where clients come in: tcp://[host]:port, vsock://[cid]:port, unix:///path,\neach with ?allow=plain, tls or both; repeatable (default tcp://:2002, and vsock://:2002 where /dev/vsock exists)")
+	fs.StringVar(&g.Key, "key", "", "`file` with the gateway's key, as 'vpnsrv init' makes it (default: none, the 2013 protocol with whoever comes)")
+	fs.StringArrayVar(&g.Public, "public", nil, "`URL` by which devices find this gateway, for invitations; repeatable (default: the addresses of this host)")
 	fs.StringVar(&g.Pool, "pool", g.Pool, "`CIDR` of the clients' addresses, /16 to /30; the first address is the gateway's")
 	fs.StringVar(&g.TUN, "tun", g.TUN, "`name` of the interface")
 	fs.IntVar(&g.MTU, "mtu", g.MTU, "of the interface and of the clients, in `bytes`")
-	fs.StringVar(&g.State, "state", g.State, "`directory` that keeps the leases")
+	fs.StringVar(&g.State, "state", g.State, "`directory` that keeps leases, devices and the control socket")
 	fs.BoolVar(&g.NAT, "nat", false, "masquerade the pool out of this host")
 	fs.BoolVar(&g.Isolate, "isolate", false, "let no packets pass from client to client")
 	fs.StringArrayVar(&g.PushRoute, "push-route", nil, "`CIDR` for the clients to route into the tunnel; repeatable")
@@ -77,7 +84,7 @@ func NewGateway(fs *pflag.FlagSet) *Gateway {
 
 // addCommon adds the flags that both programs have.
 func addCommon(fs *pflag.FlagSet, l *Logging, program string) {
-	fs.String("config", "", "TOML `file` with these settings and more, as /etc/ferry/"+program+".toml; flags win")
+	fs.String("config", "", "TOML `file` with these settings and more; flags win (default: "+DefaultFile(program)+" if it is there;\n--config= reads none)")
 	l.bind(fs)
 	fs.BoolP("version", "V", false, "print the version and end")
 	fs.BoolP("help", "h", false, "print this help and end")
@@ -94,14 +101,17 @@ func shortest(d time.Duration) string {
 // Load reads the file of --config, if any, and returns what it and the flags say, checked, with a
 // logger to stderr. A fault of the command line is a *UsageError.
 func (g *Gateway) Load() (gateway.Config, error) {
-	s, err := load(g.flags, g)
+	s, err := load(g.flags, "vpnsrv", g)
 	if err != nil {
 		return gateway.Config{}, err
 	}
 	wait := between(timeMin, timeMax)
 	c := gateway.Config{
 		Listen:           readList(s, "listen", g.Listen, parseListen),
+		Key:              read(s, "key", g.Key, optional(identity.LoadKey)),
+		Public:           readList(s, "public", g.Public, parsePublic),
 		Pool:             read(s, "pool", g.Pool, parsePool),
+		Mix:              g.MixPlain,
 		TUN:              read(s, "tun", g.TUN, parseInterface),
 		MTU:              inRange(s, "mtu", g.MTU, mtuMin, mtuMax),
 		StateDir:         read(s, "state", g.State, parseDir),
@@ -124,9 +134,30 @@ func (g *Gateway) Load() (gateway.Config, error) {
 		return gateway.Config{}, s.err
 	}
 	checkPushed(s, c.PushRoutes, c.Pool)
-	c.Reserved = reserved(s, g.Reserved, c.Pool)
-	c.Sites = sites(s, g.Sites, c.Pool)
+	c.PlainPool = plainPool(s, g.PlainPool, c)
+	c.Reserved = reserved(s, g.Reserved, c.PlainPool)
+	c.Sites = sites(s, g.Sites, c.PlainPool)
 	return c, s.err
+}
+
+// plainPool returns where clients without a key get their addresses.
+func plainPool(s *source, text string, c gateway.Config) netip.Prefix {
+	const key = "plain_pool"
+	switch {
+	case c.Key.IsZero() && text != "":
+		s.fail(key, errors.New("without a key of the gateway all clients are plain: leave it out, or see 'vpnsrv init'"))
+	case c.Key.IsZero():
+		return c.Pool
+	case text == "" && c.Pool.Bits() == poolBitsMax:
+		s.fail("pool", fmt.Errorf("%s has no room for devices with a key and for clients without one: take /%d or larger", c.Pool, poolBitsMax-1))
+	case text == "":
+		return gateway.UpperHalf(c.Pool)
+	}
+	p := read(s, key, text, parsePool)
+	if p.Bits() <= c.Pool.Bits() || !c.Pool.Overlaps(p) {
+		s.fail(key, fmt.Errorf("%s is not a part of the pool %s: take one, as %s", p, c.Pool, gateway.UpperHalf(c.Pool)))
+	}
+	return p
 }
 
 // checkPushed refuses routes that no client would take from its gateway.

@@ -6,10 +6,13 @@ import (
 	"reflect"
 	"regexp"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/pelletier/go-toml/v2"
 	"github.com/spf13/pflag"
+
+	"ferry/internal/identity"
 )
 
 const samples = "../../configs"
@@ -39,7 +42,12 @@ func TestSamples(t *testing.T) {
 				t.Fatal(err)
 			}
 			all := offMark.ReplaceAllString(string(text), "$1")
+			dir := t.TempDir()
+			if err := identity.NewKey().Save(filepath.Join(dir, "gateway.key")); err != nil {
+				t.Fatal(err)
+			}
 			for _, s := range []string{string(text), all} {
+				s = strings.ReplaceAll(s, "/var/lib/ferry", dir)
 				if err := tests[name].load(t, write(t, name, s)); err != nil {
 					t.Error(err)
 				}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"strings"
 
@@ -11,6 +12,9 @@ import (
 	"github.com/pelletier/go-toml/v2/unstable"
 	"github.com/spf13/pflag"
 )
+
+// DefaultFile is the file that a program reads when no other is named, if it is there.
+func DefaultFile(program string) string { return "/etc/ferry/" + program + ".toml" }
 
 // A source knows where each key got its value from. It keeps the first error of those who read it.
 type source struct {
@@ -22,8 +26,14 @@ type source struct {
 
 // load puts what the file says, and then what the flags say, into keys, to whose fields the flags
 // are bound.
-func load(flags *pflag.FlagSet, keys any) (*source, error) {
+func load(flags *pflag.FlagSet, program string, keys any) (*source, error) {
 	s := &source{flags: flags, path: flags.Lookup("config").Value.String()}
+	if s.path == "" && !flags.Changed("config") {
+		s.path = DefaultFile(program)
+		if _, err := os.Stat(s.path); errors.Is(err, fs.ErrNotExist) {
+			s.path = ""
+		}
+	}
 	if s.path == "" {
 		return s, nil
 	}

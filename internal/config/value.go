@@ -99,6 +99,12 @@ func parseListen(s string) (string, error) {
 	return s, err
 }
 
+// parsePublic reads where devices find a gateway.
+func parsePublic(s string) (string, error) {
+	_, err := carrier.ParseDial(s, 0)
+	return s, err
+}
+
 // between returns a parser of durations in a range.
 func between(low, high time.Duration) func(string) (time.Duration, error) {
 	return func(s string) (time.Duration, error) {

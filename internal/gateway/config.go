@@ -40,6 +40,9 @@ type Config struct {
 	// PlainPool is the part of Pool for clients without a key: all of it where the gateway has none,
 	// else its upper half unless it is set.
 	PlainPool netip.Prefix
+	// Public has the URLs by which devices find this gateway, for invitations; none: the addresses of
+	// the host.
+	Public []string
 	// Mix lets packets pass between clients with a key and those without.
 	Mix bool
 
@@ -69,6 +72,8 @@ type Config struct {
 	MaxSessions  int           // connections in all
 	QueueBytes   int           // waiting for one client
 	QueueTotal   int           // waiting for all clients, bytes
+
+	Version string // of the program, for the operator
 
 	Log    *slog.Logger    // nil: discard
 	Ready  func()          // called once when clients can connect; may be nil

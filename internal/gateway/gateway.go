@@ -28,6 +28,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"ferry/internal/api"
 	"ferry/internal/carrier"
 	"ferry/internal/exit"
 	"ferry/internal/hostnet"
@@ -55,7 +56,11 @@ type Gateway struct {
 	total  router.Counters
 	closed closings
 
-	mu     sync.Mutex // guards peers and owners
+	started   time.Time
+	listeners []*listener // set by run
+
+	mu     sync.Mutex   // guards what follows
+	host   []netip.Addr // of this machine, IPv4
 	peers  map[uint64]*peer
 	owners map[netip.Addr]*peer // of the addresses of devices with a key
 	ids    atomic.Uint64
@@ -96,19 +101,27 @@ func Run(ctx context.Context, c Config) (err error) {
 		closeAll(listeners)
 		return err
 	}
+	control, err := api.Listen(ctx, filepath.Join(c.StateDir, api.SocketName))
+	if err != nil {
+		closeAll(listeners)
+		return err
+	}
 	// Until protect knows the host, nobody goes beyond it.
 	g.table.SetEgress(nil, []netip.Prefix{netip.PrefixFrom(netip.IPv4Unspecified(), 0)})
-	return g.run(ctx, listeners, func(ctx context.Context) error { return hostnet.WatchAddrs(ctx, g.protect) })
+	return g.run(ctx, listeners,
+		func(ctx context.Context) error { return hostnet.WatchAddrs(ctx, g.protect) },
+		func(ctx context.Context) error { return api.Serve(ctx, control, g.handler(), c.Log) })
 }
 
 func newGateway(c Config, exit Exit, leases *leases) (*Gateway, error) {
 	g := &Gateway{
 		c: c, log: c.Log, gateway: c.Pool.Masked().Addr().Next(),
 		exit: exit, leases: leases,
-		budget: router.Budget{Limit: c.QueueTotal},
-		limits: keepalive.Limits{Join: c.JoinTimeout, Frame: c.FrameTimeout, Write: c.WriteTimeout, Idle: c.IdleTimeout},
-		offer:  proto.FeatureSuper | proto.FeatureConfig | proto.FeaturePing | proto.FeatureGoodbye | proto.FeatureHello,
-		peers:  map[uint64]*peer{}, owners: map[netip.Addr]*peer{},
+		budget:  router.Budget{Limit: c.QueueTotal},
+		limits:  keepalive.Limits{Join: c.JoinTimeout, Frame: c.FrameTimeout, Write: c.WriteTimeout, Idle: c.IdleTimeout},
+		offer:   proto.FeatureSuper | proto.FeatureConfig | proto.FeaturePing | proto.FeatureGoodbye | proto.FeatureHello,
+		started: time.Now(),
+		peers:   map[uint64]*peer{}, owners: map[netip.Addr]*peer{},
 	}
 	if exit.Port().Caps.USO {
 		g.offer |= proto.FeatureUSO
@@ -130,11 +143,13 @@ func newGateway(c Config, exit Exit, leases *leases) (*Gateway, error) {
 	return g, g.devicesChanged()
 }
 
-// run serves clients until ctx is done. watch calls protect whenever the host's addresses change.
-func (g *Gateway) run(ctx context.Context, listeners []*listener, watch func(context.Context) error) error {
+// run serves clients until ctx is done. The others run beside it: one calls protect whenever the host's
+// addresses change, one answers the operator.
+func (g *Gateway) run(ctx context.Context, listeners []*listener, others ...func(context.Context) error) error {
 	group, ctx := errgroup.WithContext(ctx)
 	stop := context.AfterFunc(ctx, func() { closeAll(listeners) })
 	defer stop()
+	g.listeners = listeners
 	for _, l := range listeners {
 		g.log.Info("listening", "on", listenerURL(l), "allow", l.allow)
 		group.Go(func() error { return g.accept(ctx, l) })
@@ -144,7 +159,9 @@ func (g *Gateway) run(ctx context.Context, listeners []*listener, watch func(con
 	})
 	group.Go(func() error { g.judge(ctx); return nil })
 	group.Go(func() error { g.reports(ctx); return nil })
-	group.Go(func() error { return watch(ctx) })
+	for _, f := range others {
+		group.Go(func() error { return f(ctx) })
+	}
 	g.log.Info("serving", "pool", g.c.Pool, "gateway", g.gateway, "interface", g.c.TUN, "mtu", g.c.MTU, "state", g.c.StateDir, "nat", g.c.NAT)
 	g.warnPlain(listeners)
 	if g.c.Ready != nil {
@@ -251,6 +268,9 @@ func (g *Gateway) judge(ctx context.Context) {
 
 // protect keeps clients away from the other addresses of this machine, unless they are allowed.
 func (g *Gateway) protect(host []netip.Addr) {
+	g.mu.Lock()
+	g.host = slices.Clone(host)
+	g.mu.Unlock()
 	deny := slices.Clone(g.c.Deny)
 	for _, a := range host {
 		if !g.c.Pool.Contains(a) {

@@ -91,7 +91,7 @@ func inMemory(t *testing.T, c Config, f func(*lab) error) (err error) {
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan error, 1)
 		go func() {
-			ended <- g.run(ctx, []*listener{{Listener: m, allow: allow}}, func(ctx context.Context) error { <-ctx.Done(); return nil })
+			ended <- g.run(ctx, []*listener{{Listener: m, allow: allow}})
 		}()
 		err = f(&lab{g, m})
 		cancel()

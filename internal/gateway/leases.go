@@ -85,11 +85,16 @@ func granted(events []addrpool.Event) bool {
 	return len(events) > 0 && !events[len(events)-1].Freed
 }
 
-// attrs are what a report says about addresses and the disk.
-func (l *leases) attrs() []any {
+// stats are those of the addresses and of the disk.
+func (l *leases) stats() (addrpool.Stats, leasestore.Stats) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	s, disk := l.pool.Stats(), l.store.Stats()
+	return l.pool.Stats(), l.store.Stats()
+}
+
+// attrs are what a report says of them.
+func (l *leases) attrs() []any {
+	s, disk := l.stats()
 	attrs := []any{"free", s.Free, "live", s.Live, "held", s.Held, "commits", disk.Commits, "failures", disk.Failures}
 	if disk.Err != nil {
 		attrs = append(attrs, slog.Any("err", disk.Err))

@@ -1,0 +1,75 @@
+package main
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/spf13/cobra"
+
+	"ferry/internal/cli"
+	"ferry/internal/client"
+	"ferry/internal/config"
+	"ferry/internal/identity"
+)
+
+func joinCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "join STRING",
+		Short: "Join a gateway with the string that 'vpnsrv invite' printed",
+		Long: `join makes this device's key, checks that the gateway is the one of the invitation, and makes the
+two known to each other. From then on vpncli without arguments connects. With '-' in the place of
+the string it is read from stdin, where other users of this device do not see it.`,
+		Args: cli.Args("STRING"),
+	}
+	state := cmd.Flags().String("state", client.DefaultStateDir, "`directory` for this device's key and what it knows of its gateway")
+	mark := cmd.Flags().Uint32("mark", 0, "firewall `mark` of the connection; it needs CAP_NET_ADMIN (default: none)")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		text := args[0]
+		if text == "-" {
+			line, err := bufio.NewReader(cmd.InOrStdin()).ReadString('\n')
+			if err != nil && !errors.Is(err, io.EOF) {
+				return err
+			}
+			text = line
+		}
+		invitation, err := identity.ParseInvitation(text)
+		if err != nil {
+			return &config.UsageError{Err: err}
+		}
+		e, j, err := client.Join(cmd.Context(), invitation, *state, *mark)
+		if err != nil {
+			return err
+		}
+		option := ""
+		if *state != client.DefaultStateDir {
+			option = " --state " + *state
+		}
+		fmt.Fprintf(cmd.OutOrStdout(), `joined as   %s, with the address %s
+gateway     %s
+
+Connect:    vpncli%s
+`, j.Name, j.Addr, e.Gateway, option)
+		return nil
+	}
+	return cmd
+}
+
+func keyCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "key",
+		Short: "Print this device's public key, for 'vpnsrv peer add'; make it if there is none",
+		Args:  cli.Args(),
+	}
+	state := cmd.Flags().String("state", client.DefaultStateDir, "`directory` with the key")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		key, err := client.DeviceKey(*state)
+		if err != nil {
+			return err
+		}
+		fmt.Fprintln(cmd.OutOrStdout(), key.Public())
+		return nil
+	}
+	return cmd
+}

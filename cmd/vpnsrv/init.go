@@ -1,0 +1,125 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"ferry/internal/cli"
+	"ferry/internal/config"
+	"ferry/internal/durable"
+	"ferry/internal/gateway"
+	"ferry/internal/identity"
+)
+
+func initCommand() *cobra.Command {
+	var state, file string
+	var public []string
+	cmd := &cobra.Command{
+		Use:   "init",
+		Short: "Make the gateway's key, and a configuration that wants one of every client",
+		Long: `init makes the gateway's key and a configuration in which the network listeners let in devices
+that are known by their keys, and nobody else. It changes nothing that is there already.`,
+		Args: cli.Args(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return initialise(cmd.OutOrStdout(), state, file, public)
+		},
+	}
+	fs := cmd.Flags()
+	fs.StringVar(&state, "state", gateway.DefaultStateDir, "`directory` for the key, and for what the gateway keeps")
+	fs.StringVar(&file, "config", config.DefaultFile("vpnsrv"), "`file` to write the configuration to")
+	fs.StringArrayVar(&public, "public", nil, "`URL` by which devices will find this gateway; repeatable (default: the addresses of this host)")
+	return cmd
+}
+
+func initialise(w io.Writer, state, file string, public []string) error {
+	state, err := filepath.Abs(state)
+	if err != nil {
+		return err
+	}
+	key, err := makeKey(w, filepath.Join(state, "gateway.key"))
+	if err != nil {
+		return err
+	}
+	if err := durable.MakeDir(filepath.Dir(file)); err != nil {
+		return err
+	}
+	switch err := durable.Create(file, []byte(settings(state, public))); {
+	case errors.Is(err, fs.ErrExist):
+		fmt.Fprintf(w, "configuration  %s is there already: see that it has\n%s", file, indented(settings(state, public)))
+	case err != nil:
+		return err
+	default:
+		fmt.Fprintf(w, "configuration  %s\n", file)
+	}
+	option := ""
+	if file != config.DefaultFile("vpnsrv") {
+		option = " --config " + file
+	}
+	fmt.Fprintf(w, `fingerprint    %s
+
+Start it:          vpnsrv%s
+Invite a device:   vpnsrv invite NAME%s
+`, key.Public().Pin(), option, stateOption(state))
+	return nil
+}
+
+func stateOption(state string) string {
+	if state == gateway.DefaultStateDir {
+		return ""
+	}
+	return " --state " + state
+}
+
+func makeKey(w io.Writer, path string) (identity.Key, error) {
+	key, err := identity.LoadKey(path)
+	if err == nil {
+		fmt.Fprintf(w, "key            %s was there already\n", path)
+		return key, nil
+	}
+	if !errors.Is(err, fs.ErrNotExist) {
+		return key, err
+	}
+	if err := durable.MakeDir(filepath.Dir(path)); err != nil {
+		if errors.Is(err, os.ErrPermission) {
+			err = fmt.Errorf("%w: run as root, or name another directory with --state", err)
+		}
+		return key, err
+	}
+	key = identity.NewKey()
+	fmt.Fprintf(w, "key            %s\n", path)
+	return key, key.Save(path)
+}
+
+// settings are the lines of a configuration that lets in known devices only.
+func settings(state string, public []string) string {
+	var b strings.Builder
+	b.WriteString(`# Made by 'vpnsrv init'. What else can be set: vpnsrv --help, and configs/vpnsrv.toml of the sources.
+
+# Devices come in by TCP, with a key that this gateway knows. For the machine's own guests add for
+# example "vsock://:2002?allow=both".
+listen = ["tcp://:2002?allow=tls"]
+
+`)
+	fmt.Fprintf(&b, "# The gateway's key: whoever has it is this gateway.\nkey = %q\nstate = %q\n", filepath.Join(state, "gateway.key"), state)
+	if len(public) > 0 {
+		fmt.Fprintf(&b, "\n# Where devices find this gateway.\npublic = [\"%s\"]\n", strings.Join(public, `", "`))
+	}
+	return b.String()
+}
+
+func indented(text string) string {
+	var b strings.Builder
+	for line := range strings.Lines(text) {
+		if line != "\n" && !strings.HasPrefix(line, "#") {
+			b.WriteString("    " + line)
+		}
+	}
+	return b.String()
+}

@@ -1,0 +1,118 @@
+// Package api is how an operator speaks with a running gateway: HTTP with JSON over a unix socket in the
+// state directory, for the user who runs the gateway and for root.
+//
+//	GET    /v1/peers                 all devices, and the open invitations
+//	POST   /v1/peers                 Peer          -> Peer           add a device by its key
+//	PATCH  /v1/peers/{name}          Change        -> Peer           disable it, or enable it again
+//	DELETE /v1/peers/{name}                                          remove it; its connections end
+//	POST   /v1/invitations           Invite        -> Invited        let a device join once
+//	GET    /v1/sessions              the connections
+//	DELETE /v1/sessions/{id}                                         end one
+//	GET    /v1/status                Status
+//
+// An error is {"error": "..."} with a status of 400 (the request), 404 (no such thing), 409 (taken) or
+// 503 (the disk).
+//
+// The rules are:
+//
+//   - The socket has mode 0600, and the kernel names the user at its other end (SO_PEERCRED).
+//   - A web page that gets a browser to speak to it is refused: by the Host that it can not choose, and
+//     by the Origin that it can not hide.
+//   - Connections, headers, bodies and times are bounded.
+package api
+
+import (
+	"net/netip"
+	"time"
+)
+
+// SocketName is the name of the socket in the state directory.
+const SocketName = "control.sock"
+
+// A Peer is a device that may connect.
+type Peer struct {
+	Name      string         `json:"name"`
+	Key       string         `json:"key"`                 // as 'vpncli key' prints it
+	Addresses []netip.Addr   `json:"addresses,omitempty"` // none: one is chosen
+	Routes    []netip.Prefix `json:"routes,omitempty"`    // networks behind it
+	Disabled  bool           `json:"disabled,omitempty"`
+	Added     time.Time      `json:"added,omitzero"`
+	Sessions  []uint64       `json:"sessions,omitempty"` // its connections
+}
+
+// A Change is what can be changed of a Peer.
+type Change struct {
+	Disabled bool `json:"disabled"`
+}
+
+// An Invite asks for an invitation.
+type Invite struct {
+	Name      string         `json:"name"`
+	Addresses []netip.Addr   `json:"addresses,omitempty"`
+	Routes    []netip.Prefix `json:"routes,omitempty"`
+	TTL       float64        `json:"ttl,omitempty"`     // seconds; 0: 15 minutes
+	Servers   []string       `json:"servers,omitempty"` // where the device finds the gateway; none: as it is configured
+}
+
+// Invited is an invitation.
+type Invited struct {
+	Invitation string    `json:"invitation,omitempty"` // the secret; only where it was made
+	Name       string    `json:"name"`
+	Servers    []string  `json:"servers,omitempty"`
+	Expires    time.Time `json:"expires"`
+}
+
+// Peers are all devices and the open invitations, by name.
+type Peers struct {
+	Peers       []Peer    `json:"peers"`
+	Invitations []Invited `json:"invitations"`
+}
+
+// A Session is a connection of a client.
+type Session struct {
+	ID       uint64            `json:"id"`
+	Name     string            `json:"name,omitempty"`
+	Secure   bool              `json:"secure"` // the client has proven its key
+	Address  netip.Addr        `json:"address,omitzero"`
+	From     string            `json:"from"`
+	Since    time.Time         `json:"since"`
+	Received uint64            `json:"received"` // bytes
+	Sent     uint64            `json:"sent"`     // bytes
+	Queued   int               `json:"queued"`   // bytes
+	Packets  uint64            `json:"packets"`
+	Drops    map[string]uint64 `json:"drops,omitempty"`
+}
+
+// Status is how the gateway does.
+type Status struct {
+	Version     string            `json:"version"`
+	Started     time.Time         `json:"started"`
+	Fingerprint string            `json:"fingerprint,omitempty"` // of its key
+	Interface   string            `json:"interface"`
+	Gateway     netip.Addr        `json:"gateway"`
+	Pool        netip.Prefix      `json:"pool"`
+	PlainPool   netip.Prefix      `json:"plain_pool"`
+	Listeners   []Listener        `json:"listeners"`
+	Sessions    int               `json:"sessions"`
+	Peers       int               `json:"peers"`
+	Packets     uint64            `json:"packets"`
+	Bytes       uint64            `json:"bytes"`
+	Drops       map[string]uint64 `json:"drops"`
+	Closed      map[string]uint64 `json:"closed"` // connections, by what ended them
+	Queued      int               `json:"queued"` // bytes
+	Leases      Leases            `json:"leases"`
+}
+
+// A Listener is where clients come in.
+type Listener struct {
+	URL   string `json:"url"`
+	Allow string `json:"allow"` // plain, tls or both
+}
+
+// Leases are those of clients without a key.
+type Leases struct {
+	Free int    `json:"free"`
+	Live int    `json:"live"`
+	Held int    `json:"held"`
+	Err  string `json:"error,omitempty"` // why none can be stored
+}

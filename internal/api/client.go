@@ -1,0 +1,123 @@
+package api
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"net/http"
+	"net/url"
+	"path/filepath"
+	"syscall"
+)
+
+// A Client speaks to the gateway that keeps its state in a directory.
+type Client struct {
+	path string
+	http http.Client
+}
+
+// NewClient returns a client for the gateway with a state directory.
+func NewClient(stateDir string) *Client {
+	c := &Client{path: filepath.Join(stateDir, SocketName)}
+	c.http.Timeout = timeout
+	c.http.Transport = &http.Transport{
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			var d net.Dialer
+			return d.DialContext(ctx, "unix", c.path)
+		},
+		DisableKeepAlives: true,
+	}
+	return c
+}
+
+// Peers returns all devices and invitations.
+func (c *Client) Peers(ctx context.Context) (p Peers, err error) {
+	return p, c.call(ctx, http.MethodGet, "/v1/peers", nil, &p)
+}
+
+// AddPeer adds a device.
+func (c *Client) AddPeer(ctx context.Context, p Peer) (added Peer, err error) {
+	return added, c.call(ctx, http.MethodPost, "/v1/peers", p, &added)
+}
+
+// RemovePeer removes a device.
+func (c *Client) RemovePeer(ctx context.Context, name string) (p Peer, err error) {
+	return p, c.call(ctx, http.MethodDelete, "/v1/peers/"+url.PathEscape(name), nil, &p)
+}
+
+// ChangePeer changes a device.
+func (c *Client) ChangePeer(ctx context.Context, name string, ch Change) (p Peer, err error) {
+	return p, c.call(ctx, http.MethodPatch, "/v1/peers/"+url.PathEscape(name), ch, &p)
+}
+
+// Invite opens an invitation.
+func (c *Client) Invite(ctx context.Context, i Invite) (made Invited, err error) {
+	return made, c.call(ctx, http.MethodPost, "/v1/invitations", i, &made)
+}
+
+// Sessions returns the connections.
+func (c *Client) Sessions(ctx context.Context) (s []Session, err error) {
+	return s, c.call(ctx, http.MethodGet, "/v1/sessions", nil, &s)
+}
+
+// Kick ends a connection.
+func (c *Client) Kick(ctx context.Context, id uint64) error {
+	return c.call(ctx, http.MethodDelete, fmt.Sprintf("/v1/sessions/%d", id), nil, nil)
+}
+
+// Status returns how the gateway does.
+func (c *Client) Status(ctx context.Context) (s Status, err error) {
+	return s, c.call(ctx, http.MethodGet, "/v1/status", nil, &s)
+}
+
+// call makes a request. in and out may be nil.
+func (c *Client) call(ctx context.Context, method, path string, in, out any) error {
+	var body io.Reader
+	if in != nil {
+		b, err := json.Marshal(in)
+		if err != nil {
+			return err
+		}
+		body = bytes.NewReader(b)
+	}
+	r, err := http.NewRequestWithContext(ctx, method, "http://"+host+path, body)
+	if err != nil {
+		return err
+	}
+	answer, err := c.http.Do(r)
+	if err != nil {
+		return c.explain(err)
+	}
+	defer answer.Body.Close()
+	d := json.NewDecoder(io.LimitReader(answer.Body, 64<<20))
+	if answer.StatusCode != http.StatusOK {
+		var f failure
+		if err := d.Decode(&f); err != nil || f.Error == "" {
+			return fmt.Errorf("the gateway answers %s", answer.Status)
+		}
+		return errors.New(f.Error)
+	}
+	if out == nil {
+		return nil
+	}
+	return d.Decode(out)
+}
+
+func (c *Client) explain(err error) error {
+	switch {
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
+		return fmt.Errorf("no gateway is running with the state directory %s: start vpnsrv, or name another with --state", filepath.Dir(c.path))
+	case errors.Is(err, fs.ErrPermission):
+		return fmt.Errorf("the gateway's socket %s may not be opened: run as root", c.path)
+	}
+	var urlErr *url.Error
+	if errors.As(err, &urlErr) {
+		err = urlErr.Err
+	}
+	return fmt.Errorf("ask the gateway by %s: %w", c.path, err)
+}

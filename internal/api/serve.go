@@ -1,0 +1,120 @@
+package api
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"slices"
+	"time"
+
+	"golang.org/x/net/netutil"
+
+	"ferry/internal/carrier"
+	"ferry/internal/carrier/unix"
+)
+
+// Bounds for whoever speaks to the socket.
+const (
+	maxConns   = 64
+	maxHeaders = 8 << 10
+	maxBody    = 1 << 20
+	timeout    = 10 * time.Second
+)
+
+// host is the name that requests have to name: no page in a browser can have it.
+const host = "ferry"
+
+// Listen makes the socket.
+func Listen(ctx context.Context, path string) (net.Listener, error) {
+	l, err := unix.Listen(ctx, carrier.Endpoint{Scheme: "unix", Path: path})
+	if err != nil {
+		return nil, fmt.Errorf("control socket: %w", err)
+	}
+	if err := os.Chmod(path, 0o600); err != nil {
+		return nil, errors.Join(fmt.Errorf("control socket: %w", err), l.Close())
+	}
+	return netutil.LimitListener(&owners{l}, maxConns), nil
+}
+
+// owners accepts connections of root and of the user who runs this process.
+type owners struct{ net.Listener }
+
+func (l *owners) Accept() (net.Conn, error) {
+	for {
+		conn, err := l.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		if uid, err := unix.From(conn); err == nil && slices.Contains([]int{0, os.Geteuid()}, int(uid)) {
+			return conn, nil
+		}
+		_ = conn.Close()
+	}
+}
+
+// Serve answers requests until ctx is done.
+func Serve(ctx context.Context, l net.Listener, h http.Handler, log *slog.Logger) error {
+	s := &http.Server{
+		Handler: guard(h), ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+		ReadTimeout: timeout, WriteTimeout: timeout, IdleTimeout: timeout, MaxHeaderBytes: maxHeaders,
+	}
+	stopped := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() { _ = s.Close(); close(stopped) })
+	err := s.Serve(l)
+	if !stop() {
+		<-stopped
+		return nil
+	}
+	return err
+}
+
+// guard refuses what a browser was led to send, and bounds the body.
+func guard(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Host != host || r.Header.Get("Origin") != "" {
+			Fail(w, http.StatusForbidden, errors.New("name the host "+host+", and no origin"))
+			return
+		}
+		r.Body = http.MaxBytesReader(w, r.Body, maxBody)
+		h.ServeHTTP(w, r)
+	})
+}
+
+// Handle returns a handler that decodes a request's body, unless In is struct{}, and encodes what f
+// returns. status says which errors of f are which.
+func Handle[In, Out any](status func(error) int, f func(*http.Request, In) (Out, error)) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		var in In
+		if _, none := any(in).(struct{}); !none {
+			d := json.NewDecoder(r.Body)
+			d.DisallowUnknownFields()
+			if err := d.Decode(&in); err != nil {
+				Fail(w, http.StatusBadRequest, err)
+				return
+			}
+		}
+		out, err := f(r, in)
+		if err != nil {
+			Fail(w, status(err), err)
+			return
+		}
+		w.Header().Set("Content-Type", "application/json")
+		_ = json.NewEncoder(w).Encode(out)
+	}
+}
+
+// Fail answers with an error.
+func Fail(w http.ResponseWriter, status int, err error) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(failure{err.Error()})
+}
+
+type failure struct {
+	Error string `json:"error"`
+}

@@ -1,0 +1,148 @@
+package client
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"ferry/internal/carrier"
+	"ferry/internal/durable"
+	"ferry/internal/identity"
+	"ferry/internal/proto"
+)
+
+// Files in the state directory of a device.
+const (
+	keyName       = "device.key"
+	enrolmentName = "gateway.json"
+)
+
+// enrolmentVersion is that of the format of the file.
+const enrolmentVersion = 1
+
+// An Enrolment is what a device knows of its gateway since it has joined.
+type Enrolment struct {
+	Version int          `json:"version"`
+	Name    string       `json:"name"` // of the device, there
+	Servers []string     `json:"servers"`
+	Gateway identity.Pin `json:"gateway"`
+}
+
+// LoadEnrolment reads what Join wrote; the error is fs.ErrNotExist for a device that has not joined.
+func LoadEnrolment(stateDir string) (e Enrolment, err error) {
+	path := filepath.Join(stateDir, enrolmentName)
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return e, fmt.Errorf("what this device knows of its gateway: %w", err)
+	}
+	err = json.Unmarshal(b, &e)
+	switch {
+	case err == nil && e.Version > enrolmentVersion:
+		err = errors.New("written by a later version of Ferry")
+	case err == nil && (len(e.Servers) == 0 || e.Gateway == identity.Pin{}):
+		err = errors.New("it names no gateway")
+	}
+	if err != nil {
+		return e, fmt.Errorf("%s: %w: join again, with a new invitation", path, err)
+	}
+	return e, nil
+}
+
+// DeviceKey returns the key of this device, which it makes if there is none.
+func DeviceKey(stateDir string) (identity.Key, error) {
+	path := filepath.Join(stateDir, keyName)
+	k, err := identity.LoadKey(path)
+	if !errors.Is(err, fs.ErrNotExist) {
+		return k, err
+	}
+	if err := durable.MakeDir(stateDir); err != nil {
+		return k, fmt.Errorf("state directory: %w", err)
+	}
+	k = identity.NewKey()
+	return k, k.Save(path)
+}
+
+// Join redeems an invitation: the gateway knows the key of this device from then on, and the device the
+// gateway. What it has learned is on disk when it returns. mark is the firewall mark of the connection.
+func Join(ctx context.Context, invitation identity.Invitation, stateDir string, mark uint32) (Enrolment, proto.JoinedMessage, error) {
+	var e Enrolment
+	key, err := DeviceKey(stateDir)
+	if err != nil {
+		return e, proto.JoinedMessage{}, err
+	}
+	j, err := redeem(ctx, invitation, key, mark)
+	if err != nil {
+		return e, j, err
+	}
+	e = Enrolment{Version: enrolmentVersion, Name: j.Name, Servers: invitation.Servers, Gateway: invitation.Gateway}
+	b, err := json.MarshalIndent(e, "", "  ")
+	if err != nil {
+		return e, j, err
+	}
+	if err := durable.Replace(filepath.Join(stateDir, enrolmentName), append(b, '\n')); err != nil {
+		return e, j, fmt.Errorf("the gateway knows this device now, but that can not be stored: run the same command again: %w", err)
+	}
+	return e, j, nil
+}
+
+// redeem shows the secret to the first server that is the gateway.
+func redeem(ctx context.Context, i identity.Invitation, key identity.Key, mark uint32) (j proto.JoinedMessage, err error) {
+	servers, err := endpoints(i.Servers, 0)
+	if err != nil {
+		return j, err
+	}
+	c := &client{dial: dialer(mark), tls: key.Client(identity.Join, i.Gateway)}
+	var all []error
+	for _, server := range servers {
+		s, err := c.reach(ctx, server)
+		if err == nil {
+			j, err = showSecret(ctx, s, i.Secret)
+		}
+		if err == nil || errors.As(err, new(*byeError)) {
+			return j, err
+		}
+		all = append(all, fmt.Errorf("%s: %w", server, err))
+	}
+	return j, errors.Join(all...)
+}
+
+// showSecret sends a join frame, waits for the answer, and closes the connection.
+func showSecret(ctx context.Context, s *carrier.Stream, secret proto.Secret) (j proto.JoinedMessage, err error) {
+	ctx, cancel := context.WithTimeout(ctx, joinTimeout)
+	defer cancel()
+	stop := context.AfterFunc(ctx, func() { _ = s.Close() })
+	defer stop()
+	defer s.Close()
+	defer s.Release()
+	if err := s.Write(proto.AppendJoin(nil, secret), nil); err != nil {
+		return j, err
+	}
+	f := proto.Framer{FromServer: true, Extended: true}
+	for {
+		buf, start, end, err := s.Fill()
+		if err != nil {
+			return j, err
+		}
+		kind, n, err := f.Next(buf[start:end])
+		b := buf[start : start+n]
+		switch {
+		case err != nil:
+			return j, err
+		case n == 0:
+		case kind == proto.KindJoined:
+			return proto.ParseJoined(b)
+		case kind == proto.KindGoodbye:
+			g, err := proto.ParseGoodbye(b)
+			if err != nil {
+				return j, err
+			}
+			return j, &byeError{g}
+		default:
+			return j, proto.ErrFrame
+		}
+	}
+}

@@ -1,0 +1,276 @@
+package gateway
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"net/netip"
+	"slices"
+	"strconv"
+	"time"
+
+	"ferry/internal/api"
+	"ferry/internal/carrier"
+	"ferry/internal/identity"
+	"ferry/internal/peerstore"
+	"ferry/internal/proto"
+)
+
+// Times that an invitation may be open.
+const (
+	defaultTTL = 15 * time.Minute
+	maxTTL     = 30 * 24 * time.Hour
+)
+
+var (
+	errNoKey     = errors.New("this gateway has no key: 'vpnsrv init' makes one")
+	errNoSession = errors.New("no such session")
+	errNoServer  = errors.New("it is not known where devices find this gateway: name it with --server")
+)
+
+// handler answers the requests of package api.
+func (g *Gateway) handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("GET /v1/status", api.Handle(status, func(*http.Request, struct{}) (api.Status, error) { return g.status(), nil }))
+	mux.Handle("GET /v1/sessions", api.Handle(status, func(*http.Request, struct{}) ([]api.Session, error) { return g.sessions(), nil }))
+	mux.Handle("DELETE /v1/sessions/{id}", api.Handle(status, func(r *http.Request, _ struct{}) (struct{}, error) {
+		return struct{}{}, g.kick(r.PathValue("id"))
+	}))
+	mux.Handle("GET /v1/peers", api.Handle(status, func(*http.Request, struct{}) (api.Peers, error) { return g.listPeers() }))
+	mux.Handle("POST /v1/peers", api.Handle(status, func(_ *http.Request, p api.Peer) (api.Peer, error) { return g.addPeer(p) }))
+	mux.Handle("PATCH /v1/peers/{name}", api.Handle(status, func(r *http.Request, c api.Change) (api.Peer, error) {
+		return g.changePeer(r.PathValue("name"), c)
+	}))
+	mux.Handle("DELETE /v1/peers/{name}", api.Handle(status, func(r *http.Request, _ struct{}) (api.Peer, error) {
+		return g.removePeer(r.PathValue("name"))
+	}))
+	mux.Handle("POST /v1/invitations", api.Handle(status, func(_ *http.Request, i api.Invite) (api.Invited, error) { return g.invite(i) }))
+	return mux
+}
+
+// status is that of HTTP for an error.
+func status(err error) int {
+	switch {
+	case errors.Is(err, peerstore.ErrUnknown), errors.Is(err, errNoSession):
+		return http.StatusNotFound
+	case errors.Is(err, peerstore.ErrTaken), errors.Is(err, peerstore.ErrExhausted), errors.Is(err, errNoKey):
+		return http.StatusConflict
+	case errors.Is(err, peerstore.ErrUnavailable):
+		return http.StatusServiceUnavailable
+	}
+	return http.StatusBadRequest
+}
+
+func (g *Gateway) listPeers() (all api.Peers, err error) {
+	if g.devices == nil {
+		return all, errNoKey
+	}
+	peers, invitations := g.devices.List(time.Now())
+	live := g.sessionsByKey()
+	all.Peers, all.Invitations = []api.Peer{}, []api.Invited{}
+	for _, p := range peers {
+		shown := show(p)
+		shown.Sessions = live[p.Key]
+		all.Peers = append(all.Peers, shown)
+	}
+	for _, i := range invitations {
+		all.Invitations = append(all.Invitations, api.Invited{Name: i.Name, Expires: i.Expires})
+	}
+	return all, nil
+}
+
+func show(p peerstore.Peer) api.Peer {
+	return api.Peer{Name: p.Name, Key: p.Key.String(), Addresses: p.Addrs, Routes: p.Routes, Disabled: p.Disabled, Added: p.Added}
+}
+
+func (g *Gateway) addPeer(p api.Peer) (api.Peer, error) {
+	if g.devices == nil {
+		return p, errNoKey
+	}
+	key, err := identity.ParsePublic(p.Key)
+	if err != nil {
+		return p, err
+	}
+	added, err := g.devices.Add(peerstore.Peer{
+		Name: p.Name, Key: key, Addrs: p.Addresses, Routes: p.Routes, Disabled: p.Disabled, Added: time.Now().UTC(),
+	})
+	if err != nil {
+		return p, err
+	}
+	g.log.Info("device added", "name", added.Name, "addr", added.Addrs[0], "key", key)
+	return show(added), g.devicesChanged()
+}
+
+func (g *Gateway) removePeer(name string) (api.Peer, error) {
+	if g.devices == nil {
+		return api.Peer{}, errNoKey
+	}
+	p, err := g.devices.Remove(name)
+	if err != nil {
+		return api.Peer{}, err
+	}
+	g.revoke(p.Key)
+	g.log.Info("device removed", "name", p.Name, "key", p.Key)
+	return show(p), g.devicesChanged()
+}
+
+func (g *Gateway) changePeer(name string, c api.Change) (api.Peer, error) {
+	if g.devices == nil {
+		return api.Peer{}, errNoKey
+	}
+	p, err := g.devices.Disable(name, c.Disabled)
+	if err != nil {
+		return api.Peer{}, err
+	}
+	if p.Disabled = c.Disabled; p.Disabled {
+		g.revoke(p.Key)
+	}
+	g.log.Info("device changed", "name", p.Name, "disabled", p.Disabled)
+	return show(p), nil
+}
+
+func (g *Gateway) invite(i api.Invite) (made api.Invited, err error) {
+	if g.devices == nil {
+		return made, errNoKey
+	}
+	ttl := time.Duration(i.TTL * float64(time.Second))
+	switch {
+	case ttl == 0:
+		ttl = defaultTTL
+	case ttl < time.Second || ttl > maxTTL:
+		return made, fmt.Errorf("an invitation is open for 1 second to %d days, not for %s", maxTTL/(24*time.Hour), ttl)
+	}
+	servers := i.Servers
+	if len(servers) == 0 {
+		servers = g.servers()
+	}
+	if len(servers) == 0 {
+		return made, errNoServer
+	}
+	now := time.Now().UTC()
+	secret, err := g.devices.Invite(peerstore.Invitation{
+		Name: i.Name, Addrs: i.Addresses, Routes: i.Routes, Expires: now.Add(ttl),
+	}, now)
+	if err != nil {
+		return made, err
+	}
+	text := identity.Invitation{Servers: servers, Gateway: g.c.Key.Public().Pin(), Secret: secret}.String()
+	if _, err := identity.ParseInvitation(text); err != nil {
+		return made, fmt.Errorf("the addresses of the gateway make no invitation: %v: %w", servers, err)
+	}
+	g.log.Info("device invited", "name", i.Name, "for", ttl)
+	return api.Invited{Invitation: text, Name: i.Name, Servers: servers, Expires: now.Add(ttl)}, nil
+}
+
+func (g *Gateway) sessions() []api.Session {
+	g.mu.Lock()
+	peers := make([]*peer, 0, len(g.peers))
+	for _, p := range g.peers {
+		peers = append(peers, p)
+	}
+	g.mu.Unlock()
+	slices.SortFunc(peers, func(a, b *peer) int { return int(a.id) - int(b.id) })
+	all := make([]api.Session, 0, len(peers))
+	for _, p := range peers {
+		all = append(all, p.show())
+	}
+	return all
+}
+
+func (g *Gateway) sessionsByKey() map[identity.Public][]uint64 {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	all := map[identity.Public][]uint64{}
+	for _, p := range g.peers {
+		all[p.key] = append(all[p.key], p.id)
+	}
+	return all
+}
+
+// show is what an operator sees of a connection.
+func (p *peer) show() api.Session {
+	s := p.port.Stats()
+	session := api.Session{
+		ID: p.id, Secure: p.key != identity.Public{}, Address: p.port.Addr(), From: p.stream.RemoteAddr().String(),
+		Since: p.start, Received: p.stream.Received(), Sent: p.stream.Sent(), Queued: p.queue.Queued(),
+		Packets: s.Packets, Drops: s.Drops,
+	}
+	if d, err := p.g.device(p.key); err == nil {
+		session.Name = d.Name
+	}
+	return session
+}
+
+func (g *Gateway) kick(text string) error {
+	id, err := strconv.ParseUint(text, 10, 64)
+	if err != nil {
+		return fmt.Errorf("%q: %w", text, errNoSession)
+	}
+	p := g.peer(id)
+	if p == nil {
+		return fmt.Errorf("%d: %w", id, errNoSession)
+	}
+	p.end("kicked", proto.GoodbyeMessage{Reason: proto.ReasonShutdown, Text: "ended by the operator"})
+	return nil
+}
+
+func (g *Gateway) status() api.Status {
+	s := g.total.Stats()
+	pool, disk := g.leases.stats()
+	st := api.Status{
+		Version: g.c.Version, Started: g.started, Interface: g.c.TUN, Gateway: g.gateway, Pool: g.c.Pool, PlainPool: g.c.PlainPool,
+		Packets: s.Packets, Bytes: s.Bytes, Drops: s.Drops, Closed: g.closed.counts(), Queued: g.budget.Used(),
+		Leases: api.Leases{Free: pool.Free, Live: pool.Live, Held: pool.Held},
+	}
+	if disk.Err != nil {
+		st.Leases.Err = disk.Err.Error()
+	}
+	for _, l := range g.listeners {
+		st.Listeners = append(st.Listeners, api.Listener{URL: listenerURL(l), Allow: l.allow.String()})
+	}
+	if g.devices != nil {
+		st.Fingerprint = g.c.Key.Public().Pin().String()
+		peers, _ := g.devices.List(time.Now())
+		st.Peers = len(peers)
+	}
+	g.mu.Lock()
+	st.Sessions = len(g.peers)
+	g.mu.Unlock()
+	return st
+}
+
+// servers are where devices find this gateway: what the operator says, or else each address of the host
+// on which a listener takes TLS by TCP.
+func (g *Gateway) servers() []string {
+	if len(g.c.Public) > 0 {
+		return g.c.Public
+	}
+	const most = 4 // or the invitation is too long for a QR code
+	var all []string
+	for _, l := range g.listeners {
+		a, err := netip.ParseAddrPort(l.Addr().String())
+		if err != nil || l.allow&carrier.TLS == 0 {
+			continue
+		}
+		hosts := []netip.Addr{a.Addr()}
+		if a.Addr().IsUnspecified() {
+			hosts = g.reachable()
+		}
+		for _, h := range hosts {
+			all = append(all, "tcp://"+netip.AddrPortFrom(h, a.Port()).String())
+		}
+	}
+	return all[:min(len(all), most)]
+}
+
+// reachable are the host's addresses that others may reach.
+func (g *Gateway) reachable() (all []netip.Addr) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, a := range g.host {
+		if a.IsGlobalUnicast() && !g.c.Pool.Contains(a) {
+			all = append(all, a)
+		}
+	}
+	return all
+}
