@@ -20,7 +20,7 @@ func TestCommand(t *testing.T) {
 	if err := os.WriteFile(file, []byte("server = 'x'\nrouts = []\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	const noServer = `vpncli: no gateway is named: vpncli -s 192.168.0.1 (or 'server' in the file of --config)`
+	const noServer = `vpncli: no gateway is named: vpncli -s 192.168.0.1 (or 'server' in the file of --config, or 'vpncli join' with an invitation)`
 	const ended = "Completion ended with directive: ShellCompDirectiveNoFileComp"
 	clitest.Check(t, bin, []clitest.Call{
 		{Name: "help", Args: "--help", Stdout: "-a, --address address"},
@@ -31,7 +31,7 @@ func TestCommand(t *testing.T) {
 		{Name: "port", Args: "-s x -p no", Status: 2, Stderr: `vpncli: --port: "no" is not a whole number`},
 		{Name: "unknown flag", Args: "--jsn", Status: 2, Stderr: `vpncli: unknown flag: --jsn (did you mean --json?)`},
 		{Name: "unknown key", Args: "--config " + file, Status: 1, Stderr: `vpncli: ` + file + `:2: unknown key "routs" (did you mean "route"?)`},
-		{Name: "no root", Args: "-s 192.168.0.1", Nobody: true, Status: 1, Stderr: `vpncli: needs CAP_NET_ADMIN to make the interface ferry0: run as root (sudo vpncli ...)`},
+		{Name: "no root", Args: "-s 192.168.0.1 --state /nowhere", Nobody: true, Status: 1, Stderr: `vpncli: needs CAP_NET_ADMIN to make the interface ferry0: run as root (sudo vpncli ...)`},
 		{Name: "complete a level", Args: "__completeNoDesc --log-level w", Stdout: "warn\nerror\n:4\n", Stderr: ended},
 		{Name: "complete no interface", Args: "__completeNoDesc --tun f", Stdout: ":4\n", Stderr: ended},
 	})

@@ -16,12 +16,12 @@ import (
 	"ferry/internal/api"
 	"ferry/internal/cli"
 	"ferry/internal/config"
-	"ferry/internal/gateway"
+	"ferry/internal/gateway/settings"
 )
 
 // ask adds --state to a command that asks a running gateway.
 func ask(cmd *cobra.Command) *string {
-	return cmd.Flags().String("state", gateway.DefaultStateDir, "state `directory` of the gateway")
+	return cmd.Flags().String("state", settings.DefaultStateDir, "state `directory` of the gateway")
 }
 
 // of are the addresses and networks of a device.

@@ -14,7 +14,7 @@ import (
 	"ferry/internal/cli"
 	"ferry/internal/config"
 	"ferry/internal/durable"
-	"ferry/internal/gateway"
+	"ferry/internal/gateway/settings"
 	"ferry/internal/identity"
 )
 
@@ -32,7 +32,7 @@ that are known by their keys, and nobody else. It changes nothing that is there 
 		},
 	}
 	fs := cmd.Flags()
-	fs.StringVar(&state, "state", gateway.DefaultStateDir, "`directory` for the key, and for what the gateway keeps")
+	fs.StringVar(&state, "state", settings.DefaultStateDir, "`directory` for the key, and for what the gateway keeps")
 	fs.StringVar(&file, "config", config.DefaultFile("vpnsrv"), "`file` to write the configuration to")
 	fs.StringArrayVar(&public, "public", nil, "`URL` by which devices will find this gateway; repeatable (default: the addresses of this host)")
 	return cmd
@@ -50,9 +50,9 @@ func initialise(w io.Writer, state, file string, public []string) error {
 	if err := durable.MakeDir(filepath.Dir(file)); err != nil {
 		return err
 	}
-	switch err := durable.Create(file, []byte(settings(state, public))); {
+	switch err := durable.Create(file, []byte(settingsText(state, public))); {
 	case errors.Is(err, fs.ErrExist):
-		fmt.Fprintf(w, "configuration  %s is there already: see that it has\n%s", file, indented(settings(state, public)))
+		fmt.Fprintf(w, "configuration  %s is there already: see that it has\n%s", file, indented(settingsText(state, public)))
 	case err != nil:
 		return err
 	default:
@@ -71,7 +71,7 @@ Invite a device:   vpnsrv invite NAME%s
 }
 
 func stateOption(state string) string {
-	if state == gateway.DefaultStateDir {
+	if state == settings.DefaultStateDir {
 		return ""
 	}
 	return " --state " + state
@@ -98,7 +98,7 @@ func makeKey(w io.Writer, path string) (identity.Key, error) {
 }
 
 // settings are the lines of a configuration that lets in known devices only.
-func settings(state string, public []string) string {
+func settingsText(state string, public []string) string {
 	var b strings.Builder
 	b.WriteString(`# Made by 'vpnsrv init'. What else can be set: vpnsrv --help, and configs/vpnsrv.toml of the sources.
 

@@ -14,7 +14,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"ferry/internal/client"
-	"ferry/internal/gateway"
+	"ferry/internal/gateway/settings"
 )
 
 // write makes a file of text and returns the argument that names it.
@@ -35,12 +35,12 @@ func alone(args []string) []string {
 	return append([]string{"--config="}, args...)
 }
 
-func loadGateway(t *testing.T, args ...string) (gateway.Config, error) {
+func loadGateway(t *testing.T, args ...string) (settings.Config, error) {
 	t.Helper()
 	fs := pflag.NewFlagSet("vpnsrv", pflag.ContinueOnError)
 	g := NewGateway(fs)
 	if err := fs.Parse(alone(args)); err != nil {
-		return gateway.Config{}, FlagError(fs, err)
+		return settings.Config{}, FlagError(fs, err)
 	}
 	return g.Load()
 }
@@ -60,11 +60,11 @@ func TestDefaults(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := gateway.Config{
-		Pool: gateway.DefaultPool, PlainPool: gateway.DefaultPool, TUN: gateway.DefaultTUN, MTU: gateway.DefaultMTU, StateDir: gateway.DefaultStateDir,
-		IdleTimeout: gateway.DefaultIdle, JoinTimeout: gateway.DefaultDeadline,
-		FrameTimeout: gateway.DefaultDeadline, WriteTimeout: gateway.DefaultDeadline,
-		MaxSessions: gateway.DefaultMaxSessions, QueueBytes: gateway.DefaultQueue, QueueTotal: gateway.DefaultQueueTotal,
+	want := settings.Config{
+		Pool: settings.DefaultPool, PlainPool: settings.DefaultPool, TUN: settings.DefaultTUN, MTU: settings.DefaultMTU, StateDir: settings.DefaultStateDir,
+		IdleTimeout: settings.DefaultIdle, JoinTimeout: settings.DefaultDeadline,
+		FrameTimeout: settings.DefaultDeadline, WriteTimeout: settings.DefaultDeadline,
+		MaxSessions: settings.DefaultMaxSessions, QueueBytes: settings.DefaultQueue, QueueTotal: settings.DefaultQueueTotal,
 		Reserved: map[string]netip.Addr{}, Sites: map[netip.Prefix]netip.Addr{},
 	}
 	if g.Log = nil; !reflect.DeepEqual(g, want) {
@@ -119,7 +119,7 @@ func TestFileOverDefaults(t *testing.T) {
 		{"legacy_self_assign", c.LegacySelfAssign, true},
 		{"allow", c.Allow, []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}},
 		{"idle_timeout", c.IdleTimeout, 2 * time.Minute},
-		{"join_timeout", c.JoinTimeout, gateway.DefaultDeadline},
+		{"join_timeout", c.JoinTimeout, settings.DefaultDeadline},
 		{"reserved", c.Reserved, map[string]netip.Addr{"printer": addr("10.9.0.7"), "lab.box": addr("10.9.0.8")}},
 		{"sites", c.Sites, map[netip.Prefix]netip.Addr{netip.MustParsePrefix("192.168.8.0/24"): addr("10.9.0.7")}},
 	} {

@@ -12,7 +12,7 @@ import (
 
 	"github.com/spf13/pflag"
 
-	"ferry/internal/gateway"
+	"ferry/internal/gateway/settings"
 	"ferry/internal/identity"
 	"ferry/internal/proto"
 )
@@ -61,10 +61,10 @@ type Gateway struct {
 // NewGateway returns the defaults, and adds the flags of vpnsrv to fs.
 func NewGateway(fs *pflag.FlagSet) *Gateway {
 	g := &Gateway{
-		Pool: gateway.DefaultPool.String(), TUN: gateway.DefaultTUN, MTU: gateway.DefaultMTU, State: gateway.DefaultStateDir,
-		IdleTimeout: shortest(gateway.DefaultIdle), JoinTimeout: shortest(gateway.DefaultDeadline),
-		FrameTimeout: shortest(gateway.DefaultDeadline), WriteTimeout: shortest(gateway.DefaultDeadline),
-		MaxSessions: gateway.DefaultMaxSessions, QueueBytes: gateway.DefaultQueue, QueueTotal: gateway.DefaultQueueTotal,
+		Pool: settings.DefaultPool.String(), TUN: settings.DefaultTUN, MTU: settings.DefaultMTU, State: settings.DefaultStateDir,
+		IdleTimeout: shortest(settings.DefaultIdle), JoinTimeout: shortest(settings.DefaultDeadline),
+		FrameTimeout: shortest(settings.DefaultDeadline), WriteTimeout: shortest(settings.DefaultDeadline),
+		MaxSessions: settings.DefaultMaxSessions, QueueBytes: settings.DefaultQueue, QueueTotal: settings.DefaultQueueTotal,
 		flags: fs,
 	}
 	fs.SortFlags = false
@@ -100,13 +100,13 @@ func shortest(d time.Duration) string {
 
 // Load reads the file of --config, if any, and returns what it and the flags say, checked, with a
 // logger to stderr. A fault of the command line is a *UsageError.
-func (g *Gateway) Load() (gateway.Config, error) {
+func (g *Gateway) Load() (settings.Config, error) {
 	s, err := load(g.flags, "vpnsrv", g)
 	if err != nil {
-		return gateway.Config{}, err
+		return settings.Config{}, err
 	}
 	wait := between(timeMin, timeMax)
-	c := gateway.Config{
+	c := settings.Config{
 		Listen:           readList(s, "listen", g.Listen, parseListen),
 		Key:              read(s, "key", g.Key, optional(identity.LoadKey)),
 		Public:           readList(s, "public", g.Public, parsePublic),
@@ -131,7 +131,7 @@ func (g *Gateway) Load() (gateway.Config, error) {
 		Log:              g.logger(s, os.Stderr),
 	}
 	if s.err != nil { // what follows is judged by the pool
-		return gateway.Config{}, s.err
+		return settings.Config{}, s.err
 	}
 	checkPushed(s, c.PushRoutes, c.Pool)
 	c.PlainPool = plainPool(s, g.PlainPool, c)
@@ -141,7 +141,7 @@ func (g *Gateway) Load() (gateway.Config, error) {
 }
 
 // plainPool returns where clients without a key get their addresses.
-func plainPool(s *source, text string, c gateway.Config) netip.Prefix {
+func plainPool(s *source, text string, c settings.Config) netip.Prefix {
 	const key = "plain_pool"
 	switch {
 	case c.Key.IsZero() && text != "":
@@ -151,11 +151,11 @@ func plainPool(s *source, text string, c gateway.Config) netip.Prefix {
 	case text == "" && c.Pool.Bits() == poolBitsMax:
 		s.fail("pool", fmt.Errorf("%s has no room for devices with a key and for clients without one: take /%d or larger", c.Pool, poolBitsMax-1))
 	case text == "":
-		return gateway.UpperHalf(c.Pool)
+		return settings.UpperHalf(c.Pool)
 	}
 	p := read(s, key, text, parsePool)
 	if p.Bits() <= c.Pool.Bits() || !c.Pool.Overlaps(p) {
-		s.fail(key, fmt.Errorf("%s is not a part of the pool %s: take one, as %s", p, c.Pool, gateway.UpperHalf(c.Pool)))
+		s.fail(key, fmt.Errorf("%s is not a part of the pool %s: take one, as %s", p, c.Pool, settings.UpperHalf(c.Pool)))
 	}
 	return p
 }

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"ferry/internal/gateway/settings"
 	"ferry/internal/identity"
 	"ferry/internal/peerstore"
 	"ferry/internal/proto"
@@ -211,7 +212,7 @@ func TestUpperHalf(t *testing.T) {
 	for pool, want := range map[string]string{
 		"10.0.0.0/16": "10.0.128.0/17", "10.9.0.0/24": "10.9.0.128/25", "172.16.4.0/22": "172.16.6.0/23", "10.0.0.0/29": "10.0.0.4/30",
 	} {
-		if got := UpperHalf(netip.MustParsePrefix(pool)); got.String() != want {
+		if got := settings.UpperHalf(netip.MustParsePrefix(pool)); got.String() != want {
 			t.Errorf("%s: got %s, want %s", pool, got, want)
 		}
 	}

@@ -31,6 +31,7 @@ import (
 	"ferry/internal/api"
 	"ferry/internal/carrier"
 	"ferry/internal/exit"
+	"ferry/internal/gateway/settings"
 	"ferry/internal/hostnet"
 	"ferry/internal/identity"
 	"ferry/internal/keepalive"
@@ -38,6 +39,9 @@ import (
 	"ferry/internal/proto"
 	"ferry/internal/router"
 )
+
+// Config is everything a gateway can be told.
+type Config = settings.Config
 
 // A Gateway serves clients. It is made by Run.
 type Gateway struct {
@@ -77,7 +81,7 @@ type Exit interface {
 // Run serves clients until ctx is done, and then takes back all that it did to the host. It returns
 // nil after such a clean stop.
 func Run(ctx context.Context, c Config) (err error) {
-	c.setDefaults()
+	c.SetDefaults()
 	undo := func() error { return nil }
 	defer func() { err = errors.Join(err, undo()) }()
 

@@ -74,7 +74,7 @@ func inMemory(t *testing.T, c Config, f func(*lab) error) (err error) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
 		c.StateDir = dir
-		c.setDefaults()
+		c.SetDefaults()
 		leases, openErr := openLeases(&c)
 		if openErr != nil {
 			t.Fatal(openErr)

@@ -9,6 +9,7 @@ import (
 	"ferry/internal/carrier/tcp"
 	"ferry/internal/carrier/unix"
 	"ferry/internal/carrier/vsock"
+	"ferry/internal/gateway/settings"
 )
 
 // A way is a kind of carrier by which clients can come.
@@ -36,7 +37,7 @@ func listenAll(ctx context.Context, c *Config) (all []*listener, err error) {
 	}()
 	urls := c.Listen
 	if len(urls) == 0 {
-		urls = []string{fmt.Sprintf("tcp://:%d", DefaultPort)}
+		urls = []string{fmt.Sprintf("tcp://:%d", settings.DefaultPort)}
 	}
 	for _, url := range urls {
 		l, err := listen(ctx, c, url)
@@ -46,7 +47,7 @@ func listenAll(ctx context.Context, c *Config) (all []*listener, err error) {
 		all = append(all, l)
 	}
 	if len(c.Listen) == 0 && vsock.Available() {
-		l, err := listen(ctx, c, fmt.Sprintf("vsock://:%d", DefaultPort))
+		l, err := listen(ctx, c, fmt.Sprintf("vsock://:%d", settings.DefaultPort))
 		if err != nil {
 			c.Log.Warn("no clients by vsock", "err", err)
 			return all, nil

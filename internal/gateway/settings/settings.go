@@ -1,4 +1,6 @@
-package gateway
+// Package settings is what a gateway can be told: apart from package gateway, so that who reads a
+// configuration does not carry all of a gateway.
+package settings
 
 import (
 	"cmp"
@@ -80,7 +82,8 @@ type Config struct {
 	Report <-chan struct{} // each receive logs all counters; may be nil
 }
 
-func (c *Config) setDefaults() {
+// SetDefaults puts defaults where a field is zero.
+func (c *Config) SetDefaults() {
 	c.Pool = cmp.Or(c.Pool, DefaultPool)
 	if c.Key.IsZero() {
 		c.PlainPool = c.Pool
