@@ -7,7 +7,7 @@ PREFIX ?= /usr/local
 FUZZTIME ?= 30s
 PACKAGES = $(shell go list ./... | grep -v -e /test/netns -e /test/vm)
 
-.PHONY: help build demo test unit netns test-vm bench fuzz lint vuln cross install clean
+.PHONY: help build demo demo-secure test unit netns test-vm bench fuzz lint vuln cross install clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -19,6 +19,10 @@ build: ## bin/vpnsrv and bin/vpncli, static
 demo: build ## a gateway and two clients in namespaces: addresses, pings, iperf3
 	@scripts/deps.sh demo
 	@scripts/demo.sh
+
+demo-secure: build ## keys: init, invite, join, tcpdump on the wire, removal
+	@scripts/deps.sh demo
+	@scripts/demo-secure.sh
 
 test: lint unit netns test-vm ## everything
 

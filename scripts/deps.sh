@@ -5,8 +5,8 @@
 #   scripts/deps.sh demo|test|bench
 set -euo pipefail
 
-demo="iproute2 iputils-ping iperf3 procps"
-test="$demo nftables strace tcpdump python3 util-linux qemu-system-x86 busybox-static kmod lz4"
+demo="iproute2 iputils-ping iperf3 procps tcpdump"
+test="$demo nftables strace python3 util-linux qemu-system-x86 busybox-static kmod lz4"
 bench="$demo nftables"
 
 case "${1:-}" in

@@ -131,6 +131,15 @@ func peek(raw syscall.RawConn) (byte, error) {
 	return first[0], nil
 }
 
+// Drain takes off a connection what has come already: closing it then says so in order (FIN), where bytes
+// that nobody has read make the kernel reset it.
+func Drain(conn net.Conn) {
+	if raw := rawConn(conn); raw != nil {
+		var b [4 << 10]byte
+		_ = raw.Read(func(fd uintptr) bool { _, _ = unix.Read(int(fd), b[:]); return true })
+	}
+}
+
 // An unread connection begins with bytes that were read before.
 type unread struct {
 	net.Conn

@@ -15,6 +15,7 @@ import (
 
 	"ferry/internal/carrier"
 	ferrytls "ferry/internal/carrier/tls"
+	"ferry/internal/identity"
 	"ferry/internal/keepalive"
 	"ferry/internal/proto"
 	"ferry/internal/router"
@@ -27,7 +28,7 @@ const lingerTime = time.Second
 // Why a connection ended.
 var (
 	errRefused   = errors.New("address refused: it is in use, or not of the gateway's pool: choose another with -a, or leave -a out")
-	errNoAnswer  = errors.New("the gateway closed the connection without an answer")
+	errNoAnswer  = errors.New("the gateway closed the connection without an answer: it may let in only devices that have joined (vpncli join)")
 	errSilent    = errors.New("the gateway is silent")
 	errInterface = errors.New("interface can not be set up")
 	errKey       = errors.New("the gateway does not take this device's key: it was removed or disabled there, or has not been added yet ('vpncli key' prints it)")
@@ -116,9 +117,20 @@ func shakeHands(ctx context.Context, conn net.Conn, t *tls.Config) (*carrier.Str
 	records, err := ferrytls.Client(ctx, conn, t)
 	if err != nil {
 		_ = conn.Close()
-		return nil, err
+		return nil, notGateway(err)
 	}
 	return carrier.NewSecureStream(conn, records), nil
+}
+
+// notGateway says what a handshake that failed means to the owner of the device.
+func notGateway(err error) error {
+	switch {
+	case errors.As(err, new(tls.RecordHeaderError)), errors.Is(err, io.EOF):
+		return fmt.Errorf("this is not the gateway that is known to this device: no TLS is spoken there: %w", err)
+	case errors.Is(err, identity.ErrWrongKey):
+		return fmt.Errorf("this is not the gateway that is known to this device: if its key was replaced, join again with a new invitation: %w", err)
+	}
+	return err
 }
 
 func newConnection(c *client, s *carrier.Stream) *connection {

@@ -119,29 +119,27 @@ func (k *Client) Load() (client.Config, error) {
 // known adds to c what this device knows of its gateway. A device that has joined one never goes back to
 // the 2013 protocol by itself: only its owner's word for it counts.
 func (k *Client) known(c *client.Config) error {
-	e, err := client.LoadEnrolment(k.State)
+	pinned := c.Gateway != identity.Pin{}
 	switch {
-	case k.Plain && c.Gateway != identity.Pin{}:
+	case k.Plain && pinned:
 		return &UsageError{errors.New("--plain and --gateway contradict each other: the 2013 protocol knows no keys")}
-	case k.Plain:
-	case c.Gateway != identity.Pin{}: // said by the owner
-		err = nil
-	case err == nil:
+	case !k.Plain && !pinned:
+		e, err := client.LoadEnrolment(k.State)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
 		c.Gateway = e.Gateway
 		if len(c.Servers) == 0 {
 			c.Servers = e.Servers
 		}
-	case errors.Is(err, fs.ErrNotExist):
-		err = nil
-	}
-	if err != nil && !k.Plain {
-		return err
 	}
 	if len(c.Servers) == 0 {
 		return &UsageError{errors.New("no gateway is named: vpncli -s 192.168.0.1 (or 'server' in the file of --config, or 'vpncli join' with an invitation)")}
 	}
-	if c.Gateway != (identity.Pin{}) {
-		c.Key, err = client.DeviceKey(k.State)
+	if c.Gateway == (identity.Pin{}) {
+		return nil
 	}
+	var err error
+	c.Key, err = client.DeviceKey(k.State)
 	return err
 }

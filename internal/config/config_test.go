@@ -15,6 +15,7 @@ import (
 
 	"ferry/internal/client"
 	"ferry/internal/gateway/settings"
+	"ferry/internal/identity"
 )
 
 // write makes a file of text and returns the argument that names it.
@@ -81,6 +82,56 @@ func TestDefaults(t *testing.T) {
 	}
 	if c.Log = nil; !reflect.DeepEqual(c, wantClient) {
 		t.Errorf("client:\n got %+v\nwant %+v", c, wantClient)
+	}
+}
+
+// Design decision 9: what a device speaks follows from what it was told. Once it has joined a gateway it
+// speaks to that one with keys, and only its owner's word makes it do otherwise.
+func TestKnownGateway(t *testing.T) {
+	pin := identity.NewKey().Public().Pin()
+	joined := `{"version":1,"name":"cam1","servers":["gw1","gw2"],"gateway":"` + pin.String() + `"}`
+	other := identity.NewKey().Public().Pin().String()
+	for _, test := range []struct {
+		name, file, args string
+		pin              string // "": plain
+		servers          []string
+		err              string // part of it
+	}{
+		{"not joined", "", "-s gw", "", []string{"gw"}, ""},
+		{"joined", joined, "", pin.String(), []string{"gw1", "gw2"}, ""},
+		{"joined, another way", joined, "-s gw3", pin.String(), []string{"gw3"}, ""},
+		{"joined, plain", joined, "-s gw --plain", "", []string{"gw"}, ""},
+		{"joined, plain without a server", joined, "--plain", "", nil, "no gateway is named"},
+		{"pinned", "", "-s gw --gateway " + other, other, []string{"gw"}, ""},
+		{"joined and pinned", joined, "-s gw --gateway " + other, other, []string{"gw"}, ""},
+		{"plain and pinned", "", "-s gw --plain --gateway " + other, "", nil, "contradict"},
+		{"not a pin", "", "-s gw --gateway SHA256:x", "", nil, "is not a fingerprint"},
+		{"damaged", joined[:40], "-s gw", "", nil, "join again"},
+		{"of a later version", `{"version":2}`, "-s gw", "", nil, "later version"},
+		{"without a gateway", `{"version":1,"servers":["gw"]}`, "-s gw", "", nil, "names no gateway"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			dir := t.TempDir()
+			if test.file != "" {
+				if err := os.WriteFile(filepath.Join(dir, "gateway.json"), []byte(test.file), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			c, err := loadClient(t, append(strings.Fields(test.args), "--state="+dir)...)
+			if test.err != "" {
+				if err == nil || !strings.Contains(err.Error(), test.err) {
+					t.Errorf("got %v, want an error with %q", err, test.err)
+				}
+				return
+			}
+			got := ""
+			if (c.Gateway != identity.Pin{}) {
+				got = c.Gateway.String()
+			}
+			if err != nil || got != test.pin || c.Key.IsZero() != (test.pin == "") || !slices.Equal(c.Servers, test.servers) {
+				t.Errorf("got %q, key %v, %q, %v; want %q, %q", got, !c.Key.IsZero(), c.Servers, err, test.pin, test.servers)
+			}
+		})
 	}
 }
 

@@ -32,6 +32,7 @@ func (g *Gateway) serve(ctx context.Context, l *listener, conn net.Conn) {
 	log := g.log.With("from", conn.RemoteAddr().String())
 	s, key, err := g.greet(ctx, l, conn)
 	if err != nil {
+		carrier.Drain(conn)
 		_ = conn.Close()
 		cause, _ := explain(err)
 		g.closed.count(cause)

@@ -141,8 +141,16 @@ func (n *network) startGateway(args ...string) {
 	if !slices.Contains(args, "--listen") { // vsock, which is there by default, knows no namespaces
 		args = append([]string{"--listen", "tcp://:2002"}, args...)
 	}
-	n.srv = start(n.t, n.gw, append([]string{filepath.Join(bin, "vpnsrv"), "--state", n.state}, args...)...)
-	await(n.t, n.srv, "plain mode", 0)
+	n.srv = start(n.t, n.gw, alone(append([]string{filepath.Join(bin, "vpnsrv"), "--state", n.state}, args...))...)
+	await(n.t, n.srv, "msg=serving", 0)
+}
+
+// alone keeps the settings of this machine out, unless a command line names a file.
+func alone(args []string) []string {
+	if slices.ContainsFunc(args, func(a string) bool { return strings.HasPrefix(a, "--config") }) {
+		return args
+	}
+	return append(args, "--config=")
 }
 
 // A device is a vpncli that runs.
@@ -155,7 +163,10 @@ type device struct {
 // newClient starts vpncli. It does not wait for anything.
 func newClient(t *testing.T, ns *lab.Namespace, args ...string) *device {
 	t.Helper()
-	return &device{start(t, ns, append([]string{filepath.Join(bin, "vpncli"), "--json"}, args...)...), t, ns}
+	if !slices.Contains(args, "--state") {
+		args = append(args, "--state", filepath.Join(t.TempDir(), "state"))
+	}
+	return &device{start(t, ns, alone(append([]string{filepath.Join(bin, "vpncli"), "--json"}, args...))...), t, ns}
 }
 
 // event waits for an event of the kind, after the first skip ones.

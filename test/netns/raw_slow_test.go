@@ -8,7 +8,7 @@ import (
 	"testing"
 	"time"
 
-	"ferry/internal/gateway"
+	"ferry/internal/gateway/settings"
 	"ferry/test/rawvpn"
 )
 
@@ -16,7 +16,7 @@ import (
 // (exam R2).
 func TestTrickle(t *testing.T) {
 	t.Parallel()
-	const limit, pause = gateway.DefaultDeadline, 5 * time.Second
+	const limit, pause = settings.DefaultDeadline, 5 * time.Second
 	slow := rawvpn.Ask{Features: rawvpn.All, Name: "slow"}.Bytes()
 	n := newRawGateway(t)
 	var all sync.WaitGroup

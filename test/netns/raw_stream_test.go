@@ -12,7 +12,7 @@ import (
 	"testing"
 	"time"
 
-	"ferry/internal/gateway"
+	"ferry/internal/gateway/settings"
 	"ferry/test/lab"
 	"ferry/test/rawvpn"
 )
@@ -361,7 +361,7 @@ func TestIPv6(t *testing.T) {
 func TestUnfinished(t *testing.T) {
 	const (
 		count = 1000
-		limit = gateway.DefaultDeadline
+		limit = settings.DefaultDeadline
 		slack = 16 << 20 // bytes; read buffers that the collector has not taken back yet
 	)
 	n := newRawGateway(t, "join_timeout = '1m'") // which would be over at the same time

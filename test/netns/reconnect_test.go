@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"ferry/internal/client"
-	"ferry/internal/gateway"
+	"ferry/internal/gateway/settings"
 	"ferry/test/lab"
 )
 
@@ -196,8 +196,8 @@ func TestLongSilence(t *testing.T) {
 	if _, err := two.Await(`"event":"connected"`, 0, time.Until(began.Add(lasts))); err != nil {
 		t.Fatal(err)
 	}
-	if held := time.Since(began); held < gateway.DefaultIdle {
-		t.Errorf("the address was free after %s, want %s more than it takes to notice", held, gateway.DefaultIdle)
+	if held := time.Since(began); held < settings.DefaultIdle {
+		t.Errorf("the address was free after %s, want %s more than it takes to notice", held, settings.DefaultIdle)
 	}
 	time.Sleep(time.Until(began.Add(lasts))) // the fault itself
 	end()
