@@ -37,9 +37,10 @@ var arrows = map[string][]string{
 	"internal/hostnet":          {},
 	"internal/tun":              {"internal/packet", "internal/proto"},
 	"internal/exit":             {"internal/hostnet", "internal/proto", "internal/router", "internal/tun"},
-	"internal/gateway/settings": {"internal/identity"},
+	"internal/admission":        {},
+	"internal/gateway/settings": {"internal/admission", "internal/identity"},
 	"internal/gateway": {
-		"internal/addrpool", "internal/api", "internal/carrier", "internal/carrier/tcp", "internal/carrier/tls", "internal/carrier/unix",
+		"internal/addrpool", "internal/admission", "internal/api", "internal/carrier", "internal/carrier/tcp", "internal/carrier/tls", "internal/carrier/unix",
 		"internal/carrier/vsock", "internal/exit", "internal/gateway/settings", "internal/hostnet", "internal/identity", "internal/keepalive",
 		"internal/leasestore", "internal/packet", "internal/peerstore", "internal/proto", "internal/router", "internal/session",
 	},
@@ -48,7 +49,7 @@ var arrows = map[string][]string{
 		"internal/durable", "internal/exit", "internal/hostnet", "internal/identity", "internal/keepalive", "internal/proto",
 		"internal/router", "internal/session",
 	},
-	"internal/config":      {"internal/carrier", "internal/client", "internal/gateway/settings", "internal/identity", "internal/proto"},
+	"internal/config":      {"internal/admission", "internal/carrier", "internal/client", "internal/gateway/settings", "internal/identity", "internal/proto"},
 	"internal/cli":         {"internal/config", "internal/proto"},
 	"internal/cli/clitest": {"internal/cli"}, // tests only
 	"cmd/vpnsrv":           {"internal/api", "internal/cli", "internal/config", "internal/durable", "internal/gateway", "internal/gateway/settings", "internal/identity"},

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"os/exec"
 	"strings"
 	"time"
@@ -88,6 +89,16 @@ func stop(procs ...*lab.Proc) {
 	}
 }
 
+// crowd are limits for thousands of clients behind one address, who come all at once.
+const crowd = `
+max_unauthenticated = 100000
+source_unauthenticated = 100000
+source_sessions = 100000
+source_rate = 100000
+source_burst = 100000
+accept_rate = 100000
+`
+
 // A ferry is a vpnsrv with clients.
 type ferry struct {
 	state   string // directory of the gateway
@@ -111,8 +122,12 @@ func (f *ferry) start(b *bench, clients []*lab.Namespace) (err error) {
 	if f.state, err = os.MkdirTemp("", "ferry-bench-"); err != nil {
 		return err
 	}
+	settings := filepath.Join(f.state, "vpnsrv.toml")
+	if err := os.WriteFile(settings, []byte(crowd), 0o600); err != nil {
+		return err
+	}
 	// vsock, which vpnsrv serves by default, knows no namespaces.
-	f.srv, err = b.net.gw.Start(b.program("vpnsrv"), "--state", f.state, "--listen", "tcp://:2002")
+	f.srv, err = b.net.gw.Start(b.program("vpnsrv"), "--config", settings, "--state", f.state, "--listen", "tcp://:2002")
 	if err != nil {
 		return err
 	}
@@ -124,7 +139,7 @@ func (f *ferry) start(b *bench, clients []*lab.Namespace) (err error) {
 		if ns == b.net.c2 {
 			server = "192.168.102.1"
 		}
-		p, err := ns.Start(b.program("vpncli"), "-s", server, "--json")
+		p, err := ns.Start(b.program("vpncli"), "-s", server, "--config=", "--state", filepath.Join(f.state, ns.Name), "--json")
 		if err != nil {
 			return err
 		}

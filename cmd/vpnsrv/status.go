@@ -43,7 +43,7 @@ func printStatus(w io.Writer, s api.Status) error {
 			row("listener", l.URL+" allows "+l.Allow)
 		}
 		row("pool", s.Pool.String()+", of it without a key: "+s.PlainPool.String())
-		row("connections", s.Sessions)
+		row("connections", fmt.Sprintf("%d, of which %d have proven nothing yet", s.Sessions, s.Unauthenticated))
 		row("devices", s.Peers)
 		row("plain leases", fmt.Sprintf("%d live, %d held, %d free", s.Leases.Live, s.Leases.Held, s.Leases.Free))
 		if s.Leases.Err != "" {

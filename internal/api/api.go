@@ -85,22 +85,24 @@ type Session struct {
 
 // Status is how the gateway does.
 type Status struct {
-	Version     string            `json:"version"`
-	Started     time.Time         `json:"started"`
-	Fingerprint string            `json:"fingerprint,omitempty"` // of its key
-	Interface   string            `json:"interface"`
-	Gateway     netip.Addr        `json:"gateway"`
-	Pool        netip.Prefix      `json:"pool"`
-	PlainPool   netip.Prefix      `json:"plain_pool"`
-	Listeners   []Listener        `json:"listeners"`
-	Sessions    int               `json:"sessions"`
-	Peers       int               `json:"peers"`
-	Packets     uint64            `json:"packets"`
-	Bytes       uint64            `json:"bytes"`
-	Drops       map[string]uint64 `json:"drops"`
-	Closed      map[string]uint64 `json:"closed"` // connections, by what ended them
-	Queued      int               `json:"queued"` // bytes
-	Leases      Leases            `json:"leases"`
+	Version     string       `json:"version"`
+	Started     time.Time    `json:"started"`
+	Fingerprint string       `json:"fingerprint,omitempty"` // of its key
+	Interface   string       `json:"interface"`
+	Gateway     netip.Addr   `json:"gateway"`
+	Pool        netip.Prefix `json:"pool"`
+	PlainPool   netip.Prefix `json:"plain_pool"`
+	Listeners   []Listener   `json:"listeners"`
+	Sessions    int          `json:"sessions"`
+	// Unauthenticated are those that have proven nothing yet.
+	Unauthenticated int               `json:"unauthenticated"`
+	Peers           int               `json:"peers"`
+	Packets         uint64            `json:"packets"`
+	Bytes           uint64            `json:"bytes"`
+	Drops           map[string]uint64 `json:"drops"`
+	Closed          map[string]uint64 `json:"closed"` // connections, by what ended them
+	Queued          int               `json:"queued"` // bytes
+	Leases          Leases            `json:"leases"`
 }
 
 // A Listener is where clients come in.

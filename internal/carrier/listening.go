@@ -131,6 +131,14 @@ func peek(raw syscall.RawConn) (byte, error) {
 	return first[0], nil
 }
 
+// Reset closes a connection without a trace: no state is left here, not even for a minute (TIME_WAIT).
+func Reset(conn net.Conn) {
+	if l, ok := conn.(interface{ SetLinger(sec int) error }); ok {
+		_ = l.SetLinger(0)
+	}
+	_ = conn.Close()
+}
+
 // Drain takes off a connection what has come already: closing it then says so in order (FIN), where bytes
 // that nobody has read make the kernel reset it.
 func Drain(conn net.Conn) {

@@ -65,6 +65,7 @@ func TestDefaults(t *testing.T) {
 		Pool: settings.DefaultPool, PlainPool: settings.DefaultPool, TUN: settings.DefaultTUN, MTU: settings.DefaultMTU, StateDir: settings.DefaultStateDir,
 		IdleTimeout: settings.DefaultIdle, JoinTimeout: settings.DefaultDeadline,
 		FrameTimeout: settings.DefaultDeadline, WriteTimeout: settings.DefaultDeadline,
+		Limits:      settings.DefaultLimits,
 		MaxSessions: settings.DefaultMaxSessions, QueueBytes: settings.DefaultQueue, QueueTotal: settings.DefaultQueueTotal,
 		Reserved: map[string]netip.Addr{}, Sites: map[netip.Prefix]netip.Addr{},
 	}

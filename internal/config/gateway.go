@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"ferry/internal/admission"
 	"ferry/internal/gateway/settings"
 	"ferry/internal/identity"
 	"ferry/internal/proto"
@@ -49,6 +50,15 @@ type Gateway struct {
 	FrameTimeout     string            `toml:"frame_timeout"`
 	WriteTimeout     string            `toml:"write_timeout"`
 	MaxSessions      int               `toml:"max_sessions"`
+	MaxPlain         int               `toml:"max_plain"` // 0: half of max_sessions with a key
+	MaxUnknown       int               `toml:"max_unauthenticated"`
+	SourceSessions   int               `toml:"source_sessions"`
+	SourceUnknown    int               `toml:"source_unauthenticated"`
+	SourceRate       int               `toml:"source_rate"` // a second
+	SourceBurst      int               `toml:"source_burst"`
+	AcceptRate       int               `toml:"accept_rate"` // a second
+	Penalty          string            `toml:"penalty"`
+	PenaltyMax       string            `toml:"penalty_max"`
 	QueueBytes       int               `toml:"queue_bytes"`
 	QueueTotal       int               `toml:"queue_total"` // bytes
 	Reserved         map[string]string `toml:"reserved"`
@@ -60,11 +70,15 @@ type Gateway struct {
 
 // NewGateway returns the defaults, and adds the flags of vpnsrv to fs.
 func NewGateway(fs *pflag.FlagSet) *Gateway {
+	l := settings.DefaultLimits
 	g := &Gateway{
 		Pool: settings.DefaultPool.String(), TUN: settings.DefaultTUN, MTU: settings.DefaultMTU, State: settings.DefaultStateDir,
 		IdleTimeout: shortest(settings.DefaultIdle), JoinTimeout: shortest(settings.DefaultDeadline),
 		FrameTimeout: shortest(settings.DefaultDeadline), WriteTimeout: shortest(settings.DefaultDeadline),
 		MaxSessions: settings.DefaultMaxSessions, QueueBytes: settings.DefaultQueue, QueueTotal: settings.DefaultQueueTotal,
+		MaxUnknown: l.Unknown, SourceSessions: l.SourceSessions, SourceUnknown: l.SourceUnknown,
+		SourceRate: int(l.SourceRate), SourceBurst: l.SourceBurst, AcceptRate: int(l.Rate),
+		Penalty: shortest(l.Penalty), PenaltyMax: shortest(l.PenaltyMax),
 		flags: fs,
 	}
 	fs.SortFlags = false
@@ -126,6 +140,7 @@ func (g *Gateway) Load() (settings.Config, error) {
 		FrameTimeout:     read(s, "frame_timeout", g.FrameTimeout, wait),
 		WriteTimeout:     read(s, "write_timeout", g.WriteTimeout, wait),
 		MaxSessions:      inRange(s, "max_sessions", g.MaxSessions, 1, 1_000_000),
+		Limits:           g.limits(s),
 		QueueBytes:       inRange(s, "queue_bytes", g.QueueBytes, queueMin, math.MaxInt32),
 		QueueTotal:       inRange(s, "queue_total", g.QueueTotal, g.QueueBytes, math.MaxInt32),
 		Log:              g.logger(s, os.Stderr),
@@ -138,6 +153,22 @@ func (g *Gateway) Load() (settings.Config, error) {
 	c.Reserved = reserved(s, g.Reserved, c.PlainPool)
 	c.Sites = sites(s, g.Sites, c.PlainPool)
 	return c, s.err
+}
+
+// limits reads those on who may come in.
+func (g *Gateway) limits(s *source) admission.Limits {
+	const most = 1_000_000
+	return admission.Limits{
+		Plain:          inRange(s, "max_plain", g.MaxPlain, 0, most),
+		Unknown:        inRange(s, "max_unauthenticated", g.MaxUnknown, 2, most),
+		SourceSessions: inRange(s, "source_sessions", g.SourceSessions, 1, most),
+		SourceUnknown:  inRange(s, "source_unauthenticated", g.SourceUnknown, 1, most),
+		SourceRate:     float64(inRange(s, "source_rate", g.SourceRate, 1, most)),
+		SourceBurst:    inRange(s, "source_burst", g.SourceBurst, 1, most),
+		Rate:           float64(inRange(s, "accept_rate", g.AcceptRate, 1, most)),
+		Penalty:        read(s, "penalty", g.Penalty, between(timeMin, timeMax)),
+		PenaltyMax:     read(s, "penalty_max", g.PenaltyMax, between(timeMin, timeMax)),
+	}
 }
 
 // plainPool returns where clients without a key get their addresses.

@@ -6,10 +6,12 @@ import (
 	"io"
 	"log/slog"
 	"maps"
+	"net"
 	"sync"
 	"time"
 
 	"ferry/internal/addrpool"
+	"ferry/internal/admission"
 	"ferry/internal/carrier/tls"
 	"ferry/internal/leasestore"
 	"ferry/internal/peerstore"
@@ -24,6 +26,11 @@ type refusal struct{ err error }
 
 func (r refusal) Error() string { return r.err.Error() }
 func (r refusal) Unwrap() error { return r.err }
+
+// A crowdedError ends a connection for which there is no room.
+type crowdedError admission.Reason
+
+func (e crowdedError) Error() string { return "no room: " + string(e) }
 
 // causes are the names under which the ends of connections are counted, by what ended them.
 var causes = []struct {
@@ -47,6 +54,7 @@ var causes = []struct {
 	{errUnknown, "key_unknown", proto.ReasonRevoked},
 	{errDisabled, "key_disabled", proto.ReasonRevoked},
 	{errJoined, "joined", 0},
+	{net.ErrClosed, string(admission.Evicted), 0}, // by the gate: all other ends have a cause before
 	{peerstore.ErrInvitation, "invitation", 0},
 	{peerstore.ErrUnavailable, "peer_storage", 0},
 	{context.DeadlineExceeded, "join_timeout", 0},
@@ -60,6 +68,9 @@ func explain(err error) (cause string, bye proto.GoodbyeMessage) {
 		if errors.Is(err, c.err) {
 			return c.name, proto.GoodbyeMessage{Reason: c.reason, Text: textOf(err), RetryAfter: retryAfter(err)}
 		}
+	}
+	if why := new(crowdedError); errors.As(err, why) {
+		return string(*why), proto.GoodbyeMessage{Reason: proto.ReasonFull}
 	}
 	if errors.As(err, new(refusal)) {
 		return "address_refused", proto.GoodbyeMessage{Reason: proto.ReasonRefused, Text: textOf(err)}

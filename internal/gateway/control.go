@@ -233,9 +233,8 @@ func (g *Gateway) status() api.Status {
 		peers, _ := g.devices.List(time.Now())
 		st.Peers = len(peers)
 	}
-	g.mu.Lock()
-	st.Sessions = len(g.peers)
-	g.mu.Unlock()
+	inside := g.gate.Stats()
+	st.Sessions, st.Unauthenticated = inside.Sessions, inside.Unknown
 	return st
 }
 

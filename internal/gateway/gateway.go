@@ -28,6 +28,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"ferry/internal/admission"
 	"ferry/internal/api"
 	"ferry/internal/carrier"
 	"ferry/internal/exit"
@@ -53,7 +54,9 @@ type Gateway struct {
 	leases  *leases
 	devices *peerstore.Store // nil without a key
 	tls     *tls.Config      // nil without a key
-	budget  router.Budget
+	gate    *admission.Gate
+	budget  router.Budget // of all queues
+	plain   router.Budget // of the queues of clients without a key, a part of it
 	limits  keepalive.Limits
 	offer   proto.Features
 
@@ -121,6 +124,7 @@ func newGateway(c Config, exit Exit, leases *leases) (*Gateway, error) {
 	g := &Gateway{
 		c: c, log: c.Log, gateway: c.Pool.Masked().Addr().Next(),
 		exit: exit, leases: leases,
+		gate:    admission.New(c.Limits),
 		budget:  router.Budget{Limit: c.QueueTotal},
 		limits:  keepalive.Limits{Join: c.JoinTimeout, Frame: c.FrameTimeout, Write: c.WriteTimeout, Idle: c.IdleTimeout},
 		offer:   proto.FeatureSuper | proto.FeatureConfig | proto.FeaturePing | proto.FeatureGoodbye | proto.FeatureHello,
@@ -137,7 +141,9 @@ func newGateway(c Config, exit Exit, leases *leases) (*Gateway, error) {
 	if err != nil {
 		return nil, err
 	}
+	g.plain = router.Budget{Limit: c.QueueTotal, Above: &g.budget}
 	if !c.Key.IsZero() {
+		g.plain.Limit /= 2
 		g.tls = c.Key.Server(g.known)
 		g.devices, err = peerstore.Open(filepath.Join(c.StateDir, "peers.json"), peerstore.Config{Pool: c.Pool, Plain: c.PlainPool})
 		if err != nil {
@@ -203,7 +209,13 @@ func (g *Gateway) accept(ctx context.Context, l *listener) error {
 			continue
 		}
 		pause = pauseMin
-		peers.Go(func() { g.serve(ctx, l, conn) })
+		visit, why := g.gate.Enter(source(conn), time.Now(), func() { _ = conn.Close() })
+		if why != admission.Admitted {
+			g.closed.count(string(why))
+			carrier.Reset(conn)
+			continue
+		}
+		peers.Go(func() { g.serve(ctx, l, conn, visit) })
 	}
 }
 
@@ -217,15 +229,19 @@ func (g *Gateway) warnPlain(listeners []*listener) {
 	}
 }
 
-// admit makes a peer of a connection, if there is room for one more. key is zero for a client without one.
-func (g *Gateway) admit(s *carrier.Stream, key identity.Public) *peer {
+// source is where a connection comes from; invalid where that is no IP address.
+func source(conn net.Conn) netip.Addr {
+	if a, ok := conn.RemoteAddr().(*net.TCPAddr); ok {
+		return a.AddrPort().Addr()
+	}
+	return netip.Addr{}
+}
+
+// admit makes a peer of a connection. key is zero for a client without one.
+func (g *Gateway) admit(s *carrier.Stream, key identity.Public, visit *admission.Visit) *peer {
+	p := newPeer(g, g.ids.Add(1), s, key, visit)
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if len(g.peers) >= g.c.MaxSessions {
-		g.closed.count("max_sessions")
-		return nil
-	}
-	p := newPeer(g, g.ids.Add(1), s, key)
 	g.peers[p.id] = p
 	return p
 }

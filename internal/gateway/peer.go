@@ -13,6 +13,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"ferry/internal/addrpool"
+	"ferry/internal/admission"
 	"ferry/internal/carrier"
 	"ferry/internal/identity"
 	"ferry/internal/keepalive"
@@ -39,6 +40,7 @@ type peer struct {
 	g       *Gateway
 	id      uint64
 	key     identity.Public // zero: the client has none
+	visit   *admission.Visit
 	log     *slog.Logger
 	stream  *carrier.Stream
 	queue   *router.Queue
@@ -61,11 +63,15 @@ type peer struct {
 	ended   chan struct{} // closed by end
 }
 
-func newPeer(g *Gateway, id uint64, s *carrier.Stream, key identity.Public) *peer {
+func newPeer(g *Gateway, id uint64, s *carrier.Stream, key identity.Public, visit *admission.Visit) *peer {
+	budget := &g.budget
+	if key == (identity.Public{}) {
+		budget = &g.plain
+	}
 	p := &peer{
-		g: g, id: id, key: key, stream: s,
+		g: g, id: id, key: key, visit: visit, stream: s,
 		log:     g.log.With("peer", id, "from", s.RemoteAddr().String()),
-		queue:   router.NewQueue(s, router.QueueConfig{Limit: g.c.QueueBytes, Budget: &g.budget}),
+		queue:   router.NewQueue(s, router.QueueConfig{Limit: g.c.QueueBytes, Budget: budget}),
 		session: session.NewServer(g.c.Pool, g.offer),
 		start:   time.Now(),
 		ended:   make(chan struct{}),
@@ -208,6 +214,9 @@ func (p *peer) request(ctx context.Context, b []byte) error {
 
 // grant gets a lease, which is on disk when it returns, and answers the client.
 func (p *peer) grant(ctx context.Context, ask session.Ask) error {
+	if why := p.visit.Known(p.key == identity.Public{}); why != admission.Admitted {
+		return p.refused(ask, crowdedError(why))
+	}
 	lease, displaced, err := p.acquire(ctx, ask)
 	if err != nil {
 		return p.refused(ask, err)

@@ -75,11 +75,11 @@ func listen(ctx context.Context, c *Config, url string) (*listener, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &listener{Listener: l, allow: e.Allow, admit: admission(w, e)}, nil
+	return &listener{Listener: l, allow: e.Allow, admit: permits(w, e)}, nil
 }
 
-// admission returns what tells whether a connection comes from where it may; nil: from anywhere.
-func admission(w way, e carrier.Listening) func(net.Conn) error {
+// permits returns what tells whether a connection comes from where it may; nil: from anywhere.
+func permits(w way, e carrier.Listening) func(net.Conn) error {
 	if len(e.From) == 0 || w.from == nil {
 		return nil
 	}

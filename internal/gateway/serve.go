@@ -4,10 +4,13 @@ import (
 	"context"
 	"errors"
 	"net"
+	"time"
 
+	"ferry/internal/admission"
 	"ferry/internal/carrier"
 	"ferry/internal/carrier/tls"
 	"ferry/internal/identity"
+	"ferry/internal/peerstore"
 )
 
 // A listener is a place where clients come in, and what is spoken there.
@@ -28,23 +31,36 @@ var (
 )
 
 // serve is the life of a connection.
-func (g *Gateway) serve(ctx context.Context, l *listener, conn net.Conn) {
-	log := g.log.With("from", conn.RemoteAddr().String())
+func (g *Gateway) serve(ctx context.Context, l *listener, conn net.Conn, visit *admission.Visit) {
+	defer visit.Leave()
 	s, key, err := g.greet(ctx, l, conn)
+	if err == nil && key != (identity.Public{}) {
+		if why := visit.Known(false); why != admission.Admitted {
+			err = crowdedError(why)
+		}
+	}
 	if err != nil {
 		carrier.Drain(conn)
 		_ = conn.Close()
+		if isGuess(err) {
+			visit.Failed(time.Now())
+		}
 		cause, _ := explain(err)
 		g.closed.count(cause)
-		log.Debug("connection refused", "cause", cause, "err", err)
+		g.log.Debug("connection refused", "from", conn.RemoteAddr().String(), "cause", cause, "err", err)
 		return
 	}
-	p := g.admit(s, key)
-	if p == nil {
-		_ = conn.Close()
-		return
+	g.admit(s, key, visit).run(ctx)
+}
+
+// isGuess tells whether a client has shown a key or a secret that opens nothing.
+func isGuess(err error) bool {
+	for _, guess := range []error{errUnknown, errDisabled, identity.ErrCertificate, peerstore.ErrInvitation} {
+		if errors.Is(err, guess) {
+			return true
+		}
 	}
-	p.run(ctx)
+	return false
 }
 
 // greet finds out who a client is. The key is zero for one that speaks the 2013 protocol. Whoever has

@@ -90,6 +90,14 @@ func NewKey() Key {
 	return Key{private}
 }
 
+// String keeps the secret half out of logs.
+func (k Key) String() string {
+	if k.IsZero() {
+		return "none"
+	}
+	return "the key of " + k.Public().String()
+}
+
 // IsZero reports whether k is none.
 func (k Key) IsZero() bool { return k.private == nil }
 

@@ -28,12 +28,12 @@ func (b *Budget) newBlock(n int) *block {
 	}
 	k := pool.Get().(*block)
 	k.n, k.rest = 0, false
-	b.used.Add(int64(len(k.data)))
+	b.add(len(k.data))
 	return k
 }
 
 func (b *Budget) free(k *block) {
-	b.used.Add(-int64(len(k.data)))
+	b.add(-len(k.data))
 	if len(k.data) == largeBlock {
 		largeBlocks.Put(k)
 	} else {

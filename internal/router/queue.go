@@ -20,16 +20,32 @@ type Stream interface {
 	Held() int
 }
 
-// A Budget bounds the memory of all queues together. The zero value bounds nothing.
+// A Budget bounds the memory of all queues together, or of some of them within another Budget. The zero
+// value bounds nothing.
 type Budget struct {
-	Limit int // bytes; 0: none
+	Limit int     // bytes; 0: none
+	Above *Budget // of which this one is a part; nil: none
 	used  atomic.Int64
 }
 
 // Used returns the bytes that queues hold now.
 func (b *Budget) Used() int { return int(b.used.Load()) }
 
-func (b *Budget) full() bool { return b.Limit > 0 && b.used.Load() >= int64(b.Limit) }
+func (b *Budget) full() bool {
+	for ; b != nil; b = b.Above {
+		if b.Limit > 0 && b.used.Load() >= int64(b.Limit) {
+			return true
+		}
+	}
+	return false
+}
+
+// add counts n bytes more.
+func (b *Budget) add(n int) {
+	for ; b != nil; b = b.Above {
+		b.used.Add(int64(n))
+	}
+}
 
 // QueueConfig is what a Queue is made of.
 type QueueConfig struct {
@@ -306,7 +322,7 @@ func (q *Queue) hold(n int) {
 	if q.closed {
 		n = 0
 	}
-	q.c.Budget.used.Add(int64(n - q.held))
+	q.c.Budget.add(n - q.held)
 	q.held = n
 }
 

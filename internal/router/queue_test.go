@@ -265,6 +265,29 @@ func TestBudgetIsShared(t *testing.T) {
 	})
 }
 
+// A part of a budget takes no more than its own, and no more than is left of the whole.
+func TestBudgetWithin(t *testing.T) {
+	whole := &Budget{Limit: 100}
+	part := &Budget{Limit: 60, Above: whole}
+	part.add(59)
+	if part.full() || whole.Used() != 59 {
+		t.Errorf("full %v, %d of the whole; want room, 59", part.full(), whole.Used())
+	}
+	part.add(1)
+	if !part.full() || whole.full() {
+		t.Error("the part is not full, or the whole is")
+	}
+	part.add(-30)
+	whole.add(70)
+	if !part.full() {
+		t.Error("there is room in the part where the whole is full")
+	}
+	part.add(-30)
+	if part.Used() != 0 || whole.Used() != 70 {
+		t.Errorf("%d and %d are in use, want 0 and 70", part.Used(), whole.Used())
+	}
+}
+
 // The budget holds against strangers who make the gateway answer and do not read, and against senders.
 func TestBudgetHolds(t *testing.T) {
 	run := bytes.Repeat(item(64, 1), 4000)

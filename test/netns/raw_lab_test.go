@@ -26,11 +26,21 @@ var (
 	anyAddr     netip.Addr // of a dynamic request
 )
 
-// newRawGateway makes a network and starts vpnsrv with lines in its file.
+// crowd are limits for many clients behind one address, which never speak or come all at once.
+const crowd = `
+max_unauthenticated = 100000
+source_unauthenticated = 100000
+source_sessions = 100000
+source_rate = 100000
+source_burst = 100000
+accept_rate = 100000
+`
+
+// newRawGateway makes a network and starts vpnsrv with lines in its file, and with room for a crowd.
 func newRawGateway(t *testing.T, lines ...string) *network {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "vpnsrv.toml")
-	writeFile(t, file, strings.Join(lines, "\n"))
+	writeFile(t, file, crowd+strings.Join(lines, "\n"))
 	return newGateway(t, "--config", file)
 }
 

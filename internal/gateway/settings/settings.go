@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"time"
 
+	"ferry/internal/admission"
 	"ferry/internal/identity"
 )
 
@@ -23,6 +24,12 @@ const (
 	DefaultQueue       = 256 << 10
 	DefaultQueueTotal  = 512 << 20
 )
+
+// DefaultLimits are those of a gateway on the Internet.
+var DefaultLimits = admission.Limits{
+	Unknown: 256, SourceSessions: 32, SourceUnknown: 16, SourceRate: 10, SourceBurst: 30, Rate: 500,
+	Penalty: 5 * time.Second, PenaltyMax: 10 * time.Minute,
+}
 
 // DefaultPool is the prefix of the 2013 protocol (protocol-2013: the netmask is hard-coded there).
 var DefaultPool = netip.MustParsePrefix("10.0.0.0/16")
@@ -72,8 +79,11 @@ type Config struct {
 	FrameTimeout time.Duration // until a packet that has begun is complete
 	WriteTimeout time.Duration // without progress in sending
 	MaxSessions  int           // connections in all
-	QueueBytes   int           // waiting for one client
-	QueueTotal   int           // waiting for all clients, bytes
+	// Limits on who may come in. Sessions is MaxSessions, and Plain, unless it is set, half of that
+	// where the gateway has a key.
+	Limits     admission.Limits
+	QueueBytes int // waiting for one client
+	QueueTotal int // waiting for all clients, bytes
 
 	Version string // of the program, for the operator
 
@@ -98,6 +108,7 @@ func (c *Config) SetDefaults() {
 	c.FrameTimeout = cmp.Or(c.FrameTimeout, DefaultDeadline)
 	c.WriteTimeout = cmp.Or(c.WriteTimeout, DefaultDeadline)
 	c.MaxSessions = cmp.Or(c.MaxSessions, DefaultMaxSessions)
+	c.setLimits()
 	c.QueueBytes = cmp.Or(c.QueueBytes, DefaultQueue)
 	c.QueueTotal = cmp.Or(c.QueueTotal, DefaultQueueTotal)
 	if c.Log == nil {
@@ -111,4 +122,23 @@ func UpperHalf(pool netip.Prefix) netip.Prefix {
 	b := pool.Masked().Addr().As4()
 	b[(bits-1)/8] |= 0x80 >> ((bits - 1) % 8)
 	return netip.PrefixFrom(netip.AddrFrom4(b), bits)
+}
+
+func (c *Config) setLimits() {
+	l, d := &c.Limits, DefaultLimits
+	l.Sessions = c.MaxSessions
+	switch {
+	case c.Key.IsZero():
+		l.Plain = l.Sessions
+	case l.Plain == 0:
+		l.Plain = max(l.Sessions/2, 1)
+	}
+	l.Unknown = cmp.Or(l.Unknown, d.Unknown)
+	l.SourceSessions = cmp.Or(l.SourceSessions, d.SourceSessions)
+	l.SourceUnknown = cmp.Or(l.SourceUnknown, d.SourceUnknown)
+	l.SourceRate = cmp.Or(l.SourceRate, d.SourceRate)
+	l.SourceBurst = cmp.Or(l.SourceBurst, d.SourceBurst)
+	l.Rate = cmp.Or(l.Rate, d.Rate)
+	l.Penalty = cmp.Or(l.Penalty, d.Penalty)
+	l.PenaltyMax = cmp.Or(l.PenaltyMax, d.PenaltyMax)
 }

@@ -1,0 +1,322 @@
+// Package admission decides who may come in, before a byte of a stranger is read: so many in all, so many
+// of one source, so many who have not proven anything yet, so many a second. It is pure but for its lock:
+// times come from outside.
+//
+//	          Enter                    Known                      Leave
+//	stranger ───────▶ unknown ───────────────────▶ known ──────────────▶ gone
+//	    │                │ Failed: a penalty for the source         ▲
+//	    ▼                │ evicted at random, when too many         │
+//	 refused, counted    └──────────────────────────────────────────┘
+//
+// A source is an IPv4 address or an IPv6 /64. Ways without addresses have none, and are bounded in all
+// alone.
+//
+// The rules are:
+//
+//   - When too many are unknown, one of them chosen at random has to go, not the one that comes: whoever
+//     proves something does so within milliseconds, and is hardly ever hit; who only waits is.
+//   - When too many come a second, sources that have not come for a while go first.
+//   - A source with a known client is not penalised: behind its address may be a whole site.
+//   - Memory is bounded: what is known of a source is forgotten when it says nothing any more.
+package admission
+
+import (
+	"math/rand/v2"
+	"net/netip"
+	"sync"
+	"time"
+)
+
+// Limits are those of a Gate. All are positive.
+type Limits struct {
+	Sessions int // in all
+	Plain    int // of them without a key
+	Unknown  int // who have not proven anything yet; from half of it on some are evicted
+
+	SourceSessions int
+	SourceUnknown  int
+	SourceRate     float64 // new ones a second
+	SourceBurst    int
+
+	Rate float64 // new ones a second, in all
+
+	Penalty    time.Duration // after FreeFailures; doubles with each failure
+	PenaltyMax time.Duration
+}
+
+// memory is how long a source counts as one that has just come: until its whole burst is there again.
+func (l Limits) memory() time.Duration {
+	return time.Duration(float64(l.SourceBurst) / l.SourceRate * float64(time.Second))
+}
+
+// FreeFailures of a source have no consequence: people mistype.
+const FreeFailures = 5
+
+// maxSources is how many sources are known at a time.
+const maxSources = 1 << 16
+
+// A Reason says why a stranger is refused; empty when not. It is the name under which that is counted.
+type Reason string
+
+// The reasons.
+const (
+	Admitted       Reason = ""
+	MaxSessions    Reason = "max_sessions"
+	PlainSessions  Reason = "plain_sessions"
+	SourceSessions Reason = "source_sessions"
+	SourceUnknown  Reason = "source_unauthenticated"
+	SourceRate     Reason = "source_rate"
+	Penalised      Reason = "source_penalty"
+	Rate           Reason = "accept_rate"
+	Evicted        Reason = "unauthenticated" // there are too many, and this one was chosen
+)
+
+// A Gate counts who is inside. It is safe for concurrent use.
+type Gate struct {
+	l Limits
+
+	mu       sync.Mutex
+	sessions int
+	plain    int
+	unknown  []*Visit // in no order
+	sources  map[netip.Prefix]*source
+	all      bucket
+}
+
+// A source is what is known of one.
+type source struct {
+	sessions, unknown, known int
+	rate                     bucket
+	last                     time.Time // when it came
+	failures                 int
+	failed, penalty          time.Time // the last failure; until when it is refused
+}
+
+// A Visit is one connection.
+type Visit struct {
+	g      *Gate
+	key    netip.Prefix
+	source *source // nil: none
+	evict  func()
+	at     int // index in Gate.unknown; -1: not there
+	plain  bool
+	known  bool
+}
+
+// New returns a gate with nobody inside.
+func New(l Limits) *Gate { return &Gate{l: l, sources: map[netip.Prefix]*source{}} }
+
+// Enter admits a stranger from src, which may be invalid, or says why not. evict is called, without a lock
+// held, if it has to go before Known was called.
+func (g *Gate) Enter(src netip.Addr, now time.Time, evict func()) (*Visit, Reason) {
+	v, victim, why := g.enter(src, now, evict)
+	if victim != nil {
+		victim.evict()
+	}
+	return v, why
+}
+
+func (g *Gate) enter(src netip.Addr, now time.Time, evict func()) (v, victim *Visit, why Reason) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	v = &Visit{g: g, evict: evict}
+	fresh := true
+	if src.IsValid() {
+		v.key = sourceOf(src)
+		v.source = g.source(v.key, now)
+		fresh = now.Sub(v.source.last) >= g.l.memory()
+		v.source.last = now
+		if why := g.refuse(v.source, now); why != Admitted {
+			return nil, nil, why
+		}
+	}
+	if g.sessions >= g.l.Sessions {
+		return nil, nil, MaxSessions
+	}
+	// Half of what may come at once is for those who have not come for a while.
+	burst := max(int(g.l.Rate), 2)
+	reserve := float64(burst) / 2
+	if fresh {
+		reserve = 0
+	}
+	if !g.all.take(g.l.Rate, burst, reserve, now) {
+		return nil, nil, Rate
+	}
+	victim = g.overflow()
+	g.sessions++
+	v.at = len(g.unknown)
+	g.unknown = append(g.unknown, v)
+	if s := v.source; s != nil {
+		s.sessions++
+		s.unknown++
+	}
+	return v, victim, Admitted
+}
+
+// refuse tells whether a source has had its share.
+func (g *Gate) refuse(s *source, now time.Time) Reason {
+	switch {
+	case now.Before(s.penalty) && s.known == 0:
+		return Penalised
+	case s.unknown >= g.l.SourceUnknown:
+		return SourceUnknown
+	case s.sessions >= g.l.SourceSessions:
+		return SourceSessions
+	case !s.rate.take(g.l.SourceRate, g.l.SourceBurst, 0, now):
+		return SourceRate
+	}
+	return Admitted
+}
+
+// overflow takes one of the unknown out at random: surely when there is no room for another, and from
+// half of that on the likelier, the more there are.
+func (g *Gate) overflow() *Visit {
+	n, early := len(g.unknown), g.l.Unknown/2
+	if n < g.l.Unknown && (n <= early || rand.IntN(g.l.Unknown-early) >= n-early) {
+		return nil
+	}
+	v := g.unknown[rand.IntN(n)]
+	g.drop(v)
+	return v
+}
+
+// drop takes v out of the unknown.
+func (g *Gate) drop(v *Visit) {
+	if v.at < 0 {
+		return
+	}
+	last := g.unknown[len(g.unknown)-1]
+	g.unknown[v.at], last.at = last, v.at
+	g.unknown = g.unknown[:len(g.unknown)-1]
+	v.at = -1
+	if v.source != nil {
+		v.source.unknown--
+	}
+}
+
+// Known tells that a client has proven its key, or, plain, that it has an address without one. It returns
+// why it can not stay, if so; and Evicted when it had to go before.
+func (v *Visit) Known(plain bool) Reason {
+	g := v.g
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	switch {
+	case v.known:
+		return Admitted
+	case v.at < 0:
+		return Evicted
+	case plain && g.plain >= g.l.Plain:
+		return PlainSessions
+	}
+	g.drop(v)
+	v.known, v.plain = true, plain
+	if plain {
+		g.plain++
+	}
+	if s := v.source; s != nil && !plain {
+		s.known++
+		s.failures = 0
+	}
+	return Admitted
+}
+
+// Failed tells that a client has shown a key or a secret that opens nothing.
+func (v *Visit) Failed(now time.Time) {
+	v.g.mu.Lock()
+	defer v.g.mu.Unlock()
+	s := v.source
+	if s == nil {
+		return
+	}
+	if now.Sub(s.failed) > v.g.l.PenaltyMax {
+		s.failures = 0
+	}
+	s.failures++
+	s.failed = now
+	if over := s.failures - FreeFailures; over > 0 {
+		s.penalty = now.Add(min(v.g.l.Penalty<<min(over-1, 20), v.g.l.PenaltyMax))
+	}
+}
+
+// Leave ends the visit. It is called once.
+func (v *Visit) Leave() {
+	g := v.g
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.drop(v)
+	g.sessions--
+	if v.plain {
+		g.plain--
+	}
+	if s := v.source; s != nil {
+		s.sessions--
+		if v.known && !v.plain {
+			s.known--
+		}
+	}
+}
+
+// Stats are who is inside.
+type Stats struct{ Sessions, Plain, Unknown, Sources int }
+
+// Stats returns the counts.
+func (g *Gate) Stats() Stats {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return Stats{g.sessions, g.plain, len(g.unknown), len(g.sources)}
+}
+
+// source returns what is known of a source, and forgets a few of whom nothing is to be remembered.
+func (g *Gate) source(key netip.Prefix, now time.Time) *source {
+	s := g.sources[key]
+	if s != nil {
+		return s
+	}
+	looked := 0
+	for other, o := range g.sources { // begins anywhere
+		if o.idle(g.l, now) || len(g.sources) >= maxSources && o.sessions == 0 {
+			delete(g.sources, other)
+		}
+		if looked++; looked == 8 {
+			break
+		}
+	}
+	s = new(source)
+	g.sources[key] = s
+	return s
+}
+
+func (s *source) idle(l Limits, now time.Time) bool {
+	return s.sessions == 0 && now.Sub(s.failed) > l.PenaltyMax && now.Sub(s.last) >= l.memory()
+}
+
+// sourceOf returns whom an address stands for: one host has as many IPv6 addresses as it likes.
+func sourceOf(a netip.Addr) netip.Prefix {
+	a = a.Unmap().WithZone("")
+	bits := 32
+	if a.Is6() {
+		bits = 64
+	}
+	return netip.PrefixFrom(a, bits).Masked()
+}
+
+// A bucket holds tokens, which come at a rate up to a number.
+type bucket struct {
+	tokens float64
+	at     time.Time // of which tokens is true; zero: the bucket is full
+}
+
+// take takes a token, if reserve are left then.
+func (b *bucket) take(rate float64, burst int, reserve float64, now time.Time) bool {
+	if b.at.IsZero() {
+		b.tokens = float64(burst)
+	} else if d := now.Sub(b.at); d > 0 {
+		b.tokens = min(b.tokens+rate*d.Seconds(), float64(burst))
+	}
+	b.at = now
+	if b.tokens < reserve+1 {
+		return false
+	}
+	b.tokens--
+	return true
+}
