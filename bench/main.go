@@ -51,12 +51,15 @@ type row struct {
 
 var rows = []row{
 	{"tcp", "one TCP flow, client to gateway and back", tcpRow},
+	{"tls", "one TCP flow in TLS, client to gateway and back", tlsRow},
 	{"forward", "one TCP flow, client to client", forwardRow},
 	{"udp", "64-byte UDP packets per second", udpRow},
 	{"ping", "ping, idle and beside a TCP flow", pingRow},
 	{"start", "start of vpncli to the first answered ping", startRow},
 	{"rss", "memory of vpnsrv and vpncli", memoryRow},
 	{"sessions", "many idle plain sessions", sessionsRow},
+	{"secure", "many idle sessions with keys", secureSessionsRow},
+	{"flood", "joining and sending beside a flood of handshakes", floodRow},
 	{"size", "size of the programs", sizeRow},
 }
 
@@ -84,6 +87,8 @@ var generators = map[string]func(args []string) error{
 	"udp-send": udpSend,
 	"udp-recv": udpReceive,
 	"sessions": holdSessions,
+	"flood":    floodHellos,
+	"joins":    countJoins,
 }
 
 // run measures what the flags say and writes the report.

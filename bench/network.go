@@ -7,8 +7,8 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -101,7 +101,8 @@ accept_rate = 100000
 
 // A ferry is a vpnsrv with clients.
 type ferry struct {
-	state   string // directory of the gateway
+	secure  bool   // with keys and TLS
+	state   string // directory of the gateway and of the clients
 	srv     *lab.Proc
 	clients []*lab.Proc
 	addrs   []netip.Addr // of the clients, inside
@@ -109,56 +110,104 @@ type ferry struct {
 
 // startFerry starts vpnsrv, and a vpncli in each of the namespaces.
 func (b *bench) startFerry(clients ...*lab.Namespace) (*ferry, error) {
-	f := &ferry{}
-	err := f.start(b, clients)
+	return b.startWith(ferry{}, crowd, clients...)
+}
+
+// startSecure does the same with keys.
+func (b *bench) startSecure(clients ...*lab.Namespace) (*ferry, error) {
+	return b.startWith(ferry{secure: true}, crowd, clients...)
+}
+
+// startWith starts f with lines in the file of vpnsrv.
+func (b *bench) startWith(f ferry, lines string, clients ...*lab.Namespace) (*ferry, error) {
+	err := f.start(b, lines)
+	for _, ns := range clients {
+		if err == nil {
+			err = f.connect(b, ns)
+		}
+	}
 	if err != nil {
 		f.Close()
 		return nil, err
 	}
-	return f, nil
+	return &f, nil
 }
 
-func (f *ferry) start(b *bench, clients []*lab.Namespace) (err error) {
+func (f *ferry) start(b *bench, lines string) (err error) {
 	if f.state, err = os.MkdirTemp("", "ferry-bench-"); err != nil {
 		return err
 	}
 	settings := filepath.Join(f.state, "vpnsrv.toml")
-	if err := os.WriteFile(settings, []byte(crowd), 0o600); err != nil {
-		return err
+	if f.secure {
+		if _, err := b.net.gw.Run(fmt.Sprintf("%s init --state %s --config %s", b.program("vpnsrv"), f.state, settings)); err != nil {
+			return err
+		}
+	} else { // vsock, which vpnsrv serves by default, knows no namespaces
+		lines = fmt.Sprintf("state = %q\nlisten = ['tcp://:2002']\n", f.state) + lines
 	}
-	// vsock, which vpnsrv serves by default, knows no namespaces.
-	f.srv, err = b.net.gw.Start(b.program("vpnsrv"), "--config", settings, "--state", f.state, "--listen", "tcp://:2002")
+	file, err := os.OpenFile(settings, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err
 	}
-	if _, err = f.srv.Await("plain mode", 0, patience); err != nil {
+	_, err = file.WriteString(lines)
+	if err = errors.Join(err, file.Close()); err != nil {
 		return err
 	}
-	for _, ns := range clients {
-		server := bareGateway
-		if ns == b.net.c2 {
-			server = "192.168.102.1"
+	return f.serve(b)
+}
+
+// serve starts vpnsrv, after its file was written.
+func (f *ferry) serve(b *bench) (err error) {
+	if f.srv, err = b.net.gw.Start(b.program("vpnsrv"), "--config", filepath.Join(f.state, "vpnsrv.toml")); err != nil {
+		return err
+	}
+	_, err = f.srv.Await("msg=serving", 0, patience)
+	return err
+}
+
+// invitationIn finds it among what vpnsrv says to people.
+func invitationIn(out string) string {
+	for _, word := range strings.Fields(out) {
+		if strings.HasPrefix(word, "ferry1-") {
+			return word
 		}
-		p, err := ns.Start(b.program("vpncli"), "-s", server, "--config=", "--state", filepath.Join(f.state, ns.Name), "--json")
+	}
+	return ""
+}
+
+// connect starts a vpncli.
+func (f *ferry) connect(b *bench, ns *lab.Namespace) error {
+	server := bareGateway
+	if ns == b.net.c2 {
+		server = "192.168.102.1"
+	}
+	state := filepath.Join(f.state, ns.Name)
+	if f.secure {
+		out, err := b.net.gw.Run(fmt.Sprintf("%s invite %s --state %s", b.program("vpnsrv"), ns.Name, f.state))
 		if err != nil {
 			return err
 		}
-		f.clients = append(f.clients, p)
-		line, err := p.Await(`"event":"connected"`, 0, patience)
-		if err != nil {
-			return err
-		}
-		var e struct{ Address netip.Addr }
-		if err := json.Unmarshal([]byte(line), &e); err != nil {
-			return fmt.Errorf("parse event %s: %w", line, err)
-		}
-		f.addrs = append(f.addrs, e.Address)
-		// "connected" is not yet "packets pass".
-		if _, err := ns.Run("ping -q -n -c 1 -w 5 " + ferryAddr); err != nil {
+		if _, err := ns.Run(fmt.Sprintf("%s join %s --state %s", b.program("vpncli"), invitationIn(out), state)); err != nil {
 			return err
 		}
 	}
-	return nil
+	p, err := ns.Start(b.program("vpncli"), "--config=", "-s", server, "--state", state, "--json")
+	if err != nil {
+		return err
+	}
+	f.clients = append(f.clients, p)
+	line, err := p.Await(`"event":"connected"`, 0, patience)
+	if err != nil {
+		return err
+	}
+	var e struct{ Address netip.Addr }
+	if err := json.Unmarshal([]byte(line), &e); err != nil {
+		return fmt.Errorf("parse event %s: %w", line, err)
+	}
+	f.addrs = append(f.addrs, e.Address)
+	// "connected" is not yet "packets pass".
+	_, err = ns.Run("ping -q -n -c 1 -w 5 " + ferryAddr)
+	return err
 }
 
 // Close stops the clients and the gateway.

@@ -3,6 +3,8 @@ package main
 import (
 	"context"
 	"fmt"
+
+	"ferry/test/lab"
 )
 
 // A subject is what is measured beside the others; a column of the table.
@@ -32,9 +34,9 @@ type paths struct {
 
 // openPaths starts Ferry and, if it is installed, wireguard-go. Both run all the time: idle they take
 // no time from what is measured.
-func (b *bench) openPaths() (_ *paths, err error) {
+func (b *bench) openPaths(start func(...*lab.Namespace) (*ferry, error)) (_ *paths, err error) {
 	p := &paths{all: []path{{bare, bareGateway}, {ours, ferryAddr}}}
-	if p.f, err = b.startFerry(b.net.c1); err != nil {
+	if p.f, err = start(b.net.c1); err != nil {
 		return nil, err
 	}
 	if b.wireguard == "" {

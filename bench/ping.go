@@ -19,7 +19,7 @@ const (
 // pingRow measures the time of pings from c1 to the gateway inside the tunnels: idle, and while one TCP
 // flow fills the tunnel in the same or in the other direction.
 func pingRow(ctx context.Context, b *bench) ([]*line, error) {
-	p, err := b.openPaths()
+	p, err := b.openPaths(b.startFerry)
 	if err != nil {
 		return nil, err
 	}

@@ -80,7 +80,7 @@ func ofBare(atLeast float64) bar {
 }
 
 func timesWireguard(atLeast float64) bar {
-	return bar{fmt.Sprintf(">= %.0f x wireguard-go", atLeast), ratioTo(wireguardGo), func(x float64) bool { return x >= atLeast }}
+	return bar{fmt.Sprintf(">= %g x wireguard-go", atLeast), ratioTo(wireguardGo), func(x float64) bool { return x >= atLeast }}
 }
 
 // atMost is a limit for Ferry's own figure.

@@ -59,7 +59,14 @@ func sessionsRow(ctx context.Context, b *bench) ([]*line, error) {
 		{what: n + ": vpnsrv CPU, % of one core", bars: []bar{below(2, "< 2 %")}},
 		{what: n + ": time to join, s"},
 	}
-	return lines, b.inTurn(ctx, []path{{ours, bareGateway}}, b.idleSessions, lines...)
+	return lines, b.inTurn(ctx, []path{{ours, bareGateway}}, func(ctx context.Context, p path) ([]float64, error) {
+		f, err := b.startFerry()
+		if err != nil {
+			return nil, err
+		}
+		defer f.Close()
+		return b.idleSessions(ctx, f, p)
+	}, lines...)
 }
 
 // raiseFiles raises the limit of open files to at least n.
@@ -77,17 +84,14 @@ func raiseFiles(n uint64) error {
 }
 
 // idleSessions returns the memory of vpnsrv in MiB, its load in percent, and the time to join in s.
-func (b *bench) idleSessions(ctx context.Context, p path) ([]float64, error) {
-	f, err := b.startFerry()
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
+func (b *bench) idleSessions(ctx context.Context, f *ferry, p path) ([]float64, error) {
 	began := time.Now()
 	var held []*lab.Proc
 	defer func() { stop(held...) }()
-	for range holders {
-		h, err := b.net.c1.Start(b.self, "sessions", "-n", fmt.Sprint(b.sessions/holders), "-addr", p.addr+":2002")
+	for i := range holders {
+		n := b.sessions / holders
+		h, err := b.net.c1.Start(b.self, "sessions", "-n", fmt.Sprint(n), "-addr", p.addr+":2002",
+			fmt.Sprintf("-keys=%t", f.secure), "-first", fmt.Sprint(i*n))
 		if err != nil {
 			return nil, err
 		}
@@ -138,12 +142,18 @@ func holdSessions(args []string) error {
 	set := flag.NewFlagSet("sessions", flag.ContinueOnError)
 	n := set.Int("n", 1, "number of sessions")
 	addr := set.String("addr", "", "address of the gateway, with the port")
+	keys := set.Bool("keys", false, "speak TLS, each session with a key of its own")
+	first := set.Int("first", 0, "number of the first key")
 	if err := set.Parse(args); err != nil {
 		return err
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	conns, err := join(ctx, *addr, *n)
+	secure := func(_ context.Context, conn net.Conn, _ int) (net.Conn, error) { return conn, nil }
+	if *keys {
+		secure = func(ctx context.Context, conn net.Conn, i int) (net.Conn, error) { return shake(ctx, conn, *first+i) }
+	}
+	conns, err := join(ctx, *addr, *n, secure)
 	if err != nil {
 		return err
 	}
@@ -168,8 +178,8 @@ func holdSessions(args []string) error {
 	return nil
 }
 
-// join opens n sessions.
-func join(ctx context.Context, addr string, n int) ([]net.Conn, error) {
+// join opens n sessions; secure is called with each connection and its number.
+func join(ctx context.Context, addr string, n int, secure func(context.Context, net.Conn, int) (net.Conn, error)) ([]net.Conn, error) {
 	conns := make([]net.Conn, n)
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(dialers)
@@ -179,12 +189,14 @@ func join(ctx context.Context, addr string, n int) ([]net.Conn, error) {
 			if err != nil {
 				return err
 			}
-			conns[i] = c
 			// A reset at the end, for 10,000 ports in TIME_WAIT would be missing in the next runs.
 			if err := c.(*net.TCPConn).SetLinger(0); err != nil {
 				return err
 			}
-			reply, err := ask(c, dynamicRequest)
+			if conns[i], err = secure(ctx, c, i); err != nil {
+				return err
+			}
+			reply, err := ask(conns[i], dynamicRequest)
 			if err == nil && bytes.Equal(reply[16:], dynamicRequest[16:]) {
 				err = errors.New("the reply has no address")
 			}

@@ -15,7 +15,16 @@ import (
 
 // tcpRow measures one flow from c1 to the gateway, and one back.
 func tcpRow(ctx context.Context, b *bench) ([]*line, error) {
-	p, err := b.openPaths()
+	return b.tcp(ctx, "TCP", b.startFerry, ofBare(0.60), timesWireguard(4))
+}
+
+// tlsRow measures the same inside of TLS.
+func tlsRow(ctx context.Context, b *bench) ([]*line, error) {
+	return b.tcp(ctx, "TCP in TLS", b.startSecure, ofBare(0.35), timesWireguard(2.5))
+}
+
+func (b *bench) tcp(ctx context.Context, what string, start func(...*lab.Namespace) (*ferry, error), bars ...bar) ([]*line, error) {
+	p, err := b.openPaths(start)
 	if err != nil {
 		return nil, err
 	}
@@ -25,8 +34,8 @@ func tcpRow(ctx context.Context, b *bench) ([]*line, error) {
 		return nil, err
 	}
 	defer stop(server)
-	up := &line{what: "TCP, client to gateway, Gbit/s", ratios: true, bars: []bar{ofBare(0.60), timesWireguard(4)}}
-	down := &line{what: "TCP, gateway to client, Gbit/s", ratios: true, bars: []bar{ofBare(0.60), timesWireguard(4)}}
+	up := &line{what: what + ", client to gateway, Gbit/s", ratios: true, bars: bars}
+	down := &line{what: what + ", gateway to client, Gbit/s", ratios: true, bars: bars}
 	err = b.inTurn(ctx, p.all, b.flowFrom(b.net.c1, false), up)
 	if err == nil {
 		err = b.inTurn(ctx, p.all, b.flowFrom(b.net.c1, true), down)

@@ -24,7 +24,7 @@ const (
 // each system call at both ends. That is more than any tunnel takes: what counts is how much of the
 // machine is left for packets that arrive.
 func udpRow(ctx context.Context, b *bench) ([]*line, error) {
-	p, err := b.openPaths()
+	p, err := b.openPaths(b.startFerry)
 	if err != nil {
 		return nil, err
 	}

@@ -15,7 +15,8 @@
 //
 //   - When too many are unknown, one of them chosen at random has to go, not the one that comes: whoever
 //     proves something does so within milliseconds, and is hardly ever hit; who only waits is.
-//   - When too many come a second, sources that have not come for a while go first.
+//   - When too many come a second, sources go first that have not come for a while, or have had a client
+//     that proved its key.
 //   - A source with a known client is not penalised: behind its address may be a whole site.
 //   - Memory is bounded: what is known of a source is forgotten when it says nothing any more.
 package admission
@@ -90,6 +91,7 @@ type source struct {
 	last                     time.Time // when it came
 	failures                 int
 	failed, penalty          time.Time // the last failure; until when it is refused
+	proven                   time.Time // when a client of it proved its key
 }
 
 // A Visit is one connection.
@@ -124,7 +126,7 @@ func (g *Gate) enter(src netip.Addr, now time.Time, evict func()) (v, victim *Vi
 	if src.IsValid() {
 		v.key = sourceOf(src)
 		v.source = g.source(v.key, now)
-		fresh = now.Sub(v.source.last) >= g.l.memory()
+		fresh = now.Sub(v.source.last) >= g.l.memory() || v.source.known > 0 || now.Sub(v.source.proven) < g.l.PenaltyMax
 		v.source.last = now
 		if why := g.refuse(v.source, now); why != Admitted {
 			return nil, nil, why
@@ -133,7 +135,7 @@ func (g *Gate) enter(src netip.Addr, now time.Time, evict func()) (v, victim *Vi
 	if g.sessions >= g.l.Sessions {
 		return nil, nil, MaxSessions
 	}
-	// Half of what may come at once is for those who have not come for a while.
+	// Half of what may come at once is for those who go first.
 	burst := max(int(g.l.Rate), 2)
 	reserve := float64(burst) / 2
 	if fresh {
@@ -196,7 +198,7 @@ func (g *Gate) drop(v *Visit) {
 
 // Known tells that a client has proven its key, or, plain, that it has an address without one. It returns
 // why it can not stay, if so; and Evicted when it had to go before.
-func (v *Visit) Known(plain bool) Reason {
+func (v *Visit) Known(plain bool, now time.Time) Reason {
 	g := v.g
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -215,7 +217,7 @@ func (v *Visit) Known(plain bool) Reason {
 	}
 	if s := v.source; s != nil && !plain {
 		s.known++
-		s.failures = 0
+		s.failures, s.proven = 0, now
 	}
 	return Admitted
 }
@@ -287,7 +289,7 @@ func (g *Gate) source(key netip.Prefix, now time.Time) *source {
 }
 
 func (s *source) idle(l Limits, now time.Time) bool {
-	return s.sessions == 0 && now.Sub(s.failed) > l.PenaltyMax && now.Sub(s.last) >= l.memory()
+	return s.sessions == 0 && now.Sub(s.failed) > l.PenaltyMax && now.Sub(s.proven) > l.PenaltyMax && now.Sub(s.last) >= l.memory()
 }
 
 // sourceOf returns whom an address stands for: one host has as many IPv6 addresses as it likes.

@@ -69,17 +69,17 @@ func TestSource(t *testing.T) {
 	g.want(src(1), SourceUnknown)
 	g.want(src(2), Admitted)
 	for _, v := range visits {
-		if why := v.Known(false); why != Admitted {
+		if why := v.Known(false, g.now); why != Admitted {
 			t.Fatal(why)
 		}
 	}
 	for range 14 {
-		g.admit(src(1)).Known(false)
+		g.admit(src(1)).Known(false, g.now)
 	}
 	g.want(src(1), SourceRate) // 30 of the burst
 	g.now = g.now.Add(200 * time.Millisecond)
-	g.admit(src(1)).Known(false)
-	g.admit(src(1)).Known(false)
+	g.admit(src(1)).Known(false, g.now)
+	g.admit(src(1)).Known(false, g.now)
 	g.want(src(1), SourceSessions)
 	for _, v := range visits {
 		v.Leave()
@@ -103,17 +103,17 @@ func TestInAll(t *testing.T) {
 	g := newGate(t, func(l *Limits) { l.Sessions, l.Plain = 3, 1 })
 	plain, other, keyed := g.admit(src(1)), g.admit(src(2)), g.admit(src(3))
 	g.want(src(4), MaxSessions)
-	if why := plain.Known(true); why != Admitted {
+	if why := plain.Known(true, g.now); why != Admitted {
 		t.Error(why)
 	}
-	if why := other.Known(true); why != PlainSessions {
+	if why := other.Known(true, g.now); why != PlainSessions {
 		t.Errorf("the second without a key: got %q, want %q", why, PlainSessions)
 	}
-	if why := keyed.Known(false); why != Admitted {
+	if why := keyed.Known(false, g.now); why != Admitted {
 		t.Error(why)
 	}
 	plain.Leave()
-	if why := other.Known(true); why != Admitted {
+	if why := other.Known(true, g.now); why != Admitted {
 		t.Error(why)
 	}
 	g.want(netip.Addr{}, Admitted)
@@ -147,7 +147,7 @@ func TestEviction(t *testing.T) {
 			g.now = g.now.Add(2 * time.Millisecond)
 			_, _ = g.enter(src(3000 + (5*i+j)%500))
 		}
-		if v.Known(false) == Evicted {
+		if v.Known(false, g.now) == Evicted {
 			lost++ // and has left
 		} else {
 			v.Leave()
@@ -171,7 +171,15 @@ func TestRate(t *testing.T) {
 			t.Fatal(why)
 		}
 		if i%200 == 0 {
-			g.want(src(10_000+i), Admitted)
+			g.want(src(10_000+i), Admitted) // for the first time
+		}
+		if i%400 == 0 { // again and again, as devices behind one address do
+			if v, why := g.enter(src(5000)); why != Admitted {
+				t.Errorf("a source that proved a key: %s", why)
+			} else {
+				v.Known(false, g.now)
+				v.Leave()
+			}
 		}
 	}
 	if admitted > 5600 || admitted < 4800 {
@@ -202,7 +210,7 @@ func TestPenalty(t *testing.T) {
 	fail()
 	g.now = g.now.Add(600 * time.Second)
 	known := g.admit(src(1))
-	known.Known(false)
+	known.Known(false, g.now)
 	for range 2 * FreeFailures {
 		fail()
 		g.now = g.now.Add(time.Second)
@@ -264,7 +272,7 @@ func TestCounts(t *testing.T) {
 				v := inside[i]
 				switch op {
 				case 2:
-					if why := v.Known(rapid.Bool().Draw(t, "plain")); (why == Evicted) != evicted[v] {
+					if why := v.Known(rapid.Bool().Draw(t, "plain"), now); (why == Evicted) != evicted[v] {
 						t.Fatalf("got %q, evicted %v", why, evicted[v])
 					}
 				case 3:

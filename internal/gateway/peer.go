@@ -214,7 +214,7 @@ func (p *peer) request(ctx context.Context, b []byte) error {
 
 // grant gets a lease, which is on disk when it returns, and answers the client.
 func (p *peer) grant(ctx context.Context, ask session.Ask) error {
-	if why := p.visit.Known(p.key == identity.Public{}); why != admission.Admitted {
+	if why := p.visit.Known(p.key == identity.Public{}, time.Now()); why != admission.Admitted {
 		return p.refused(ask, crowdedError(why))
 	}
 	lease, displaced, err := p.acquire(ctx, ask)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"sync"
 	"time"
 
 	"ferry/internal/admission"
@@ -33,9 +34,16 @@ var (
 // serve is the life of a connection.
 func (g *Gateway) serve(ctx context.Context, l *listener, conn net.Conn, visit *admission.Visit) {
 	defer visit.Leave()
-	s, key, err := g.greet(ctx, l, conn)
+	var s *carrier.Stream
+	var key identity.Public
+	var err error
+	// A handshake needs a large stack, which a goroutine keeps for long. The one that goes on to serve
+	// the client for hours waits for another one, which has it and ends.
+	var greeting sync.WaitGroup
+	greeting.Go(func() { s, key, err = g.greet(ctx, l, conn) })
+	greeting.Wait()
 	if err == nil && key != (identity.Public{}) {
-		if why := visit.Known(false); why != admission.Admitted {
+		if why := visit.Known(false, time.Now()); why != admission.Admitted {
 			err = crowdedError(why)
 		}
 	}
