@@ -159,7 +159,7 @@ func stateOf(p api.Peer) string {
 }
 
 func peerRemove() *cobra.Command {
-	cmd := &cobra.Command{Use: "rm NAME", Short: "Remove a device, and end its connections", Args: cli.Args("NAME")}
+	cmd := &cobra.Command{Use: "rm NAME", Short: "Remove a device and end its connections, or withdraw an invitation", Args: cli.Args("NAME")}
 	state := ask(cmd)
 	cmd.ValidArgsFunction = peerNames(state)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
@@ -178,7 +178,7 @@ func peerDisable(word string, disabled bool) *cobra.Command {
 	state := ask(cmd)
 	cmd.ValidArgsFunction = peerNames(state)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		_, err := api.NewClient(*state).ChangePeer(cmd.Context(), args[0], api.Change{Disabled: disabled})
+		_, err := api.NewClient(*state).ChangePeer(cmd.Context(), args[0], api.Change{Disabled: &disabled})
 		return err
 	}
 	return cmd
@@ -191,6 +191,9 @@ func peerNames(state *string) cobra.CompletionFunc {
 		if all, err := api.NewClient(*state).Peers(cmd.Context()); err == nil && len(args) == 0 {
 			for _, p := range all.Peers {
 				names = append(names, p.Name)
+			}
+			for _, i := range all.Invitations {
+				names = append(names, i.Name)
 			}
 		}
 		return names, cobra.ShellCompDirectiveNoFileComp

@@ -13,11 +13,13 @@
 //
 // The rules are:
 //
-//   - When too many are unknown, one of them chosen at random has to go, not the one that comes: whoever
-//     proves something does so within milliseconds, and is hardly ever hit; who only waits is.
+//   - When too many are unknown, one of them has to go, not the one that comes: of a few chosen at random the
+//     one that has waited longest, and rather one whose source comes again and again. Whoever proves
+//     something does so soon, and is hardly ever hit; who only waits is.
 //   - When too many come a second, sources go first that have not come for a while, or have had a client
 //     that proved its key.
-//   - A source with a known client is not penalised: behind its address may be a whole site.
+//   - A source that has, or just had, a client with a key is not penalised: behind its address may be a whole
+//     site.
 //   - Memory is bounded: what is known of a source is forgotten when it says nothing any more.
 package admission
 
@@ -80,6 +82,7 @@ type Gate struct {
 	sessions int
 	plain    int
 	unknown  []*Visit // in no order
+	entered  uint64
 	sources  map[netip.Prefix]*source
 	all      bucket
 }
@@ -91,7 +94,7 @@ type source struct {
 	last                     time.Time // when it came
 	failures                 int
 	failed, penalty          time.Time // the last failure; until when it is refused
-	proven                   time.Time // when a client of it proved its key
+	proven                   time.Time // when a client of it proved its key, or the last such one left
 }
 
 // A Visit is one connection.
@@ -100,7 +103,9 @@ type Visit struct {
 	key    netip.Prefix
 	source *source // nil: none
 	evict  func()
-	at     int // index in Gate.unknown; -1: not there
+	at     int    // index in Gate.unknown; -1: not there
+	number uint64 // of all that came
+	first  bool   // its source goes first
 	plain  bool
 	known  bool
 }
@@ -126,7 +131,7 @@ func (g *Gate) enter(src netip.Addr, now time.Time, evict func()) (v, victim *Vi
 	if src.IsValid() {
 		v.key = sourceOf(src)
 		v.source = g.source(v.key, now)
-		fresh = now.Sub(v.source.last) >= g.l.memory() || v.source.known > 0 || now.Sub(v.source.proven) < g.l.PenaltyMax
+		fresh = now.Sub(v.source.last) >= g.l.memory() || v.source.trusted(g.l, now)
 		v.source.last = now
 		if why := g.refuse(v.source, now); why != Admitted {
 			return nil, nil, why
@@ -146,7 +151,8 @@ func (g *Gate) enter(src netip.Addr, now time.Time, evict func()) (v, victim *Vi
 	}
 	victim = g.overflow()
 	g.sessions++
-	v.at = len(g.unknown)
+	g.entered++
+	v.at, v.number, v.first = len(g.unknown), g.entered, fresh
 	g.unknown = append(g.unknown, v)
 	if s := v.source; s != nil {
 		s.sessions++
@@ -158,7 +164,7 @@ func (g *Gate) enter(src netip.Addr, now time.Time, evict func()) (v, victim *Vi
 // refuse tells whether a source has had its share.
 func (g *Gate) refuse(s *source, now time.Time) Reason {
 	switch {
-	case now.Before(s.penalty) && s.known == 0:
+	case now.Before(s.penalty) && !s.trusted(g.l, now):
 		return Penalised
 	case s.unknown >= g.l.SourceUnknown:
 		return SourceUnknown
@@ -170,7 +176,7 @@ func (g *Gate) refuse(s *source, now time.Time) Reason {
 	return Admitted
 }
 
-// overflow takes one of the unknown out at random: surely when there is no room for another, and from
+// overflow takes one of the unknown out: surely when there is no room for another, and from
 // half of that on the likelier, the more there are.
 func (g *Gate) overflow() *Visit {
 	n, early := len(g.unknown), g.l.Unknown/2
@@ -178,8 +184,21 @@ func (g *Gate) overflow() *Visit {
 		return nil
 	}
 	v := g.unknown[rand.IntN(n)]
+	for range 7 {
+		if other := g.unknown[rand.IntN(n)]; other.before(v) {
+			v = other
+		}
+	}
 	g.drop(v)
 	return v
+}
+
+// before tells whether v has to go rather than other.
+func (v *Visit) before(other *Visit) bool {
+	if v.first != other.first {
+		return !v.first
+	}
+	return v.number < other.number
 }
 
 // drop takes v out of the unknown.
@@ -235,13 +254,22 @@ func (v *Visit) Failed(now time.Time) {
 	}
 	s.failures++
 	s.failed = now
-	if over := s.failures - FreeFailures; over > 0 {
-		s.penalty = now.Add(min(v.g.l.Penalty<<min(over-1, 20), v.g.l.PenaltyMax))
+	if s.failures > FreeFailures {
+		s.penalty = now.Add(v.g.l.penalty(s.failures - FreeFailures))
 	}
 }
 
+// penalty is that for the n-th failure that has one.
+func (l Limits) penalty(n int) time.Duration {
+	d := min(l.Penalty, l.PenaltyMax)
+	for ; n > 1 && d < l.PenaltyMax; n-- {
+		d = min(2*d, l.PenaltyMax)
+	}
+	return d
+}
+
 // Leave ends the visit. It is called once.
-func (v *Visit) Leave() {
+func (v *Visit) Leave(now time.Time) {
 	g := v.g
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -254,6 +282,7 @@ func (v *Visit) Leave() {
 		s.sessions--
 		if v.known && !v.plain {
 			s.known--
+			s.proven = now
 		}
 	}
 }
@@ -286,6 +315,11 @@ func (g *Gate) source(key netip.Prefix, now time.Time) *source {
 	s = new(source)
 	g.sources[key] = s
 	return s
+}
+
+// trusted tells whether a source has a client that proved its key, or had one lately.
+func (s *source) trusted(l Limits, now time.Time) bool {
+	return s.known > 0 || !s.proven.IsZero() && now.Sub(s.proven) < l.PenaltyMax
 }
 
 func (s *source) idle(l Limits, now time.Time) bool {

@@ -40,9 +40,9 @@ type Peer struct {
 	Sessions  []uint64       `json:"sessions,omitempty"` // its connections
 }
 
-// A Change is what can be changed of a Peer.
+// A Change is what can be changed of a Peer. A field that is missing stays as it is.
 type Change struct {
-	Disabled bool `json:"disabled"`
+	Disabled *bool `json:"disabled"`
 }
 
 // An Invite asks for an invitation.

@@ -3,6 +3,7 @@ package carrier
 import (
 	"context"
 	"fmt"
+	"io"
 	"net"
 	"net/url"
 	"slices"
@@ -50,7 +51,15 @@ func ParseListen(s string) (Listening, error) {
 	if err != nil {
 		return l, fmt.Errorf("%q is not a URL: %w", s, err)
 	}
-	q := u.Query()
+	q, err := url.ParseQuery(u.RawQuery)
+	if err != nil {
+		return l, fmt.Errorf("%q: %w", s, err)
+	}
+	for key, values := range q {
+		if len(values) > 1 {
+			return l, fmt.Errorf("%q: %s is there twice: write cid=3,4 for several", s, key)
+		}
+	}
 	if v := q.Get("allow"); q.Has("allow") {
 		if l.Allow = modeNames[v]; l.Allow == 0 {
 			return l, fmt.Errorf("%q: allow=%s: write plain, tls or both", s, v)
@@ -126,7 +135,7 @@ func peek(raw syscall.RawConn) (byte, error) {
 	case peekErr != nil:
 		return 0, peekErr
 	case n == 0:
-		return 0, net.ErrClosed
+		return 0, io.EOF
 	}
 	return first[0], nil
 }

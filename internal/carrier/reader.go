@@ -74,6 +74,7 @@ type reader struct {
 
 	tryRead func(fd uintptr) bool // bound once: a closure per call would be an allocation
 	err     error                 // of tryRead
+	final   error                 // of the cipher; what came before is delivered first
 }
 
 func (r *reader) init(s *Stream) {
@@ -166,15 +167,16 @@ func (r *reader) fillConn() error {
 // bytes.
 func (r *reader) open() (more bool, err error) {
 	in, plain := &r.in, &r.plain
-	if in.buf == nil {
-		return false, nil
+	if r.final != nil || in.buf == nil {
+		return false, r.final
 	}
 	plain.borrow()
 	before := plain.end
 	for len(plain.buf)-plain.end >= MaxRecord {
 		b, n, err := r.s.cipher.Open(plain.buf[:plain.end], in.buf[in.start:in.end])
 		if err != nil {
-			return false, err
+			r.final = err
+			break
 		}
 		if n == 0 {
 			break
@@ -182,5 +184,8 @@ func (r *reader) open() (more bool, err error) {
 		in.start += n
 		plain.end = len(b)
 	}
-	return plain.end > before, nil
+	if plain.end > before {
+		return true, nil
+	}
+	return false, r.final
 }

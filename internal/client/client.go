@@ -115,6 +115,9 @@ func run(ctx context.Context, c Config, servers []carrier.Endpoint, dial func(co
 	if !c.Key.IsZero() {
 		cl.tls = c.Key.Client(identity.Tunnel, c.Gateway)
 	}
+	if cl.tls == nil {
+		cl.log.Warn("plain mode: no authentication and no encryption; 'vpncli join' with an invitation of the gateway has both")
+	}
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error {
 		return e.Run(ctx, router.NewForwarder(cl.uplink, e.Port(), &cl.total, netip.Addr{}))

@@ -295,15 +295,19 @@ func (x *connection) keepAlive() {
 		prober.Interval = min(prober.Interval, lease.Idle/3)
 	}
 	var mark uint64 // where the last probe ends in what is sent
+	queued := true  // the last probe is there; else there was no room for it
 	for {
 		prober.Behind = x.stream.Sent() < mark
+		if !queued && !prober.Behind {
+			prober.Forget()
+		}
 		action, next := prober.Next(time.Now(), x.stream.LastSent(), x.stream.LastReceived())
 		switch action {
 		case keepalive.Dead:
 			x.end(fmt.Errorf("%w: no answer for %s", errSilent, keepalive.DefaultAnswer))
 			return
 		case keepalive.Send:
-			x.probe(prober.Echo)
+			queued = x.probe(prober.Echo)
 			mark = x.stream.Sent() + uint64(x.queue.Queued())
 		}
 		timer := time.NewTimer(time.Until(next))
@@ -316,15 +320,15 @@ func (x *connection) keepAlive() {
 	}
 }
 
-// probe sends a ping to a Ferry gateway and a keepalive to a 2013 server. When the queue is full,
-// bytes are on their way and the probe would only wait behind them.
-func (x *connection) probe(ping bool) {
-	if !ping {
-		x.queue.Send(proto.AppendKeepalive(nil))
-		return
+// probe sends a ping to a Ferry gateway and a keepalive to a 2013 server. It returns false when the queue
+// is full: then it is due again once that has gone out.
+func (x *connection) probe(ping bool) bool {
+	b := proto.AppendKeepalive(nil)
+	if ping {
+		b = proto.AppendPing(nil, binary.BigEndian.AppendUint64(nil, uint64(time.Since(x.start))))
 	}
-	now := binary.BigEndian.AppendUint64(nil, uint64(time.Since(x.start)))
-	x.queue.Send(proto.AppendPing(nil, now))
+	dropped, _ := x.queue.Send(b)
+	return dropped == 0
 }
 
 func (x *connection) pong(payload []byte) {

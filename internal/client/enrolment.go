@@ -52,6 +52,12 @@ func LoadEnrolment(stateDir string) (e Enrolment, err error) {
 	return e, nil
 }
 
+// HasKey reports whether this device has a key.
+func HasKey(stateDir string) bool {
+	_, err := os.Lstat(filepath.Join(stateDir, keyName))
+	return !errors.Is(err, fs.ErrNotExist)
+}
+
 // DeviceKey returns the key of this device, which it makes if there is none.
 func DeviceKey(stateDir string) (identity.Key, error) {
 	path := filepath.Join(stateDir, keyName)

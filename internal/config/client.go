@@ -125,7 +125,10 @@ func (k *Client) known(c *client.Config) error {
 		return &UsageError{errors.New("--plain and --gateway contradict each other: the 2013 protocol knows no keys")}
 	case !k.Plain && !pinned:
 		e, err := client.LoadEnrolment(k.State)
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		switch {
+		case errors.Is(err, fs.ErrNotExist) && client.HasKey(k.State):
+			return errors.New("this device has a key and knows no gateway: 'vpncli join' with an invitation, --gateway with its fingerprint, or --plain for the 2013 protocol without keys")
+		case err != nil && !errors.Is(err, fs.ErrNotExist):
 			return err
 		}
 		c.Gateway = e.Gateway

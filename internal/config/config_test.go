@@ -108,6 +108,7 @@ func TestKnownGateway(t *testing.T) {
 		{"plain and pinned", "", "-s gw --plain --gateway " + other, "", nil, "contradict"},
 		{"not a pin", "", "-s gw --gateway SHA256:x", "", nil, "is not a fingerprint"},
 		{"damaged", joined[:40], "-s gw", "", nil, "join again"},
+		{"a key and no gateway", "", "-s gw", "", nil, "knows no gateway"},
 		{"of a later version", `{"version":2}`, "-s gw", "", nil, "later version"},
 		{"without a gateway", `{"version":1,"servers":["gw"]}`, "-s gw", "", nil, "names no gateway"},
 	} {
@@ -115,6 +116,11 @@ func TestKnownGateway(t *testing.T) {
 			dir := t.TempDir()
 			if test.file != "" {
 				if err := os.WriteFile(filepath.Join(dir, "gateway.json"), []byte(test.file), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if test.name == "a key and no gateway" {
+				if _, err := client.DeviceKey(dir); err != nil {
 					t.Fatal(err)
 				}
 			}

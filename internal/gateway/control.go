@@ -97,34 +97,52 @@ func (g *Gateway) addPeer(p api.Peer) (api.Peer, error) {
 	if err != nil {
 		return p, err
 	}
+	if err := g.devicesChanged()[added.Name]; err != nil {
+		_, undo := g.devices.Remove(added.Name)
+		return p, errors.Join(err, undo)
+	}
 	g.log.Info("device added", "name", added.Name, "addr", added.Addrs[0], "key", key)
-	return show(added), g.devicesChanged()
+	return show(added), nil
 }
 
+// removePeer ends the connections of a device also when the disk fails: then it may come back, and the
+// operator is told.
 func (g *Gateway) removePeer(name string) (api.Peer, error) {
 	if g.devices == nil {
 		return api.Peer{}, errNoKey
 	}
-	p, err := g.devices.Remove(name)
+	p, found := g.devices.Find(name)
+	_, err := g.devices.Remove(name)
+	if found {
+		g.revoke(p.Key)
+	}
 	if err != nil {
 		return api.Peer{}, err
 	}
-	g.revoke(p.Key)
+	if !found {
+		g.log.Info("invitation withdrawn", "name", name)
+		return api.Peer{Name: name}, nil
+	}
+	g.devicesChanged()
 	g.log.Info("device removed", "name", p.Name, "key", p.Key)
-	return show(p), g.devicesChanged()
+	return show(p), nil
 }
 
 func (g *Gateway) changePeer(name string, c api.Change) (api.Peer, error) {
-	if g.devices == nil {
+	switch {
+	case g.devices == nil:
 		return api.Peer{}, errNoKey
+	case c.Disabled == nil:
+		return api.Peer{}, errors.New("nothing is to be changed: 'disabled' can be")
 	}
-	p, err := g.devices.Disable(name, c.Disabled)
+	p, err := g.devices.Disable(name, *c.Disabled)
+	if *c.Disabled && p.Key != (identity.Public{}) {
+		g.revoke(p.Key)
+	}
 	if err != nil {
 		return api.Peer{}, err
 	}
-	if p.Disabled = c.Disabled; p.Disabled {
-		g.revoke(p.Key)
-	}
+	p.Disabled = *c.Disabled
 	g.log.Info("device changed", "name", p.Name, "disabled", p.Disabled)
 	return show(p), nil
 }
@@ -146,6 +164,11 @@ func (g *Gateway) invite(i api.Invite) (made api.Invited, err error) {
 	}
 	if len(servers) == 0 {
 		return made, errNoServer
+	}
+	for _, s := range servers {
+		if _, err := carrier.ParseDial(s, 0); err != nil {
+			return made, err
+		}
 	}
 	now := time.Now().UTC()
 	secret, err := g.devices.Invite(peerstore.Invitation{

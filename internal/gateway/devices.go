@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net"
 	"net/netip"
 	"slices"
 	"time"
@@ -42,6 +43,9 @@ func (g *Gateway) device(key identity.Public) (peerstore.Peer, error) {
 func (g *Gateway) claim(p *peer, ask session.Ask) (lease addrpool.Lease, displaced *peer, err error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if p.isEnding() { // a request that was in its buffer when another connection took over
+		return lease, nil, net.ErrClosed
+	}
 	d, err := g.device(p.key)
 	if err != nil {
 		return lease, nil, err
@@ -100,30 +104,58 @@ func (g *Gateway) revoke(key identity.Public) {
 	}
 }
 
-// devicesChanged brings the networks behind devices to where packets are routed.
-func (g *Gateway) devicesChanged() error {
-	sites := maps.Clone(g.c.Sites)
-	if sites == nil {
-		sites = map[netip.Prefix]netip.Addr{}
-	}
+// devicesChanged brings the networks behind devices to where packets are routed. Those that the host can
+// not have, for example since one of them is its own, are left out: they are returned, by the device's name.
+func (g *Gateway) devicesChanged() map[string]error {
+	g.changing.Lock()
+	defer g.changing.Unlock()
+	var peers []peerstore.Peer
 	if g.devices != nil {
-		peers, _ := g.devices.List(time.Now())
-		for _, d := range peers {
-			for _, r := range d.Routes {
-				sites[r] = d.Addrs[0]
-			}
+		peers, _ = g.devices.List(time.Now())
+	}
+	if g.route(g.sitesWith(peers...)) == nil {
+		return nil
+	}
+	failed := map[string]error{}
+	var good []peerstore.Peer
+	for _, d := range peers {
+		if len(d.Routes) == 0 {
+			continue
+		}
+		if err := g.route(g.sitesWith(append(good, d)...)); err != nil {
+			failed[d.Name] = err
+			g.log.Error("network behind a device can not be routed", "name", d.Name, "routes", d.Routes, "err", err)
+			continue
+		}
+		good = append(good, d)
+	}
+	if err := g.route(g.sitesWith(good...)); err != nil {
+		g.log.Error("networks behind devices can not be routed", "err", err)
+	}
+	return failed
+}
+
+// sitesWith are the networks behind clients without a key, and behind devices.
+func (g *Gateway) sitesWith(devices ...peerstore.Peer) map[netip.Prefix]netip.Addr {
+	sites := map[netip.Prefix]netip.Addr{}
+	maps.Copy(sites, g.c.Sites)
+	for _, d := range devices {
+		for _, r := range d.Routes {
+			sites[r] = d.Addrs[0]
 		}
 	}
-	if err := g.table.SetSites(sites); err != nil {
-		return err
-	}
-	return g.exit.Apply(g.hostState(slices.Collect(maps.Keys(sites))))
+	return sites
+}
+
+// route sends what is for networks behind clients to them.
+func (g *Gateway) route(sites map[netip.Prefix]netip.Addr) error {
+	return errors.Join(g.table.SetSites(sites), g.exit.Apply(g.hostState(sites)))
 }
 
 // hostState is what the gateway wants of its host's network.
-func (g *Gateway) hostState(sites []netip.Prefix) hostnet.State {
+func (g *Gateway) hostState(sites map[netip.Prefix]netip.Addr) hostnet.State {
 	return hostnet.State{
 		Addr: netip.PrefixFrom(g.gateway, g.c.Pool.Bits()), MTU: g.c.MTU,
-		Masquerade: g.c.NAT, Routes: sites,
+		Masquerade: g.c.NAT, Routes: slices.Collect(maps.Keys(sites)),
 	}
 }

@@ -4,14 +4,24 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/netip"
+	"os"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
+	"ferry/internal/admission"
+	"ferry/internal/api"
 	"ferry/internal/gateway/settings"
+	"ferry/internal/hostnet"
 	"ferry/internal/identity"
 	"ferry/internal/peerstore"
 	"ferry/internal/proto"
+	"ferry/internal/session"
 )
 
 // withKey runs a gateway that has a key.
@@ -216,4 +226,252 @@ func TestUpperHalf(t *testing.T) {
 			t.Errorf("%s: got %s, want %s", pool, got, want)
 		}
 	}
+}
+
+// peersOf returns the connections of a device.
+func (l *lab) peersOf(key identity.Key) (all []*peer) {
+	l.g.mu.Lock()
+	defer l.g.mu.Unlock()
+	for _, p := range l.g.peers {
+		if p.key == key.Public() {
+			all = append(all, p)
+		}
+	}
+	return all
+}
+
+// The older of two connections of a device may be late in every way: it takes nothing back.
+func TestLateConnection(t *testing.T) {
+	withKey(t, func(l *lab) error {
+		cam, err := l.add("cam1", "10.0.3.7")
+		if err != nil {
+			return err
+		}
+		a := l.dialTLS(identity.Tunnel, cam)
+		a.send(nil)
+		l.settle()
+		old := l.peersOf(cam)[0]
+		lease, _, err := l.g.claim(old, session.Ask{})
+		if err != nil {
+			return err
+		}
+		old.lease = lease
+		b := l.join(cam, "") // claims, displaces a, binds
+		err = b.want("second connection", extendedReply("", "10.0.3.7"), false)
+		old.bind(lease.Addr)       // the rest of what a began
+		l.g.table.Unbind(old.port) // and it ends
+		if _, displaced, claimErr := l.g.claim(old, session.Ask{}); claimErr == nil || displaced != nil {
+			err = errors.Join(err, fmt.Errorf("a request that was in its buffer: %v, displaces %v", claimErr, displaced))
+		}
+		other, addErr := l.add("other", "10.0.3.8")
+		o := l.join(other, "")
+		packet := ipPacket("10.0.3.8", "10.0.3.7")
+		o.send(packet)
+		l.settle()
+		return errors.Join(err, addErr, b.want("packet for the connected device", packet, false))
+	})
+}
+
+// A client that assigns itself an address is one without a key like the others.
+func TestSelfAssignedIsCounted(t *testing.T) {
+	c := Config{LegacySelfAssign: true, Limits: admission.Limits{Plain: 1}, Key: identity.NewKey()}
+	if err := inMemory(t, c, func(l *lab) error {
+		for i := range 5 {
+			l.dial().send(ipPacket(fmt.Sprintf("10.0.200.%d", i+1), "10.0.0.1"))
+		}
+		l.settle()
+		if live, in := l.g.leases.pool.Stats().Live, l.g.gate.Stats(); live != 1 || in.Plain != 1 {
+			return fmt.Errorf("limit of 1 client without a key: %d are live, %+v", live, in)
+		}
+		return nil
+	}); err != nil {
+		t.Error(err)
+	}
+}
+
+// The time for the first request is one in total, also where it is yet to be seen what is spoken.
+func TestFirstByteCounts(t *testing.T) {
+	withKey(t, func(l *lab) error {
+		a := l.dial()
+		time.Sleep(9 * time.Second)
+		a.send([]byte{0x45})
+		time.Sleep(4 * time.Second)
+		l.settle()
+		if _, eof := a.take(); !eof {
+			return errors.New("13 s without a request, and connected still")
+		}
+		return nil
+	})
+}
+
+// A device is put out also when that can not be stored; the operator is told.
+func TestRemoveOnBrokenDisk(t *testing.T) {
+	withKey(t, func(l *lab) error {
+		cam, err := l.add("cam1")
+		if err != nil {
+			return err
+		}
+		a := l.join(cam, "")
+		a.take()
+		dir := l.g.c.StateDir
+		if err := os.Rename(dir, dir+".gone"); err != nil {
+			return err
+		}
+		_, err = l.g.removePeer("cam1")
+		l.settle()
+		_, eof := a.take()
+		if renameErr := os.Rename(dir+".gone", dir); renameErr != nil || !errors.Is(err, peerstore.ErrUnavailable) || !eof {
+			return fmt.Errorf("%w; peer rm says %v, disconnected %v", renameErr, err, eof)
+		}
+		return nil
+	})
+}
+
+// picky is a host that does not take every route.
+type picky struct {
+	*memory
+	refuses netip.Prefix
+	wait    chan struct{} // if not nil, Apply of routes waits for it to be closed
+	waits   chan struct{} // capacity 1: it does
+
+	mu     sync.Mutex
+	routes []netip.Prefix
+}
+
+func (e *picky) Apply(s hostnet.State) error {
+	if slices.Contains(s.Routes, e.refuses) {
+		return errors.New("another interface has it")
+	}
+	if len(s.Routes) > 0 && e.wait != nil {
+		e.waits <- struct{}{}
+		<-e.wait
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.routes = s.Routes
+	return nil
+}
+
+// A route that the host can not have is refused, and keeps nothing else from working.
+func TestBadRoute(t *testing.T) {
+	withKey(t, func(l *lab) error {
+		bad, good := netip.MustParsePrefix("192.168.7.0/24"), netip.MustParsePrefix("192.168.8.0/24")
+		e := &picky{memory: l.m, refuses: bad}
+		l.settle()
+		l.g.exit = e
+		key := func() string { return identity.NewKey().Public().String() }
+		_, err := l.g.addPeer(api.Peer{Name: "bad", Key: key(), Routes: []netip.Prefix{bad}})
+		if peers, _ := l.g.devices.List(time.Now()); err == nil || len(peers) != 0 {
+			return fmt.Errorf("peer add says %v, and there are %d", err, len(peers))
+		}
+		// The host's network changes while a device is there.
+		if _, err := l.g.devices.Add(peerstore.Peer{Name: "old", Key: identity.NewKey().Public(), Routes: []netip.Prefix{bad}}); err != nil {
+			return err
+		}
+		if _, err := l.g.addPeer(api.Peer{Name: "good", Key: key(), Routes: []netip.Prefix{good}}); err != nil {
+			return err
+		}
+		if !slices.Equal(e.routes, []netip.Prefix{good}) {
+			return fmt.Errorf("the host has %v, want %s", e.routes, good)
+		}
+		_, err = newGateway(l.g.c, e, l.g.leases)
+		return err
+	})
+}
+
+// Of two changes at a time the later one is what stays.
+func TestChangesInOrder(t *testing.T) {
+	withKey(t, func(l *lab) error {
+		e := &picky{memory: l.m, wait: make(chan struct{}), waits: make(chan struct{}, 1)}
+		l.settle()
+		l.g.exit = e
+		var both sync.WaitGroup
+		both.Go(func() {
+			_, _ = l.g.addPeer(api.Peer{Name: "cam", Key: identity.NewKey().Public().String(), Routes: []netip.Prefix{netip.MustParsePrefix("192.168.7.0/24")}})
+		})
+		<-e.waits
+		both.Go(func() { _, _ = l.g.removePeer("cam") })
+		for range 10_000 { // it waits for a lock, which is no reason for fake time to pass
+			runtime.Gosched()
+		}
+		close(e.wait)
+		both.Wait()
+		if len(e.routes) != 0 {
+			return fmt.Errorf("the host routes %v, and there is no device", e.routes)
+		}
+		return nil
+	})
+}
+
+// lines keeps what is logged.
+type lines struct {
+	mu   sync.Mutex
+	text []string
+}
+
+func (l *lines) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.text = append(l.text, string(b))
+	return len(b), nil
+}
+
+func (l *lines) all() []string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text
+}
+
+// Exam, limits: ten lines a second about strangers.
+func TestLogOfStrangers(t *testing.T) {
+	var log lines
+	c := Config{Key: identity.NewKey(), Log: slog.New(slog.NewTextHandler(&log, nil)), Limits: admission.Limits{
+		SourceRate: 1e6, SourceBurst: 1e6, SourceUnknown: 1e6, SourceSessions: 1e6, Rate: 1e6, Unknown: 1e6,
+		Penalty: time.Nanosecond, PenaltyMax: time.Nanosecond,
+	}}
+	if err := inMemory(t, c, func(l *lab) error {
+		l.settle()
+		before := len(log.all())
+		for i := range 100 {
+			l.dialTLS(identity.Join, identity.NewKey()).send(proto.AppendJoin(nil, proto.Secret{byte(i)}))
+			l.dial().send(request("192.0.2.1", 0))
+		}
+		l.settle()
+		time.Sleep(time.Second)
+		l.dial().send(request("192.0.2.1", 0))
+		l.settle()
+		got := log.all()[before:]
+		if n := len(got); n < 11 || n > 20 || !strings.Contains(got[n-1], "left_out_before=") {
+			return fmt.Errorf("%d lines about 201 strangers, want about 11, of which the last says how many are left out:\n%s", n, strings.Join(got, ""))
+		}
+		return nil
+	}); err != nil {
+		t.Error(err)
+	}
+}
+
+// Requests of an operator that say nothing, or nonsense, change nothing.
+func TestOperatorsMistakes(t *testing.T) {
+	withKey(t, func(l *lab) error {
+		if _, err := l.add("cam1"); err != nil {
+			return err
+		}
+		if _, err := l.g.devices.Disable("cam1", true); err != nil {
+			return err
+		}
+		_, change := l.g.changePeer("cam1", api.Change{})
+		_, server := l.g.invite(api.Invite{Name: "a", Servers: []string{"not a url"}})
+		_, empty := l.g.invite(api.Invite{Name: "b", Servers: []string{""}})
+		_, long := l.g.invite(api.Invite{Name: "c", Servers: []string{"gw"}, TTL: 1e9})
+		peers, open := l.g.devices.List(time.Now())
+		for what, err := range map[string]error{"no change": change, "no URL": server, "empty URL": empty, "open for 30 years": long} {
+			if err == nil {
+				return fmt.Errorf("%s: no error", what)
+			}
+		}
+		if !peers[0].Disabled || len(open) != 0 {
+			return fmt.Errorf("%+v, %+v", peers, open)
+		}
+		return nil
+	})
 }

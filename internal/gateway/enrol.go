@@ -26,7 +26,6 @@ func (g *Gateway) enrol(ctx context.Context, s *carrier.Stream, key identity.Pub
 	if err != nil {
 		return err
 	}
-	log := g.log.With("from", s.RemoteAddr().String(), "key", key)
 	p, err := g.devices.Redeem(secret, key, time.Now())
 	if err != nil {
 		bye := proto.GoodbyeMessage{Reason: proto.ReasonInvitation}
@@ -35,13 +34,11 @@ func (g *Gateway) enrol(ctx context.Context, s *carrier.Stream, key identity.Pub
 		} else if !errors.Is(err, peerstore.ErrInvitation) {
 			bye.Text = err.Error()
 		}
-		log.Warn("device refused", "err", err)
+		g.strange.Info("device refused", "from", s.RemoteAddr().String(), "key", key, "err", err)
 		return errors.Join(err, s.Write(proto.AppendGoodbye(nil, bye), nil))
 	}
-	log.Info("device joined by invitation", "name", p.Name, "addr", p.Addrs[0])
-	if err := g.devicesChanged(); err != nil {
-		log.Error("routes of devices", "err", err)
-	}
+	g.log.Info("device joined by invitation", "from", s.RemoteAddr().String(), "key", key, "name", p.Name, "addr", p.Addrs[0])
+	g.devicesChanged()
 	if err := s.Write(proto.AppendJoined(nil, proto.JoinedMessage{Name: p.Name, Addr: p.Addrs[0]}), nil); err != nil {
 		return err
 	}

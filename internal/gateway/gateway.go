@@ -21,6 +21,7 @@ import (
 	"net"
 	"net/netip"
 	"path/filepath"
+	"runtime/debug"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -48,6 +49,7 @@ type Config = settings.Config
 type Gateway struct {
 	c       Config
 	log     *slog.Logger
+	strange *strangerLog
 	gateway netip.Addr // its own address in the pool
 	exit    Exit
 	table   *router.Switch
@@ -65,6 +67,8 @@ type Gateway struct {
 
 	started   time.Time
 	listeners []*listener // set by run
+
+	changing sync.Mutex // held while what devicesChanged wants is brought about
 
 	mu     sync.Mutex   // guards what follows
 	host   []netip.Addr // of this machine, IPv4
@@ -122,7 +126,7 @@ func Run(ctx context.Context, c Config) (err error) {
 
 func newGateway(c Config, exit Exit, leases *leases) (*Gateway, error) {
 	g := &Gateway{
-		c: c, log: c.Log, gateway: c.Pool.Masked().Addr().Next(),
+		c: c, log: c.Log, strange: newStrangerLog(c.Log), gateway: c.Pool.Masked().Addr().Next(),
 		exit: exit, leases: leases,
 		gate:    admission.New(c.Limits),
 		budget:  router.Budget{Limit: c.QueueTotal},
@@ -150,7 +154,11 @@ func newGateway(c Config, exit Exit, leases *leases) (*Gateway, error) {
 			return nil, err
 		}
 	}
-	return g, g.devicesChanged()
+	if err := g.route(c.Sites); err != nil {
+		return nil, err
+	}
+	g.devicesChanged()
+	return g, nil
 }
 
 // run serves clients until ctx is done. The others run beside it: one calls protect whenever the host's
@@ -209,7 +217,7 @@ func (g *Gateway) accept(ctx context.Context, l *listener) error {
 			continue
 		}
 		pause = pauseMin
-		visit, why := g.gate.Enter(source(conn), time.Now(), func() { _ = conn.Close() })
+		visit, why := g.gate.Enter(l.source(conn), time.Now(), func() { _ = conn.Close() })
 		if why != admission.Admitted {
 			g.closed.count(string(why))
 			carrier.Reset(conn)
@@ -229,17 +237,9 @@ func (g *Gateway) warnPlain(listeners []*listener) {
 	}
 }
 
-// source is where a connection comes from; invalid where that is no IP address.
-func source(conn net.Conn) netip.Addr {
-	if a, ok := conn.RemoteAddr().(*net.TCPAddr); ok {
-		return a.AddrPort().Addr()
-	}
-	return netip.Addr{}
-}
-
 // admit makes a peer of a connection. key is zero for a client without one.
-func (g *Gateway) admit(s *carrier.Stream, key identity.Public, visit *admission.Visit) *peer {
-	p := newPeer(g, g.ids.Add(1), s, key, visit)
+func (g *Gateway) admit(s *carrier.Stream, key identity.Public, visit *admission.Visit, arrived time.Time) *peer {
+	p := newPeer(g, g.ids.Add(1), s, key, visit, arrived)
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.peers[p.id] = p
@@ -263,6 +263,7 @@ func (g *Gateway) judge(ctx context.Context) {
 	ticker := time.NewTicker(g.limits.Tick())
 	defer ticker.Stop()
 	var all []*peer
+	var crowd crowd
 	for {
 		select {
 		case <-ctx.Done():
@@ -283,7 +284,28 @@ func (g *Gateway) judge(ctx context.Context) {
 		}
 		clear(all)
 		g.leases.expire(now)
+		if crowd.settled(g.ids.Load()) {
+			debug.FreeOSMemory()
+		}
 	}
+}
+
+// crowdSize is how many connections leave so much garbage that it is worth a collection at once.
+const crowdSize = 500
+
+// A crowd tells when many have joined and no more do. Their handshakes have left garbage and large stacks,
+// which a gateway that makes hardly any garbage afterwards would keep for minutes.
+type crowd struct{ served, before uint64 }
+
+// settled is called every now and then with the number of connections that there ever were.
+func (c *crowd) settled(n uint64) bool {
+	quiet := n == c.before
+	c.before = n
+	if !quiet || n-c.served < crowdSize {
+		return false
+	}
+	c.served = n
+	return true
 }
 
 // protect keeps clients away from the other addresses of this machine, unless they are allowed.

@@ -63,7 +63,7 @@ type peer struct {
 	ended   chan struct{} // closed by end
 }
 
-func newPeer(g *Gateway, id uint64, s *carrier.Stream, key identity.Public, visit *admission.Visit) *peer {
+func newPeer(g *Gateway, id uint64, s *carrier.Stream, key identity.Public, visit *admission.Visit, arrived time.Time) *peer {
 	budget := &g.budget
 	if key == (identity.Public{}) {
 		budget = &g.plain
@@ -73,13 +73,13 @@ func newPeer(g *Gateway, id uint64, s *carrier.Stream, key identity.Public, visi
 		log:     g.log.With("peer", id, "from", s.RemoteAddr().String()),
 		queue:   router.NewQueue(s, router.QueueConfig{Limit: g.c.QueueBytes, Budget: budget}),
 		session: session.NewServer(g.c.Pool, g.offer),
-		start:   time.Now(),
+		start:   arrived,
 		ended:   make(chan struct{}),
 	}
 	p.port = router.NewPort(id, router.Caps{}, p.queue)
 	p.port.Guest = g.devices != nil && key == identity.Public{}
 	p.forward = router.NewForwarder(g.table, p.port, &g.total, g.gateway)
-	p.accepted.Store(p.now())
+	p.accepted.Store(1)
 	return p
 }
 
@@ -235,10 +235,20 @@ func (p *peer) grant(ctx context.Context, ask session.Ask) error {
 		return err
 	}
 	if changed {
-		p.g.table.Bind(p.port, lease.Addr)
+		p.bind(lease.Addr)
 		p.log.Info("client joined", "addr", lease.Addr, "name", lease.Name, "extended", ask.Extended)
 	}
 	return nil
+}
+
+// bind makes p the one who gets what is for addr. A connection that was displaced meanwhile has been ended
+// before the one that displaced it binds: it must not come after that.
+func (p *peer) bind(addr netip.Addr) {
+	p.g.mu.Lock()
+	defer p.g.mu.Unlock()
+	if !p.isEnding() {
+		p.g.table.Bind(p.port, addr)
+	}
 }
 
 // acquire returns the lease of a client, and the connection that had its address until now, if any.
@@ -290,20 +300,23 @@ func (p *peer) selfAssign(ctx context.Context, ip packet.IPv4) {
 	if !p.g.c.PlainPool.Contains(src) || p.key != (identity.Public{}) {
 		return
 	}
+	if p.visit.Known(true, time.Now()) != admission.Admitted {
+		return
+	}
 	granted, err := p.g.leases.grant(ctx, addrpool.Request{Owner: p.id, Static: src})
 	if err != nil {
 		return
 	}
 	p.lease = granted.Lease
 	p.agree(session.Ask{})
-	p.g.table.Bind(p.port, src)
+	p.bind(src)
 	p.log.Info("client joined", "addr", src, "self_assigned", true)
 }
 
 // refused ends the connection: a client that understands it is told why, a 2013 client gets no bytes.
 func (p *peer) refused(ask session.Ask, err error) error {
 	p.goodbye.Store(ask.Features.Has(proto.FeatureGoodbye))
-	p.log.Info("address refused", "static", ask.Static, "name", ask.Name, "err", err)
+	p.g.strange.Info("address refused", "peer", p.id, "from", p.stream.RemoteAddr().String(), "static", ask.Static, "name", ask.Name, "err", err)
 	return refusal{err}
 }
 

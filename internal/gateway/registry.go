@@ -2,8 +2,10 @@ package gateway
 
 import (
 	"context"
+	"encoding/binary"
 	"fmt"
 	"net"
+	"net/netip"
 
 	"ferry/internal/carrier"
 	"ferry/internal/carrier/tcp"
@@ -44,6 +46,7 @@ func listenAll(ctx context.Context, c *Config) (all []*listener, err error) {
 		if err != nil {
 			return all, err
 		}
+		l.number = byte(len(all))
 		all = append(all, l)
 	}
 	if len(c.Listen) == 0 && vsock.Available() {
@@ -75,7 +78,22 @@ func listen(ctx context.Context, c *Config, url string) (*listener, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &listener{Listener: l, allow: e.Allow, admit: permits(w, e)}, nil
+	return &listener{Listener: l, allow: e.Allow, admit: permits(w, e), from: w.from}, nil
+}
+
+// source is what stands for where a connection comes from, to be bounded: an IP address; for a guest or a
+// socket, which have none, an address that nobody has (RFC 4193) with the number of it.
+func (l *listener) source(conn net.Conn) netip.Addr {
+	if a, ok := conn.RemoteAddr().(*net.TCPAddr); ok {
+		return a.AddrPort().Addr()
+	}
+	b := [16]byte{0: 0xfd, 1: l.number}
+	if l.from != nil {
+		if id, err := l.from(conn); err == nil {
+			binary.BigEndian.PutUint32(b[4:], id)
+		}
+	}
+	return netip.AddrFrom16(b)
 }
 
 // permits returns what tells whether a connection comes from where it may; nil: from anywhere.

@@ -19,6 +19,9 @@ type listener struct {
 	net.Listener
 	allow carrier.Modes
 	admit func(net.Conn) error // nil: everybody
+	// from returns the context ID or the user ID at the other end; nil where there is none.
+	from   func(net.Conn) (uint32, error)
+	number byte // among the listeners
 }
 
 // Why a connection ended before there was a client.
@@ -33,7 +36,8 @@ var (
 
 // serve is the life of a connection.
 func (g *Gateway) serve(ctx context.Context, l *listener, conn net.Conn, visit *admission.Visit) {
-	defer visit.Leave()
+	arrived := time.Now()
+	defer func() { visit.Leave(time.Now()) }()
 	var s *carrier.Stream
 	var key identity.Public
 	var err error
@@ -55,15 +59,18 @@ func (g *Gateway) serve(ctx context.Context, l *listener, conn net.Conn, visit *
 		}
 		cause, _ := explain(err)
 		g.closed.count(cause)
-		g.log.Debug("connection refused", "from", conn.RemoteAddr().String(), "cause", cause, "err", err)
+		g.strange.Info("connection refused", "from", conn.RemoteAddr().String(), "cause", cause, "err", err)
 		return
 	}
-	g.admit(s, key, visit).run(ctx)
+	if key != (identity.Public{}) { // the time for a request begins behind the handshake
+		arrived = time.Now()
+	}
+	g.admit(s, key, visit, arrived).run(ctx)
 }
 
 // isGuess tells whether a client has shown a key or a secret that opens nothing.
 func isGuess(err error) bool {
-	for _, guess := range []error{errUnknown, errDisabled, identity.ErrCertificate, peerstore.ErrInvitation} {
+	for _, guess := range []error{errUnknown, identity.ErrCertificate, peerstore.ErrInvitation} {
 		if errors.Is(err, guess) {
 			return true
 		}

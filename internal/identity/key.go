@@ -23,7 +23,7 @@ type Public [ed25519.PublicKeySize]byte
 func ParsePublic(s string) (Public, error) {
 	var p Public
 	b, err := base64.StdEncoding.Strict().DecodeString(s)
-	if err != nil || len(b) != len(p) || len(s) != base64.StdEncoding.EncodedLen(len(p)) { // it skips newlines
+	if err != nil || len(b) != len(p) || len(s) != base64.StdEncoding.EncodedLen(len(p)) || Public(b) == p { // newlines are skipped there
 		return p, fmt.Errorf("%q is not a key: 44 characters of base64 are expected, as 'vpncli key' prints them", s)
 	}
 	return Public(b), nil
@@ -60,7 +60,7 @@ func ParsePin(s string) (Pin, error) {
 	var p Pin
 	text, ok := strings.CutPrefix(s, pinPrefix)
 	b, err := base64.RawStdEncoding.Strict().DecodeString(text)
-	if !ok || err != nil || len(b) != len(p) || len(text) != base64.RawStdEncoding.EncodedLen(len(p)) {
+	if !ok || err != nil || len(b) != len(p) || len(text) != base64.RawStdEncoding.EncodedLen(len(p)) || Pin(b) == p {
 		return p, fmt.Errorf("%q is not a fingerprint: SHA256: and 43 characters of base64 are expected", s)
 	}
 	return Pin(b), nil

@@ -101,13 +101,14 @@ func TestVector(t *testing.T) {
 func TestParseRefuses(t *testing.T) {
 	for _, s := range []string{
 		"", vectorPublic[:43], vectorPublic + "A", " " + vectorPublic, vectorPublic + "\n", vectorPin,
+		"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=", // none
 		"11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURp=", // the same key with other bits behind its end
 	} {
 		if _, err := ParsePublic(s); err == nil {
 			t.Errorf("key %q was taken", s)
 		}
 	}
-	for _, s := range []string{"", vectorPin[7:], vectorPin[:49], vectorPin + "=", "MD5:" + vectorPin[7:], vectorPublic, vectorPin + "\n"} {
+	for _, s := range []string{"", vectorPin[7:], vectorPin[:49], vectorPin + "=", "MD5:" + vectorPin[7:], vectorPublic, vectorPin + "\n", Pin{}.String()} {
 		if _, err := ParsePin(s); err == nil {
 			t.Errorf("fingerprint %q was taken", s)
 		}

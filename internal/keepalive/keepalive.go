@@ -47,6 +47,9 @@ const (
 	Dead        // close the connection
 )
 
+// Forget is for a probe that was never sent: none is waited for any more.
+func (p *Prober) Forget() { p.probed = time.Time{} }
+
 // Next returns what to do at now, given when the last bytes were sent and heard, and the time at
 // which to ask again at the latest. Nobody has to ask when something is heard: while a probe is
 // unanswered it is looked at again every Interval, so the next one is not late.

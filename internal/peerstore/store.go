@@ -109,11 +109,25 @@ func (s *Store) List(now time.Time) ([]Peer, []Invitation) {
 	return peers, open
 }
 
-// Add makes p a peer; an address is chosen for it if it has none.
+// Find returns the peer of a name.
+func (s *Store) Find(name string) (Peer, bool) {
+	peers := s.now.Load().Peers
+	if i := slices.IndexFunc(peers, func(p Peer) bool { return p.Name == name }); i >= 0 {
+		return peers[i], true
+	}
+	return Peer{}, false
+}
+
+// Add makes p a peer from p.Added on; an address is chosen for it if it has none.
 func (s *Store) Add(p Peer) (Peer, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	f, p, err := s.add(s.now.Load().file, p)
+	f := s.now.Load().file
+	f.Invitations = stillOpen(f.Invitations, p.Added)
+	if slices.ContainsFunc(f.Invitations, func(i Invitation) bool { return i.Name == p.Name && i.UsedBy == identity.Public{} }) {
+		return p, fmt.Errorf("name %q is %w: it is promised to who was invited; 'vpnsrv peer rm' withdraws that", p.Name, ErrTaken)
+	}
+	f, p, err := s.add(f, p)
 	if err != nil {
 		return p, err
 	}
@@ -135,21 +149,27 @@ func (s *Store) add(f file, p Peer) (file, Peer, error) {
 	return f, p, nil
 }
 
-// Remove takes a peer away.
+// Remove takes a peer away, and the invitation of that name if one is open. The zero Peer is returned
+// where there was only that.
 func (s *Store) Remove(name string) (Peer, error) {
-	return s.edit(name, func(peers []Peer, i int) []Peer { return slices.Delete(peers, i, i+1) })
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	f := s.now.Load().file
+	var p Peer
+	if i := slices.IndexFunc(f.Peers, func(p Peer) bool { return p.Name == name }); i >= 0 {
+		p = f.Peers[i]
+		f.Peers = slices.Delete(slices.Clone(f.Peers), i, i+1)
+	}
+	n := len(f.Invitations)
+	f.Invitations = slices.DeleteFunc(slices.Clone(f.Invitations), func(i Invitation) bool { return i.Name == name })
+	if p.Name == "" && len(f.Invitations) == n {
+		return p, fmt.Errorf("%q: %w", name, ErrUnknown)
+	}
+	return p, s.commit(f)
 }
 
-// Disable keeps a peer from joining, or allows it again.
+// Disable keeps a peer from joining, or allows it again. It returns what the peer was before.
 func (s *Store) Disable(name string, disabled bool) (Peer, error) {
-	return s.edit(name, func(peers []Peer, i int) []Peer {
-		peers[i].Disabled = disabled
-		return peers
-	})
-}
-
-// edit changes a copy of the peers, and returns what the one of that name was.
-func (s *Store) edit(name string, change func(peers []Peer, i int) []Peer) (Peer, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	f := s.now.Load().file
@@ -158,7 +178,8 @@ func (s *Store) edit(name string, change func(peers []Peer, i int) []Peer) (Peer
 		return Peer{}, fmt.Errorf("%q: %w", name, ErrUnknown)
 	}
 	p := f.Peers[i]
-	f.Peers = change(slices.Clone(f.Peers), i)
+	f.Peers = slices.Clone(f.Peers)
+	f.Peers[i].Disabled = disabled
 	return p, s.commit(f)
 }
 
@@ -168,9 +189,7 @@ func (s *Store) Invite(i Invitation, now time.Time) (proto.Secret, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	f := s.now.Load().file
-	f.Invitations = slices.DeleteFunc(slices.Clone(f.Invitations), func(o Invitation) bool {
-		return o.Name == i.Name || now.After(o.Expires)
-	})
+	f.Invitations = slices.DeleteFunc(stillOpen(f.Invitations, now), func(o Invitation) bool { return o.Name == i.Name })
 	if err := s.check(f, Peer{Name: i.Name, Addrs: i.Addrs, Routes: i.Routes}); err != nil {
 		return proto.Secret{}, err
 	}
@@ -181,6 +200,11 @@ func (s *Store) Invite(i Invitation, now time.Time) (proto.Secret, error) {
 	i.Hash, i.UsedBy = sha256.Sum256(secret[:]), identity.Public{}
 	f.Invitations = append(f.Invitations, i)
 	return secret, s.commit(f)
+}
+
+// stillOpen returns a copy of those that have not expired.
+func stillOpen(all []Invitation, now time.Time) []Invitation {
+	return slices.DeleteFunc(slices.Clone(all), func(i Invitation) bool { return now.After(i.Expires) })
 }
 
 // Redeem makes the device with a key the peer that the secret stands for.
@@ -270,6 +294,11 @@ func (s *Store) checkInvited(f file, p Peer) error {
 		for _, a := range p.Addrs {
 			if slices.Contains(i.Addrs, a) {
 				return fmt.Errorf("address %s is %w: it is promised to %q", a, ErrTaken, i.Name)
+			}
+		}
+		for _, r := range p.Routes {
+			if slices.Contains(i.Routes, r) {
+				return fmt.Errorf("route %s is %w: it is promised to %q", r, ErrTaken, i.Name)
 			}
 		}
 	}

@@ -21,6 +21,8 @@ var (
 	plain = netip.MustParsePrefix("10.0.128.0/17")
 	now   = time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC)
 	site  = netip.MustParsePrefix("192.168.7.0/24")
+
+	promised = netip.MustParsePrefix("192.168.9.0/24")
 )
 
 func addrs(all ...string) (list []netip.Addr) {
@@ -106,7 +108,7 @@ func TestRefusals(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.Invite(Invitation{Name: "guest", Addrs: addrs("10.0.3.9"), Expires: now.Add(time.Hour)}, now); err != nil {
+	if _, err := s.Invite(Invitation{Name: "guest", Addrs: addrs("10.0.3.9"), Routes: []netip.Prefix{promised}, Expires: now.Add(time.Hour)}, now); err != nil {
 		t.Fatal(err)
 	}
 	before, _ := os.ReadFile(path)
@@ -120,6 +122,8 @@ func TestRefusals(t *testing.T) {
 		{"no key", Peer{Name: "x"}, nil},
 		{"address", Peer{Name: "x", Key: key(), Addrs: addrs("10.0.3.7")}, ErrTaken},
 		{"address twice", Peer{Name: "x", Key: key(), Addrs: addrs("10.0.3.8", "10.0.3.8")}, ErrTaken},
+		{"promised name", Peer{Name: "guest", Key: key(), Added: now}, ErrTaken},
+		{"promised route", Peer{Name: "x", Key: key(), Routes: []netip.Prefix{promised}, Added: now}, ErrTaken},
 		{"promised address", Peer{Name: "x", Key: key(), Addrs: addrs("10.0.3.9")}, ErrTaken},
 		{"route", Peer{Name: "x", Key: key(), Routes: []netip.Prefix{site}}, ErrTaken},
 		{"route into the pool", Peer{Name: "x", Key: key(), Routes: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}}, nil},
@@ -138,7 +142,7 @@ func TestRefusals(t *testing.T) {
 			if _, err := s.Add(tt.p); err == nil || tt.want != nil && !errors.Is(err, tt.want) {
 				t.Errorf("got %v, want %v", err, tt.want)
 			}
-			if tt.p.Key == (identity.Public{}) || tt.name == "key" || tt.name == "promised address" {
+			if tt.p.Key == (identity.Public{}) || tt.name == "key" || strings.HasPrefix(tt.name, "promised") {
 				return
 			}
 			if _, err := s.Invite(Invitation{Name: tt.p.Name, Addrs: tt.p.Addrs, Routes: tt.p.Routes, Expires: now.Add(time.Hour)}, now); err == nil {
@@ -200,6 +204,11 @@ func TestInvitation(t *testing.T) {
 		t.Fatal(err)
 	}
 	refused("removed meanwhile", secret, k, 0)
+	withdrawn := invite("x")
+	if p, err := s.Remove("x"); err != nil || p.Name != "" {
+		t.Errorf("withdrawn: got %+v, %v", p, err)
+	}
+	refused("withdrawn", withdrawn, key(), 0)
 
 	other := invite("cam2")
 	if p, err := redeem(other, k, 0); err != nil || p.Name != "cam2" {

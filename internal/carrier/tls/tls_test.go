@@ -109,6 +109,28 @@ func TestStandardPeer(t *testing.T) {
 	})
 }
 
+// What came before the end is delivered, though both came at once.
+func TestLastWords(t *testing.T) {
+	one, two := pair(t, tls.TLS_AES_128_GCM_SHA256)
+	a, b := socketPair(t)
+	sealed, err := one.Seal(nil, []byte("last words"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := a.Write(one.out.seal(sealed, []byte{1, 0}, typeAlert)); err != nil {
+		t.Fatal(err)
+	}
+	s := carrier.NewSecureStream(b, two)
+	buf, start, end, err := s.Fill()
+	if err != nil || string(buf[start:end]) != "last words" {
+		t.Fatalf("got %q, %v", buf[start:end], err)
+	}
+	s.Consume(end - start)
+	if _, _, _, err := s.Fill(); err != io.EOF {
+		t.Errorf("behind them: got %v, want %v", err, io.EOF)
+	}
+}
+
 var errStranger = errors.New("stranger")
 
 // A device hears by an alert that its key is refused.
