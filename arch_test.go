@@ -52,7 +52,7 @@ var arrows = map[string][]string{
 	"internal/config":      {"internal/admission", "internal/carrier", "internal/client", "internal/gateway/settings", "internal/identity", "internal/proto"},
 	"internal/cli":         {"internal/config", "internal/proto"},
 	"internal/cli/clitest": {"internal/cli"}, // tests only
-	"cmd/vpnsrv":           {"internal/api", "internal/cli", "internal/config", "internal/durable", "internal/gateway", "internal/gateway/settings", "internal/identity"},
+	"cmd/vpnsrv":           {"internal/api", "internal/carrier", "internal/cli", "internal/config", "internal/durable", "internal/gateway", "internal/gateway/settings", "internal/identity"},
 	"cmd/vpncli":           {"internal/cli", "internal/client", "internal/config", "internal/identity"},
 	"bench":                {"test/lab"},
 	"test/lab":             {},

@@ -20,13 +20,18 @@ func TestCommand(t *testing.T) {
 	if err := os.WriteFile(file, []byte("server = 'x'\nrouts = []\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	state := filepath.Join(t.TempDir(), "state")
 	const noServer = `vpncli: no gateway is named: vpncli -s 192.168.0.1 (or 'server' in the file of --config, or 'vpncli join' with an invitation)`
 	const ended = "Completion ended with directive: ShellCompDirectiveNoFileComp"
 	clitest.Check(t, bin, []clitest.Call{
+		{Name: "key", Args: "key --state " + state, Stdout: "="},
+		{Name: "a key and no gateway", Args: "-s x --state " + state, Status: 1, Stderr: `vpncli: this device has a key and knows no gateway: 'vpncli join' with an invitation, --gateway with its fingerprint, or --plain for the 2013 protocol without keys`},
+		{Name: "join without a string", Args: "join", Status: 2, Stderr: `vpncli: got 0 arguments: write vpncli join STRING`},
+		{Name: "join with half a string", Args: "join ferry1-AAAA", Status: 2, Stderr: `vpncli: this is not a whole invitation: copy the line that 'vpnsrv invite' printed, all of it`},
 		{Name: "help", Args: "--help", Stdout: "-a, --address address"},
 		{Name: "version", Args: "-V", Stdout: "vpncli devel ("},
-		{Name: "no server", Status: 2, Stderr: noServer},
-		{Name: "no server before no root", Nobody: true, Status: 2, Stderr: noServer},
+		{Name: "no server", Args: "--state /nowhere", Status: 2, Stderr: noServer},
+		{Name: "no server before no root", Args: "--state /nowhere", Nobody: true, Status: 2, Stderr: noServer},
 		{Name: "server without flag", Args: "192.168.0.1", Status: 2, Stderr: `vpncli: unexpected argument "192.168.0.1": name the gateway with -s, as in vpncli -s 192.168.0.1`},
 		{Name: "port", Args: "-s x -p no", Status: 2, Stderr: `vpncli: --port: "no" is not a whole number`},
 		{Name: "unknown flag", Args: "--jsn", Status: 2, Stderr: `vpncli: unknown flag: --jsn (did you mean --json?)`},
@@ -46,7 +51,7 @@ func testService(t *testing.T, bin string) {
 		t.Fatal(err)
 	}
 	defer r.Close()
-	s := clitest.Start(t, w, bin, "--json", "-s", "unix://"+filepath.Join(t.TempDir(), "nobody"))
+	s := clitest.Start(t, w, bin, "--config=", "--state", t.TempDir(), "--json", "-s", "unix://"+filepath.Join(t.TempDir(), "nobody"))
 	_ = w.Close()
 	s.Await(t, "STATUS=reconnecting")
 	s.Stop(t)

@@ -72,6 +72,9 @@ On the device: vpncli join STRING. Whoever has the string can join in the device
 		if err != nil {
 			return err
 		}
+		if ttl < time.Second {
+			return &config.UsageError{Err: fmt.Errorf("--ttl: %s is too short: write for example 15m", ttl)}
+		}
 		made, err := api.NewClient(*state).Invite(cmd.Context(), api.Invite{
 			Name: args[0], Addresses: addrs, Routes: routes, TTL: ttl.Seconds(), Servers: servers,
 		})

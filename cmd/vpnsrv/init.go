@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"ferry/internal/carrier"
 	"ferry/internal/cli"
 	"ferry/internal/config"
 	"ferry/internal/durable"
@@ -42,6 +43,11 @@ func initialise(w io.Writer, state, file string, public []string) error {
 	state, err := filepath.Abs(state)
 	if err != nil {
 		return err
+	}
+	for _, url := range public {
+		if _, err := carrier.ParseDial(url, 0); err != nil {
+			return &config.UsageError{Err: fmt.Errorf("--public: %w", err)}
+		}
 	}
 	key, err := makeKey(w, filepath.Join(state, "gateway.key"))
 	if err != nil {

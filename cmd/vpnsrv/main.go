@@ -25,7 +25,8 @@ func command() *cobra.Command {
 Without arguments it serves TCP and vsock port 2002 with addresses of 10.0.0.0/16.
 SIGTERM and SIGINT stop it, SIGUSR1 logs its counters.`,
 		Example: `  sudo vpnsrv
-  sudo vpnsrv init && sudo vpnsrv & sudo vpnsrv invite cam1
+  sudo vpnsrv init
+  sudo vpnsrv invite cam1
   sudo vpnsrv --nat --push-route 192.168.7.0/24
   sudo vpnsrv --listen unix:///run/vm.sock_2002 --pool 10.9.0.0/24
   vpnsrv completion bash > /etc/bash_completion.d/vpnsrv`,

@@ -14,7 +14,24 @@ func TestCommand(t *testing.T) {
 	if err := os.WriteFile(file, []byte("mtu = 1400\nlisen = []\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	state, settings := filepath.Join(t.TempDir(), "state"), filepath.Join(t.TempDir(), "vpnsrv.toml")
+	noGateway := `vpnsrv: no gateway is running with the state directory ` + state + `: start vpnsrv, or name another with --state`
 	clitest.Check(t, bin, []clitest.Call{
+		{Name: "init", Args: "init --state " + state + " --config " + settings + " --public gw.example", Stdout: "fingerprint    SHA256:"},
+		{Name: "init again", Args: "init --state " + state + " --config " + settings, Stdout: "gateway.key was there already"},
+		{Name: "init with an argument", Args: "init now", Status: 2, Stderr: `vpnsrv: got 1 arguments: write vpnsrv init`},
+		{Name: "init with a wrong URL", Args: "init --public ftp://x", Status: 2, Stderr: `vpnsrv: --public: "ftp://x": unknown carrier "ftp": use tcp://, vsock:// or unix://`},
+		{Name: "its settings", Args: "--config " + settings + " --mtu 1", Status: 2, Stderr: `vpnsrv: --mtu: 1 is not between 576 and 65535`},
+		{Name: "invite nobody", Args: "invite --state " + state, Status: 2, Stderr: `vpnsrv: got 0 arguments: write vpnsrv invite NAME`},
+		{Name: "invite without a gateway", Args: "invite cam1 --state " + state, Status: 1, Stderr: noGateway},
+		{Name: "invite for no time", Args: "invite cam1 --ttl 0s", Status: 2, Stderr: `vpnsrv: --ttl: 0s is too short: write for example 15m`},
+		{Name: "invite with a wrong address", Args: "invite cam1 --ip x", Status: 2, Stderr: `vpnsrv: --ip: "x" is not an address: write it as 10.0.3.7`},
+		{Name: "peer", Args: "peer", Status: 2, Stderr: `vpnsrv: say what to do: vpnsrv peer add, list, disable, enable or rm`},
+		{Name: "peer add", Args: "peer add cam1", Status: 2, Stderr: `vpnsrv: got 1 arguments: write vpnsrv peer add NAME KEY`},
+		{Name: "peer list", Args: "peer list --state " + state, Status: 1, Stderr: noGateway},
+		{Name: "status", Args: "status --state " + state, Status: 1, Stderr: noGateway},
+		{Name: "status for nobody", Nobody: true, Args: "status --state " + state, Status: 1, Stderr: `vpnsrv: the gateway's socket ` + state + `/control.sock may not be opened: run as root`},
+		{Name: "kick", Args: "kick x", Status: 2, Stderr: `vpnsrv: "x" is not the number of a connection`},
 		{Name: "help", Args: "--help", Stdout: "--push-route CIDR"},
 		{Name: "version", Args: "--version", Stdout: "vpnsrv devel ("},
 		{Name: "unknown flag", Args: "--lisen x", Status: 2, Stderr: `vpnsrv: unknown flag: --lisen (did you mean --listen?)`},
@@ -28,7 +45,7 @@ func TestCommand(t *testing.T) {
 	})
 	clitest.CheckCompletion(t, bin)
 	t.Run("service", func(t *testing.T) {
-		s := clitest.Start(t, nil, bin, "--state", t.TempDir(), "--listen", "unix://"+filepath.Join(t.TempDir(), "s"))
+		s := clitest.Start(t, nil, bin, "--config=", "--state", t.TempDir(), "--listen", "unix://"+filepath.Join(t.TempDir(), "s"))
 		s.Await(t, "READY=1\nSTATUS=serving 10.0.0.0/16 by vpn0")
 		s.Stop(t)
 	})

@@ -268,6 +268,15 @@ func (l Limits) penalty(n int) time.Duration {
 	return d
 }
 
+// Forgive ends all penalties: the operator has just made a key or a secret known.
+func (g *Gate) Forgive() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, s := range g.sources {
+		s.failures, s.penalty = 0, time.Time{}
+	}
+}
+
 // Leave ends the visit. It is called once.
 func (v *Visit) Leave(now time.Time) {
 	g := v.g

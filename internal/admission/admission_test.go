@@ -254,6 +254,10 @@ func TestPenalty(t *testing.T) {
 	}
 	fail()
 	g.now = g.now.Add(600 * time.Second)
+	fail()
+	g.want(src(1), Penalised)
+	g.Forgive()
+	g.want(src(1), Admitted)
 	known := g.admit(src(1))
 	known.Known(false, g.now)
 	for range 2 * FreeFailures {

@@ -72,7 +72,7 @@ func Args(names ...string) cobra.PositionalArgs {
 		if len(args) == len(names) {
 			return nil
 		}
-		return &config.UsageError{Err: fmt.Errorf("%d arguments: write %s %s", len(args), cmd.CommandPath(), strings.Join(names, " "))}
+		return &config.UsageError{Err: fmt.Errorf("got %d arguments: write %s", len(args), strings.Join(append([]string{cmd.CommandPath()}, names...), " "))}
 	}
 }
 

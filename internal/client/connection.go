@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"ferry/internal/carrier"
@@ -127,6 +128,8 @@ func notGateway(err error) error {
 	switch {
 	case errors.As(err, new(tls.RecordHeaderError)), errors.Is(err, io.EOF):
 		return fmt.Errorf("this is not the gateway that is known to this device: no TLS is spoken there: %w", err)
+	case errors.Is(err, syscall.ECONNRESET):
+		return fmt.Errorf("the gateway refuses connections of this device's address for now: there were too many, or too many failed: %w", err)
 	case errors.Is(err, identity.ErrWrongKey):
 		return fmt.Errorf("this is not the gateway that is known to this device: if its key was replaced, join again with a new invitation: %w", err)
 	}

@@ -91,6 +91,9 @@ func (g *Gateway) addPeer(p api.Peer) (api.Peer, error) {
 	if err != nil {
 		return p, err
 	}
+	if err := g.notSites(p.Routes); err != nil {
+		return p, err
+	}
 	added, err := g.devices.Add(peerstore.Peer{
 		Name: p.Name, Key: key, Addrs: p.Addresses, Routes: p.Routes, Disabled: p.Disabled, Added: time.Now().UTC(),
 	})
@@ -101,6 +104,7 @@ func (g *Gateway) addPeer(p api.Peer) (api.Peer, error) {
 		_, undo := g.devices.Remove(added.Name)
 		return p, errors.Join(err, undo)
 	}
+	g.gate.Forgive()
 	g.log.Info("device added", "name", added.Name, "addr", added.Addrs[0], "key", key)
 	return show(added), nil
 }
@@ -142,7 +146,9 @@ func (g *Gateway) changePeer(name string, c api.Change) (api.Peer, error) {
 	if err != nil {
 		return api.Peer{}, err
 	}
-	p.Disabled = *c.Disabled
+	if p.Disabled = *c.Disabled; !p.Disabled {
+		g.gate.Forgive()
+	}
 	g.log.Info("device changed", "name", p.Name, "disabled", p.Disabled)
 	return show(p), nil
 }
@@ -157,6 +163,9 @@ func (g *Gateway) invite(i api.Invite) (made api.Invited, err error) {
 		ttl = defaultTTL
 	case ttl < time.Second || ttl > maxTTL:
 		return made, fmt.Errorf("an invitation is open for 1 second to %d days, not for %s", maxTTL/(24*time.Hour), ttl)
+	}
+	if err := g.notSites(i.Routes); err != nil {
+		return made, err
 	}
 	servers := i.Servers
 	if len(servers) == 0 {
@@ -181,8 +190,19 @@ func (g *Gateway) invite(i api.Invite) (made api.Invited, err error) {
 	if _, err := identity.ParseInvitation(text); err != nil {
 		return made, fmt.Errorf("the addresses of the gateway make no invitation: %v: %w", servers, err)
 	}
+	g.gate.Forgive()
 	g.log.Info("device invited", "name", i.Name, "for", ttl)
 	return api.Invited{Invitation: text, Name: i.Name, Servers: servers, Expires: now.Add(ttl)}, nil
+}
+
+// notSites refuses networks that the configuration puts behind a client without a key.
+func (g *Gateway) notSites(routes []netip.Prefix) error {
+	for _, r := range routes {
+		if via, ok := g.c.Sites[r]; ok {
+			return fmt.Errorf("route %s is %w: 'sites' of the configuration leads it to %s", r, peerstore.ErrTaken, via)
+		}
+	}
+	return nil
 }
 
 func (g *Gateway) sessions() []api.Session {

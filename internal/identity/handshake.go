@@ -77,7 +77,7 @@ func Proven(s tls.ConnectionState) (Protocol, Public, error) {
 		return "", Public{}, ErrCertificate
 	}
 	key, ok := s.PeerCertificates[0].PublicKey.(ed25519.PublicKey)
-	if !ok {
+	if !ok || Public(key) == (Public{}) { // which stands for none
 		return "", Public{}, ErrCertificate
 	}
 	return Protocol(s.NegotiatedProtocol), Public(key), nil

@@ -209,13 +209,16 @@ func stillOpen(all []Invitation, now time.Time) []Invitation {
 
 // Redeem makes the device with a key the peer that the secret stands for.
 func (s *Store) Redeem(secret proto.Secret, key identity.Public, now time.Time) (Peer, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	// That hashes are compared as it comes says nothing about the secret of any.
 	hash := Hash(sha256.Sum256(secret[:]))
+	if opens(s.now.Load().file, hash, now) < 0 { // who guesses does not wait for the disk
+		return Peer{}, ErrInvitation
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	f := s.now.Load().file
-	at := slices.IndexFunc(f.Invitations, func(i Invitation) bool { return i.Hash == hash })
-	if at < 0 || now.After(f.Invitations[at].Expires) {
+	at := opens(f, hash, now)
+	if at < 0 {
 		return Peer{}, ErrInvitation
 	}
 	i := f.Invitations[at]
@@ -239,6 +242,11 @@ func (s *Store) Redeem(secret proto.Secret, key identity.Public, now time.Time) 
 	return p, s.commit(f)
 }
 
+// opens returns the index of the invitation with a hash, or -1.
+func opens(f file, hash Hash, now time.Time) int {
+	return slices.IndexFunc(f.Invitations, func(i Invitation) bool { return i.Hash == hash && !now.After(i.Expires) })
+}
+
 func (s *Store) checkPeer(f file, p Peer) error {
 	if p.Key == (identity.Public{}) || len(p.Addrs) == 0 {
 		return fmt.Errorf("peer %q has no key or no address", p.Name)
@@ -260,8 +268,8 @@ func (s *Store) check(f file, p Peer) error {
 		}
 	}
 	for _, r := range p.Routes {
-		if !r.Addr().Is4() || r != r.Masked() || r.Overlaps(s.c.Pool) {
-			return fmt.Errorf("route %s: an IPv4 network outside of the pool %s is needed", r, s.c.Pool)
+		if err := s.routable(r); err != nil {
+			return err
 		}
 	}
 	for _, o := range f.Peers {
@@ -288,7 +296,7 @@ func (s *Store) check(f file, p Peer) error {
 // checkInvited keeps what was promised to others.
 func (s *Store) checkInvited(f file, p Peer) error {
 	for _, i := range f.Invitations {
-		if i.Name == p.Name || i.UsedBy != (identity.Public{}) {
+		if i.Name == p.Name || i.UsedBy != (identity.Public{}) || p.Added.After(i.Expires) {
 			continue
 		}
 		for _, a := range p.Addrs {
@@ -301,6 +309,18 @@ func (s *Store) checkInvited(f file, p Peer) error {
 				return fmt.Errorf("route %s is %w: it is promised to %q", r, ErrTaken, i.Name)
 			}
 		}
+	}
+	return nil
+}
+
+// routable tells whether a network can be behind a peer.
+func (s *Store) routable(r netip.Prefix) error {
+	a := r.Addr()
+	switch {
+	case !a.Is4() || r != r.Masked() || r.Overlaps(s.c.Pool):
+		return fmt.Errorf("route %s: an IPv4 network outside of the pool %s is needed", r, s.c.Pool)
+	case r.Bits() < 8 || a.IsLoopback() || a.IsLinkLocalUnicast() || a.As4()[0] == 0 || a.As4()[0] >= 224:
+		return fmt.Errorf("route %s: not a network that can be behind a device", r)
 	}
 	return nil
 }

@@ -127,6 +127,9 @@ func TestRefusals(t *testing.T) {
 		{"promised address", Peer{Name: "x", Key: key(), Addrs: addrs("10.0.3.9")}, ErrTaken},
 		{"route", Peer{Name: "x", Key: key(), Routes: []netip.Prefix{site}}, ErrTaken},
 		{"route into the pool", Peer{Name: "x", Key: key(), Routes: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}}, nil},
+		{"route for everything", Peer{Name: "x", Key: key(), Routes: []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0")}}, nil},
+		{"route of loopback", Peer{Name: "x", Key: key(), Routes: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}}, nil},
+		{"route of multicast", Peer{Name: "x", Key: key(), Routes: []netip.Prefix{netip.MustParsePrefix("224.0.0.0/8")}}, nil},
 		{"route with host bits", Peer{Name: "x", Key: key(), Routes: []netip.Prefix{netip.MustParsePrefix("192.168.8.1/24")}}, nil},
 		{"IPv6 route", Peer{Name: "x", Key: key(), Routes: []netip.Prefix{netip.MustParsePrefix("fd00::/64")}}, nil},
 		{"outside", Peer{Name: "x", Key: key(), Addrs: addrs("10.1.0.7")}, ErrAddress},
@@ -213,6 +216,16 @@ func TestInvitation(t *testing.T) {
 	other := invite("cam2")
 	if p, err := redeem(other, k, 0); err != nil || p.Name != "cam2" {
 		t.Fatalf("got %+v, %v", p, err)
+	}
+	// What was promised is free again when the invitation has expired.
+	if _, err := s.Invite(Invitation{Name: "soon", Addrs: addrs("10.0.3.20"), Expires: now.Add(time.Second)}, now); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Add(Peer{Name: "after", Key: key(), Addrs: addrs("10.0.3.20"), Added: now.Add(2 * time.Second)}); err != nil {
+		t.Error(err)
+	}
+	if _, err := s.Remove("after"); err != nil {
+		t.Error(err)
 	}
 	third := invite("cam3")
 	if _, err := redeem(third, k, 0); !errors.Is(err, ErrTaken) || !strings.Contains(err.Error(), "cam2") {
