@@ -33,6 +33,7 @@ var arrows = map[string][]string{
 	"internal/leasestore":       {"internal/addrpool", "internal/durable"},
 	"internal/identity":         {"internal/durable", "internal/proto"},
 	"internal/api":              {"internal/carrier", "internal/carrier/unix"},
+	"internal/metrics":          {"internal/api"},
 	"internal/peerstore":        {"internal/durable", "internal/identity", "internal/proto"},
 	"internal/hostnet":          {},
 	"internal/tun":              {"internal/packet", "internal/proto"},
@@ -42,7 +43,7 @@ var arrows = map[string][]string{
 	"internal/gateway": {
 		"internal/addrpool", "internal/admission", "internal/api", "internal/carrier", "internal/carrier/tcp", "internal/carrier/tls", "internal/carrier/unix",
 		"internal/carrier/vsock", "internal/exit", "internal/gateway/settings", "internal/hostnet", "internal/identity", "internal/keepalive",
-		"internal/leasestore", "internal/packet", "internal/peerstore", "internal/proto", "internal/router", "internal/session",
+		"internal/leasestore", "internal/metrics", "internal/packet", "internal/peerstore", "internal/proto", "internal/router", "internal/session",
 	},
 	"internal/client": {
 		"internal/carrier", "internal/carrier/tcp", "internal/carrier/tls", "internal/carrier/unix", "internal/carrier/vsock",

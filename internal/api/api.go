@@ -9,6 +9,7 @@
 //	GET    /v1/sessions              the connections
 //	DELETE /v1/sessions/{id}                                         end one
 //	GET    /v1/status                Status
+//	GET    /metrics, /healthz        for Prometheus; also by TCP, if that is configured
 //
 // An error is {"error": "..."} with a status of 400 (the request), 404 (no such thing), 409 (taken) or
 // 503 (the disk).

@@ -131,6 +131,38 @@ func TestAbuse(t *testing.T) {
 	}
 }
 
+// What everybody may read is read by an address, and not by a name that a web page has chosen.
+func TestOpen(t *testing.T) {
+	l, err := ListenOpen(t.Context(), "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	h := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("ok")) })
+	go func() { done <- ServeOpen(ctx, l, h, slog.New(slog.DiscardHandler)) }()
+	for name, want := range map[string]int{"": 200, "localhost": 200, "[::1]:9": 200, "evil.example": 403, "evil.example:80": 403, "ferry": 403} {
+		r, err := http.NewRequest(http.MethodGet, "http://"+l.Addr().String()+"/", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Host = name
+		answer, err := http.DefaultClient.Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		answer.Body.Close()
+		if answer.StatusCode != want {
+			t.Errorf("host %q: got %d, want %d", name, answer.StatusCode, want)
+		}
+	}
+	http.DefaultClient.CloseIdleConnections()
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
 // A hundred connections that say nothing keep nobody out for long, and cost 64.
 func TestSilentConnections(t *testing.T) {
 	dir := start(t)

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"slices"
 	"time"
@@ -57,10 +58,36 @@ func (l *owners) Accept() (net.Conn, error) {
 	}
 }
 
-// Serve answers requests until ctx is done.
+// Serve answers requests to the socket until ctx is done.
 func Serve(ctx context.Context, l net.Listener, h http.Handler, log *slog.Logger) error {
+	return serve(ctx, l, guard(h, func(name string) bool { return name == host }), log)
+}
+
+// ListenOpen listens on host:port for what everybody may read.
+func ListenOpen(ctx context.Context, addr string) (net.Listener, error) {
+	var lc net.ListenConfig
+	l, err := lc.Listen(ctx, "tcp", addr)
+	if err != nil {
+		return nil, fmt.Errorf("metrics: %w", err)
+	}
+	return netutil.LimitListener(l, maxConns), nil
+}
+
+// ServeOpen answers requests of everybody until ctx is done. They have to name an address: a name may be one
+// that a web page has made lead here.
+func ServeOpen(ctx context.Context, l net.Listener, h http.Handler, log *slog.Logger) error {
+	return serve(ctx, l, guard(h, func(name string) bool {
+		if h, _, err := net.SplitHostPort(name); err == nil {
+			name = h
+		}
+		_, err := netip.ParseAddr(name)
+		return err == nil || name == "localhost"
+	}), log)
+}
+
+func serve(ctx context.Context, l net.Listener, h http.Handler, log *slog.Logger) error {
 	s := &http.Server{
-		Handler: guard(h), ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+		Handler: h, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 		ReadTimeout: timeout, WriteTimeout: timeout, IdleTimeout: timeout, MaxHeaderBytes: maxHeaders,
 	}
 	stopped := make(chan struct{})
@@ -74,10 +101,10 @@ func Serve(ctx context.Context, l net.Listener, h http.Handler, log *slog.Logger
 }
 
 // guard refuses what a browser was led to send, and bounds the body.
-func guard(h http.Handler) http.Handler {
+func guard(h http.Handler, isUs func(host string) bool) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.Host != host || r.Header.Get("Origin") != "" {
-			Fail(w, http.StatusForbidden, errors.New("name the host "+host+", and no origin"))
+		if !isUs(r.Host) || r.Header.Get("Origin") != "" {
+			Fail(w, http.StatusForbidden, errors.New("name this host, as "+host+" by the socket or as its address, and no origin"))
 			return
 		}
 		r.Body = http.MaxBytesReader(w, r.Body, maxBody)

@@ -291,6 +291,7 @@ func TestGatewayFaults(t *testing.T) {
 
 		{"push everything", "", "--push-route 0.0.0.0/0", `--push-route: 0.0.0.0/0 is too large for clients to take: they route so much only by --default-route of their own`},
 		{"push the pool", "", "--push-route 10.0.0.0/8", `--push-route: 10.0.0.0/8 overlaps the pool 10.0.0.0/16, which the clients route anyway: leave it out`},
+		{"metrics on a name", "metrics = 'localhost:9102'", "", `%F:1: metrics: "localhost:9102" is not an address with a port: write 127.0.0.1:9102`},
 		{"duration without unit", "idle_timeout = '60'", "", `%F:1: idle_timeout: "60" is not a duration: write a number with a unit, as "60s", "1m30s" or "200ms"`},
 		{"negative duration", "join_timeout = '-1s'", "", `%F:1: join_timeout: -1s is not between 10ms and 24h0m0s`},
 		{"idle too short to be told", "idle_timeout = '999ms'", "", `%F:1: idle_timeout: 999ms is not between 1s and 18h12m15s`},

@@ -36,6 +36,7 @@ type Gateway struct {
 	Pool             string            `toml:"pool"`
 	PlainPool        string            `toml:"plain_pool"`
 	MixPlain         bool              `toml:"mix_plain"`
+	Metrics          string            `toml:"metrics"`
 	TUN              string            `toml:"tun"`
 	MTU              int               `toml:"mtu"` // bytes
 	State            string            `toml:"state"`
@@ -126,6 +127,7 @@ func (g *Gateway) Load() (settings.Config, error) {
 		Public:           readList(s, "public", g.Public, parsePublic),
 		Pool:             read(s, "pool", g.Pool, parsePool),
 		Mix:              g.MixPlain,
+		Metrics:          read(s, "metrics", g.Metrics, optional(parseHostPort)),
 		TUN:              read(s, "tun", g.TUN, parseInterface),
 		MTU:              inRange(s, "mtu", g.MTU, mtuMin, mtuMax),
 		StateDir:         read(s, "state", g.State, parseDir),

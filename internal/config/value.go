@@ -99,6 +99,14 @@ func parseListen(s string) (string, error) {
 	return s, err
 }
 
+// parseHostPort reads where to listen for HTTP.
+func parseHostPort(s string) (string, error) {
+	if _, err := netip.ParseAddrPort(s); err != nil {
+		return s, fmt.Errorf("%q is not an address with a port: write 127.0.0.1:9102", s)
+	}
+	return s, nil
+}
+
 // parsePublic reads where devices find a gateway.
 func parsePublic(s string) (string, error) {
 	_, err := carrier.ParseDial(s, 0)

@@ -1,8 +1,10 @@
 package gateway
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"net/netip"
 	"slices"
@@ -45,7 +47,18 @@ func (g *Gateway) handler() http.Handler {
 		return g.removePeer(r.PathValue("name"))
 	}))
 	mux.Handle("POST /v1/invitations", api.Handle(status, func(_ *http.Request, i api.Invite) (api.Invited, error) { return g.invite(i) }))
+	mux.Handle("/metrics", g.metrics)
+	mux.Handle("/healthz", g.metrics)
 	return mux
+}
+
+// serveMetrics answers what everybody may read, where the configuration says so.
+func (g *Gateway) serveMetrics(ctx context.Context, l net.Listener) error {
+	if l == nil {
+		return nil
+	}
+	g.log.Info("metrics", "on", "http://"+l.Addr().String()+"/metrics")
+	return api.ServeOpen(ctx, l, g.metrics, g.log)
 }
 
 // status is that of HTTP for an error.

@@ -19,6 +19,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/http"
 	"net/netip"
 	"path/filepath"
 	"runtime/debug"
@@ -37,6 +38,7 @@ import (
 	"ferry/internal/hostnet"
 	"ferry/internal/identity"
 	"ferry/internal/keepalive"
+	"ferry/internal/metrics"
 	"ferry/internal/peerstore"
 	"ferry/internal/proto"
 	"ferry/internal/router"
@@ -65,6 +67,7 @@ type Gateway struct {
 	total  router.Counters
 	closed closings
 
+	metrics   http.Handler
 	started   time.Time
 	listeners []*listener // set by run
 
@@ -117,11 +120,19 @@ func Run(ctx context.Context, c Config) (err error) {
 		closeAll(listeners)
 		return err
 	}
+	var open net.Listener
+	if c.Metrics != "" {
+		if open, err = api.ListenOpen(ctx, c.Metrics); err != nil {
+			closeAll(listeners)
+			return errors.Join(err, control.Close())
+		}
+	}
 	// Until protect knows the host, nobody goes beyond it.
 	g.table.SetEgress(nil, []netip.Prefix{netip.PrefixFrom(netip.IPv4Unspecified(), 0)})
 	return g.run(ctx, listeners,
 		func(ctx context.Context) error { return hostnet.WatchAddrs(ctx, g.protect) },
-		func(ctx context.Context) error { return api.Serve(ctx, control, g.handler(), c.Log) })
+		func(ctx context.Context) error { return api.Serve(ctx, control, g.handler(), c.Log) },
+		func(ctx context.Context) error { return g.serveMetrics(ctx, open) })
 }
 
 func newGateway(c Config, exit Exit, leases *leases) (*Gateway, error) {
@@ -135,6 +146,7 @@ func newGateway(c Config, exit Exit, leases *leases) (*Gateway, error) {
 		started: time.Now(),
 		peers:   map[uint64]*peer{}, owners: map[netip.Addr]*peer{},
 	}
+	g.metrics = metrics.Handler(g.status)
 	if exit.Port().Caps.USO {
 		g.offer |= proto.FeatureUSO
 	}

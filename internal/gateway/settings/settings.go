@@ -52,6 +52,8 @@ type Config struct {
 	// Public has the URLs by which devices find this gateway, for invitations; none: the addresses of
 	// the host.
 	Public []string
+	// Metrics is host:port on which everybody may read metrics and health; empty: nobody but the operator.
+	Metrics string
 	// Mix lets packets pass between clients with a key and those without.
 	Mix bool
 
