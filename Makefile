@@ -7,7 +7,7 @@ PREFIX ?= /usr/local
 FUZZTIME ?= 30s
 PACKAGES = $(shell go list ./... | grep -v -e /test/netns -e /test/vm)
 
-.PHONY: help build demo demo-secure test unit netns test-vm bench fuzz lint vuln cross install clean
+.PHONY: help build demo demo-secure test unit netns test-vm bench fuzz mutate lint vuln cross install clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -44,6 +44,13 @@ bench: build ## the table of bench/RESULTS.md, measured side by side in one run
 
 fuzz: ## every fuzz target for FUZZTIME
 	@scripts/fuzz.sh $(FUZZTIME)
+
+# The checks that keep strangers out.
+MUTATE = ./internal/identity ./internal/carrier/tls ./internal/peerstore \
+	./internal/gateway:serve.go,enrol.go,devices.go ./internal/api:serve.go
+
+mutate: ## every check of the authentication turned over once: a test has to fail each time
+	go run ./test/tools/mutate $(MUTATE)
 
 lint: ## gofmt, vet, staticcheck
 	@test -z "$$(gofmt -s -l . | tee /dev/stderr)" || { echo 'gofmt -s -w . would change these files' >&2; exit 1; }

@@ -58,6 +58,7 @@ var arrows = map[string][]string{
 	"bench":                {"test/lab"},
 	"test/lab":             {},
 	"test/rawvpn":          {},
+	"test/tools/mutate":    {},
 	"test/tools/rawvpn":    {"test/rawvpn"},
 }
 

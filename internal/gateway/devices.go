@@ -129,7 +129,7 @@ func (g *Gateway) devicesChanged() map[string]error {
 		}
 		good = append(good, d)
 	}
-	if err := g.route(g.sitesWith(good...)); err != nil {
+	if err := g.route(g.sitesWith(good...)); err != nil { // mutate: only a line in the log
 		g.log.Error("networks behind devices can not be routed", "err", err)
 	}
 	return failed

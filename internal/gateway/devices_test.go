@@ -197,6 +197,11 @@ func TestEnrol(t *testing.T) {
 				err = errors.Join(err, fmt.Errorf("%s: reason %s, %v", name, reason, byeErr))
 			}
 		}
+		other, inviteErr := l.g.devices.Invite(peerstore.Invitation{Name: "cam2", Expires: time.Now().Add(time.Minute)}, time.Now())
+		b, eof := ask(k, proto.AppendJoin(nil, other)).take()
+		if g, byeErr := proto.ParseGoodbye(b); inviteErr != nil || byeErr != nil || !eof || !strings.Contains(g.Text, "cam1") {
+			err = errors.Join(err, inviteErr, fmt.Errorf("a device that is here already was told %q, %v", g.Text, byeErr))
+		}
 		silent := l.dialTLS(identity.Join, identity.NewKey())
 		silent.send(nil)
 		time.Sleep(11 * time.Second)
@@ -205,7 +210,7 @@ func TestEnrol(t *testing.T) {
 			err = errors.Join(err, errors.New("a device that shows no secret is waited for"))
 		}
 		a := l.join(k, "")
-		b, _ := a.take()
+		b, _ = a.take()
 		if !bytes.Equal(b, extendedReply("", "10.0.127.254")) {
 			err = errors.Join(err, fmt.Errorf("after joining: got %x", b))
 		}
@@ -268,7 +273,15 @@ func TestLateConnection(t *testing.T) {
 		packet := ipPacket("10.0.3.8", "10.0.3.7")
 		o.send(packet)
 		l.settle()
-		return errors.Join(err, addErr, b.want("packet for the connected device", packet, false))
+		err = errors.Join(err, addErr, b.want("packet for the connected device", packet, false))
+		l.g.mu.Lock()
+		l.g.disown(old)
+		l.g.mu.Unlock()
+		l.join(cam, "")
+		if reason, byeErr := b.bye(); reason != proto.ReasonReplaced {
+			err = errors.Join(err, fmt.Errorf("a third connection: the second was told %s, %v; want it replaced", reason, byeErr))
+		}
+		return err
 	})
 }
 

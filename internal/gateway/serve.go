@@ -59,6 +59,9 @@ func (g *Gateway) serve(ctx context.Context, l *listener, conn net.Conn, visit *
 		}
 		cause, _ := explain(err)
 		g.closed.count(cause)
+		if errors.Is(err, errJoined) {
+			return
+		}
 		g.strange.Info("connection refused", "from", conn.RemoteAddr().String(), "cause", cause, "err", err)
 		return
 	}

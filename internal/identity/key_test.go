@@ -1,12 +1,15 @@
 package identity
 
 import (
+	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/x509"
+	"encoding/base64"
 	"encoding/pem"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -98,10 +101,37 @@ func TestVector(t *testing.T) {
 	}
 }
 
+// A key in a log says whose it is, and no more.
+func TestKeyInLog(t *testing.T) {
+	k := NewKey()
+	secret := base64.StdEncoding.EncodeToString(k.private.Seed())
+	for _, text := range []string{k.String(), fmt.Sprintf("%v %+v", struct{ Key Key }{k}, k)} {
+		if !strings.Contains(text, k.Public().String()) || strings.Contains(text, secret) || strings.Contains(text, fmt.Sprint(k.private[:4])) {
+			t.Errorf("got %s", text)
+		}
+	}
+	if none := (Key{}); !none.IsZero() || none.String() != "none" || k.IsZero() {
+		t.Errorf("no key: %v, %s", none.IsZero(), none)
+	}
+}
+
+func TestParseName(t *testing.T) {
+	for name, ok := range map[string]bool{
+		"cam1": true, "A.b-c_9": true, strings.Repeat("x", 63): true,
+		"": false, strings.Repeat("x", 64): false, "a b": false, "a/b": false, "ä": false, "a\nb": false, " ": false,
+	} {
+		if _, err := ParseName(name); (err == nil) != ok {
+			t.Errorf("%q: got %v, want it taken: %v", name, err, ok)
+		}
+	}
+}
+
 func TestParseRefuses(t *testing.T) {
 	for _, s := range []string{
 		"", vectorPublic[:43], vectorPublic + "A", " " + vectorPublic, vectorPublic + "\n", vectorPin,
 		"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=", // none
+		base64.StdEncoding.EncodeToString(bytes.Repeat([]byte{7}, 31)),
+		base64.StdEncoding.EncodeToString(bytes.Repeat([]byte{7}, 33)),
 		"11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURp=", // the same key with other bits behind its end
 	} {
 		if _, err := ParsePublic(s); err == nil {

@@ -43,10 +43,11 @@ func (h Hash) MarshalText() ([]byte, error) { return []byte(hex.EncodeToString(h
 
 // UnmarshalText implements encoding.TextUnmarshaler.
 func (h *Hash) UnmarshalText(b []byte) error {
-	if n, err := hex.Decode(h[:], b[:min(len(b), 2*len(h))]); err != nil || n != len(h) || len(b) != 2*len(h) {
+	if len(b) != 2*len(h) {
 		return errors.New("a hash has 64 hexadecimal digits")
 	}
-	return nil
+	_, err := hex.Decode(h[:], b)
+	return err
 }
 
 // version of the file's format.

@@ -237,6 +237,37 @@ func TestInvitation(t *testing.T) {
 	}
 }
 
+// An invitation that names an address is redeemed with it; one that was used promises nothing any more, and
+// opens for its key only as long as that is the peer of its name.
+func TestPromises(t *testing.T) {
+	s, _ := newStore(t)
+	k := key()
+	secret, err := s.Invite(Invitation{Name: "cam1", Addrs: addrs("10.0.3.7"), Routes: []netip.Prefix{site}, Expires: now.Add(time.Hour)}, now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := s.Redeem(secret, k, now)
+	if err != nil || !slices.Equal(p.Addrs, addrs("10.0.3.7")) || !slices.Equal(p.Routes, []netip.Prefix{site}) {
+		t.Fatalf("got %+v, %v", p, err)
+	}
+	if got, ok := s.Find("cam1"); !ok || got.Key != k {
+		t.Errorf("got %+v, %v", got, ok)
+	}
+	if _, ok := s.Find("cam2"); ok {
+		t.Error("somebody is found who is not there")
+	}
+	// As after a change of the file by hand.
+	f := s.now.Load().file
+	f.Peers = []Peer{{Name: "renamed", Key: k, Addrs: addrs("10.0.3.9"), Added: now}}
+	s.set(f)
+	if _, err := s.Redeem(secret, k, now); !errors.Is(err, ErrInvitation) {
+		t.Errorf("a key of another name: got %v", err)
+	}
+	if _, err := s.Add(Peer{Name: "x", Key: key(), Addrs: addrs("10.0.3.7"), Added: now}); err != nil {
+		t.Errorf("the address of a used invitation: %v", err)
+	}
+}
+
 // What could not be written did not happen: exam F3.
 func TestDiskFails(t *testing.T) {
 	s, path := newStore(t)

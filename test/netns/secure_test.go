@@ -106,6 +106,7 @@ func TestNoFallback(t *testing.T) {
 	if e := old.event(client.EventReconnecting, 1); !strings.Contains(e.Reason, "without an answer") {
 		t.Errorf("a client without a key hears %q", e.Reason)
 	}
+	stop(t, old.Proc)
 	stop(t, n.srv)
 
 	// The same address, but a gateway for everybody; one that answers 2013 replies; another key.

@@ -138,6 +138,80 @@ func TestControl(t *testing.T) {
 	}
 }
 
+// Sealed by who has the key, but not as a record is: the header counts, too.
+func TestHeader(t *testing.T) {
+	sealAs := func(d *direction, kind byte, n int) []byte {
+		plain := append([]byte("x"), typeData)
+		plain = append(plain, make([]byte, n-len(plain)-tagLen)...) // padding
+		header := []byte{kind, 3, 3, byte(n >> 8), byte(n)}
+		return d.aead.Seal(header, d.step(), plain, header)
+	}
+	for name, tt := range map[string]struct {
+		kind byte
+		n    int
+		want error
+	}{
+		"a record":       {typeData, 100, nil},
+		"the longest":    {typeData, maxBody, nil}, // most of it padding
+		"another kind":   {typeAlert, 100, ErrRecord},
+		"longer":         {typeData, maxBody + 1, ErrRecord},
+		"another, short": {typeHandshake, 2 + tagLen, ErrRecord},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a, b := pair(t, tls.TLS_AES_128_GCM_SHA256)
+			sealed := sealAs(&a.out, tt.kind, tt.n)
+			if _, _, err := b.Open(make([]byte, 0, carrierMax), sealed); !errors.Is(err, tt.want) {
+				t.Errorf("got %v, want %v", err, tt.want)
+			}
+		})
+	}
+}
+
+func TestNewRecords(t *testing.T) {
+	good := make([]byte, 32)
+	for name, tt := range map[string]struct {
+		id      uint16
+		in, out []byte
+	}{
+		"unknown suite": {0x1305, good, good},
+		"short in":      {tls.TLS_AES_128_GCM_SHA256, good[:31], good},
+		"short out":     {tls.TLS_AES_128_GCM_SHA256, good, good[:31]},
+		"no secrets":    {tls.TLS_AES_128_GCM_SHA256, nil, nil},
+	} {
+		if _, err := newRecords(tt.id, tt.in, tt.out); err == nil {
+			t.Errorf("%s: no error", name)
+		}
+	}
+}
+
+// Late in the life of a key nothing else but a change of it is taken for one.
+func TestNotKeyUpdate(t *testing.T) {
+	for name, tt := range map[string]struct {
+		kind byte
+		b    string
+	}{
+		"an alert of the same bytes": {typeAlert, keyUpdate},
+		"another message":            {typeHandshake, "\x04\x00\x00\x01\x00"},
+		"a third way to ask":         {typeHandshake, "\x18\x00\x00\x01\x02"},
+	} {
+		a, b := pair(t, tls.TLS_AES_128_GCM_SHA256)
+		a.out.seq, b.in.seq = keyLifeMin, keyLifeMin
+		if _, _, err := b.Open(nil, a.out.seal(nil, []byte(tt.b), tt.kind)); !errors.Is(err, ErrRecord) {
+			t.Errorf("%s: got %v, want %v", name, err, ErrRecord)
+		}
+	}
+	a, b := pair(t, tls.TLS_AES_128_GCM_SHA256)
+	a.out.seq, b.in.seq = keyLifeMin, keyLifeMin
+	if _, _, err := b.Open(nil, a.out.seal(nil, []byte(keyUpdate), typeHandshake)); err != nil || b.asked.Load() {
+		t.Errorf("%v, or a change that asks for nothing is answered", err)
+	}
+	a, b = pair(t, tls.TLS_AES_128_GCM_SHA256)
+	a.out.seq, b.in.seq = keyLifeMin-1, keyLifeMin-1
+	if _, _, err := b.Open(nil, a.out.seal(nil, []byte(keyUpdate), typeHandshake)); !errors.Is(err, ErrRecord) {
+		t.Errorf("one record too early: got %v", err)
+	}
+}
+
 // A key is changed before it is worn out, or when the other end wants it; both ends go on.
 func TestKeyUpdate(t *testing.T) {
 	eachSuite(t, func(t *testing.T, id uint16) {
