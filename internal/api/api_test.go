@@ -4,13 +4,16 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -99,6 +102,50 @@ func do(t *testing.T, dir, request string) (status int, body string) {
 		}
 	}
 	return status, body
+}
+
+// Exam S15: were the mode of the socket wrong, the kernel would still name who is at its other end.
+func TestOtherUser(t *testing.T) {
+	if dir := os.Getenv("FERRY_ASK"); dir != "" { // this is the other user
+		conn, err := net.Dial("unix", filepath.Join(dir, SocketName))
+		if err == nil {
+			_, _ = io.WriteString(conn, "GET /v1/status HTTP/1.1\r\nHost: ferry\r\nConnection: close\r\n\r\n")
+			all, _ := io.ReadAll(conn)
+			fmt.Printf("answer %q\n", all)
+		}
+		return
+	}
+	if os.Geteuid() != 0 {
+		t.Skip("only root can be another user")
+	}
+	dir := start(t)
+	for d := dir; d != "/"; d = filepath.Dir(d) {
+		if info, err := os.Stat(d); err == nil && info.Mode().Perm()&0o055 != 0o055 {
+			if err := os.Chmod(d, info.Mode().Perm()|0o055); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if err := os.Chmod(filepath.Join(dir, SocketName), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	program := filepath.Join(dir, "test")
+	b, err := os.ReadFile("/proc/self/exe")
+	if err == nil {
+		err = os.WriteFile(program, b, 0o755)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	for uid, want := range map[uint32]bool{0: true, 65534: false} {
+		cmd := exec.Command(program, "-test.run=^TestOtherUser$", "-test.v")
+		cmd.Env, cmd.Dir = append(os.Environ(), "FERRY_ASK="+dir), "/"
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: uid}}
+		out, err := cmd.CombinedOutput()
+		if err != nil || !strings.Contains(string(out), "answer ") || strings.Contains(string(out), "200 OK") != want {
+			t.Errorf("user %d: %v, %s; want an answer: %v", uid, err, out, want)
+		}
+	}
 }
 
 // Exam H1, H2 and H3: what a browser was led to send, and what is too much, is refused.

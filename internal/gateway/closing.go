@@ -49,7 +49,6 @@ var causes = []struct {
 	{addrpool.ErrExhausted, "pool_exhausted", proto.ReasonExhausted},
 	{leasestore.ErrUnavailable, "lease_storage", proto.ReasonStorage},
 	{errPlain, "plain_refused", 0},
-	{errTLS, "tls_refused", 0},
 	{errFrom, "from_refused", 0},
 	{errUnknown, "key_unknown", proto.ReasonRevoked},
 	{errDisabled, "key_disabled", proto.ReasonRevoked},

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/netip"
 	"os"
 	"runtime"
@@ -16,6 +17,7 @@ import (
 
 	"ferry/internal/admission"
 	"ferry/internal/api"
+	"ferry/internal/carrier"
 	"ferry/internal/gateway/settings"
 	"ferry/internal/hostnet"
 	"ferry/internal/identity"
@@ -138,6 +140,99 @@ func TestStrangers(t *testing.T) {
 		guest.send(ipPacket("10.0.3.7", "10.0.0.1"))
 		l.settle()
 		return errors.Join(err, victim.want("from a guest", nil, false))
+	})
+}
+
+// What is spoken where, and by whom: exam C6. The first of each is let in.
+func TestListeners(t *testing.T) {
+	nobody := func(net.Conn) error { return errFrom }
+	anybody := func(net.Conn) error { return nil }
+	for name, tt := range map[string]struct {
+		on         listener
+		plain, tls bool
+		cause      string
+	}{
+		"plain":        {listener{allow: carrier.Plain}, true, false, "not_ip"},
+		"TLS":          {listener{allow: carrier.TLS}, false, true, "plain_refused"},
+		"both":         {listener{allow: carrier.Plain | carrier.TLS}, true, true, ""},
+		"for nobody":   {listener{allow: carrier.Plain | carrier.TLS, admit: nobody}, false, false, "from_refused"},
+		"for somebody": {listener{allow: carrier.TLS, admit: anybody}, false, true, "plain_refused"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if err := inMemoryOn(t, Config{Key: identity.NewKey()}, tt.on, func(l *lab) error {
+				cam, err := l.add("cam1")
+				if err != nil {
+					return err
+				}
+				plain := l.dial()
+				plain.send(request("", 0))
+				l.settle()
+				secure := l.join(cam, "")
+				a, _ := plain.take()
+				b, _ := secure.take()
+				if (len(a) > 0) != tt.plain || (len(b) > 0) != tt.tls {
+					err = fmt.Errorf("plain got %d bytes, want some: %v; TLS got %d, want some: %v", len(a), tt.plain, len(b), tt.tls)
+				}
+				if tt.cause != "" && l.g.closed.counts()[tt.cause] == 0 {
+					err = errors.Join(err, fmt.Errorf("ended %v, want %s", l.g.closed.counts(), tt.cause))
+				}
+				return err
+			}); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// A key that was proven counts at once, a client without one only with its address; and guesses cost their
+// source time, while mistakes do not.
+func TestProofs(t *testing.T) {
+	withKey(t, func(l *lab) error {
+		cam, err := l.add("cam1")
+		if err != nil {
+			return err
+		}
+		unknown := func(what string, want int) {
+			l.settle()
+			if n := l.g.gate.Stats().Unknown; n != want {
+				err = errors.Join(err, fmt.Errorf("%s: %d have proven nothing, want %d", what, n, want))
+			}
+		}
+		plain := l.dial()
+		unknown("a connection", 1)
+		l.dialTLS(identity.Tunnel, cam).send(nil)
+		unknown("a device beside it", 1)
+		plain.send(request("", 0))
+		unknown("with an address", 0)
+		return err
+	})
+	penalised := func(l *lab, again func()) bool {
+		for range 2 * admission.FreeFailures {
+			again()
+			time.Sleep(200 * time.Millisecond)
+		}
+		l.settle()
+		return l.g.closed.counts()[string(admission.Penalised)] > 0
+	}
+	withKey(t, func(l *lab) error {
+		if penalised(l, func() { l.dial().send([]byte("\x16 what is this?")) }) {
+			return fmt.Errorf("mistakes are penalised: %v", l.g.closed.counts())
+		}
+		return nil
+	})
+	withKey(t, func(l *lab) error {
+		if !penalised(l, func() { l.dialTLS(identity.Tunnel, identity.NewKey()).send(nil) }) {
+			return fmt.Errorf("keys that nobody knows are not: %v", l.g.closed.counts())
+		}
+		return nil
+	})
+	withKey(t, func(l *lab) error {
+		if !penalised(l, func() {
+			l.dialTLS(identity.Join, identity.NewKey()).send(proto.AppendJoin(nil, proto.Secret{1}))
+		}) {
+			return fmt.Errorf("secrets that open nothing are not: %v", l.g.closed.counts())
+		}
+		return nil
 	})
 }
 

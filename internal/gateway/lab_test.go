@@ -71,6 +71,11 @@ type lab struct {
 // inMemory runs a gateway in a bubble of fake time until f returns. Errors are returned, for f may run
 // under rapid, which wants to see failures in a goroutine of its own.
 func inMemory(t *testing.T, c Config, f func(*lab) error) (err error) {
+	return inMemoryOn(t, c, listener{allow: carrier.Plain | carrier.TLS}, f)
+}
+
+// inMemoryOn is inMemory with a listener of another kind. Without a key it is one for plain alone.
+func inMemoryOn(t *testing.T, c Config, on listener, f func(*lab) error) (err error) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
 		c.StateDir = dir
@@ -84,14 +89,13 @@ func inMemory(t *testing.T, c Config, f func(*lab) error) (err error) {
 		if newErr != nil {
 			t.Fatal(newErr)
 		}
-		allow := carrier.Plain
-		if !c.Key.IsZero() {
-			allow |= carrier.TLS
+		if on.Listener = m; c.Key.IsZero() {
+			on.allow = carrier.Plain
 		}
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan error, 1)
 		go func() {
-			ended <- g.run(ctx, []*listener{{Listener: m, allow: allow}})
+			ended <- g.run(ctx, []*listener{&on})
 		}()
 		err = f(&lab{g, m})
 		cancel()

@@ -27,7 +27,6 @@ type listener struct {
 // Why a connection ended before there was a client.
 var (
 	errPlain    = errors.New("the 2013 protocol on a listener for TLS only")
-	errTLS      = errors.New("TLS on a listener for the 2013 protocol only")
 	errFrom     = errors.New("from where nobody is let in")
 	errUnknown  = errors.New("a key that nobody has added")
 	errDisabled = errors.New("the key of a device that is disabled")
@@ -59,7 +58,7 @@ func (g *Gateway) serve(ctx context.Context, l *listener, conn net.Conn, visit *
 		}
 		cause, _ := explain(err)
 		g.closed.count(cause)
-		if errors.Is(err, errJoined) {
+		if errors.Is(err, errJoined) { // mutate: only a line in the log
 			return
 		}
 		g.strange.Info("connection refused", "from", conn.RemoteAddr().String(), "cause", cause, "err", err)
