@@ -5,6 +5,8 @@ import (
 	"net/netip"
 	"sync"
 
+	"golang.org/x/time/rate"
+
 	"ferry/internal/packet"
 	"ferry/internal/proto"
 )
@@ -18,7 +20,8 @@ type Forwarder struct {
 	table Table
 	from  *Port
 	all   *Counters
-	icmp  netip.Addr // source of ICMP errors
+	icmp  netip.Addr    // source of ICMP errors
+	errs  *rate.Limiter // of ICMP errors; nil until the first one
 
 	// The run that is being collected: buf[start:end] for the port to.
 	buf        []byte
@@ -128,12 +131,34 @@ func (f *Forwarder) segments(to *Port, o packet.Offload, ip []byte) {
 	f.bare(to, *scratch)
 }
 
+// ICMP errors a second (RFC 1812, section 4.3.2.8): to a client, and to all that is behind the exit. One is
+// enough for a sender to learn the MTU.
+const (
+	errorsToClient = 10
+	errorsToExit   = 100
+)
+
+// mayTell tells whether one more ICMP error may go to where the packets come from.
+func (f *Forwarder) mayTell() bool {
+	if f.errs == nil {
+		n := errorsToClient
+		if f.from.Caps.Exit {
+			n = errorsToExit
+		}
+		f.errs = rate.NewLimiter(rate.Limit(n), n)
+	}
+	return f.errs.Allow()
+}
+
 // tooBig treats a packet that is larger than the MTU of its destination: RFC 791 and RFC 1191.
 func (f *Forwarder) tooBig(to *Port, o packet.Offload, ip []byte) {
 	scratch := scratchPool.Get().(*[]byte)
 	defer scratchPool.Put(scratch)
 	if packet.IPv4(ip).DontFragment() {
 		f.Drop(DropTooBig)
+		if !f.mayTell() {
+			return
+		}
 		from := f.icmp
 		if f.from.Caps.Exit {
 			// The kernel behind the exit has that address itself, and takes it for a martian; the

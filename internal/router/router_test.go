@@ -5,6 +5,8 @@ import (
 	"encoding/binary"
 	"net/netip"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"ferry/internal/packet"
 	"ferry/internal/proto"
@@ -381,6 +383,26 @@ func TestTooBig(t *testing.T) {
 	if icmp := packet.IPv4(got[proto.DataHeaderLen:]); icmp.Src().String() != addrB {
 		t.Errorf("ICMP for the exit comes from %s", icmp.Src())
 	}
+}
+
+// A client that sends what is too big all the time hears so ten times a second.
+func TestErrorsAreLimited(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, false)
+		f := w.forwarder(w.a)
+		b := frame(packet.Offload{}, udp(4000, addrA, addrB, true))
+		for range 3 {
+			for range 1000 {
+				f.Frame(bytes.Clone(b), 0, len(b))
+				f.Flush()
+			}
+			time.Sleep(time.Second)
+		}
+		heard := len(w.out[w.a].runs)
+		if n := w.a.Stats().Drops["too_big"]; n != 3000 || heard != 30 {
+			t.Errorf("too_big counted %d times, want 3000; heard of %d, want 30", n, heard)
+		}
+	})
 }
 
 func TestMalformedIsCounted(t *testing.T) {
