@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"ferry/internal/admission"
 	"ferry/internal/client"
 	"ferry/internal/gateway/settings"
 	"ferry/internal/identity"
@@ -65,7 +66,7 @@ func TestDefaults(t *testing.T) {
 		Pool: settings.DefaultPool, PlainPool: settings.DefaultPool, TUN: settings.DefaultTUN, MTU: settings.DefaultMTU, StateDir: settings.DefaultStateDir,
 		IdleTimeout: settings.DefaultIdle, JoinTimeout: settings.DefaultDeadline,
 		FrameTimeout: settings.DefaultDeadline, WriteTimeout: settings.DefaultDeadline,
-		Limits:      settings.DefaultLimits,
+		Limits:      admission.Limits{Unknown: 256, Penalty: 5 * time.Second, PenaltyMax: 10 * time.Minute},
 		MaxSessions: settings.DefaultMaxSessions, QueueBytes: settings.DefaultQueue, QueueTotal: settings.DefaultQueueTotal,
 		Reserved: map[string]netip.Addr{}, Sites: map[netip.Prefix]netip.Addr{},
 	}

@@ -53,7 +53,7 @@ type Gateway struct {
 	MaxSessions      int               `toml:"max_sessions"`
 	MaxPlain         int               `toml:"max_plain"` // 0: half of max_sessions with a key
 	MaxUnknown       int               `toml:"max_unauthenticated"`
-	SourceSessions   int               `toml:"source_sessions"`
+	SourceSessions   int               `toml:"source_sessions"` // 0, as below: a default with a key, no limit without
 	SourceUnknown    int               `toml:"source_unauthenticated"`
 	SourceRate       int               `toml:"source_rate"` // a second
 	SourceBurst      int               `toml:"source_burst"`
@@ -77,9 +77,8 @@ func NewGateway(fs *pflag.FlagSet) *Gateway {
 		IdleTimeout: shortest(settings.DefaultIdle), JoinTimeout: shortest(settings.DefaultDeadline),
 		FrameTimeout: shortest(settings.DefaultDeadline), WriteTimeout: shortest(settings.DefaultDeadline),
 		MaxSessions: settings.DefaultMaxSessions, QueueBytes: settings.DefaultQueue, QueueTotal: settings.DefaultQueueTotal,
-		MaxUnknown: l.Unknown, SourceSessions: l.SourceSessions, SourceUnknown: l.SourceUnknown,
-		SourceRate: int(l.SourceRate), SourceBurst: l.SourceBurst, AcceptRate: int(l.Rate),
-		Penalty: shortest(l.Penalty), PenaltyMax: shortest(l.PenaltyMax),
+		MaxUnknown: l.Unknown,
+		Penalty:    shortest(l.Penalty), PenaltyMax: shortest(l.PenaltyMax),
 		flags: fs,
 	}
 	fs.SortFlags = false
@@ -163,11 +162,11 @@ func (g *Gateway) limits(s *source) admission.Limits {
 	return admission.Limits{
 		Plain:          inRange(s, "max_plain", g.MaxPlain, 0, most),
 		Unknown:        inRange(s, "max_unauthenticated", g.MaxUnknown, 2, most),
-		SourceSessions: inRange(s, "source_sessions", g.SourceSessions, 1, most),
-		SourceUnknown:  inRange(s, "source_unauthenticated", g.SourceUnknown, 1, most),
-		SourceRate:     float64(inRange(s, "source_rate", g.SourceRate, 1, most)),
-		SourceBurst:    inRange(s, "source_burst", g.SourceBurst, 1, most),
-		Rate:           float64(inRange(s, "accept_rate", g.AcceptRate, 1, most)),
+		SourceSessions: inRange(s, "source_sessions", g.SourceSessions, 0, most),
+		SourceUnknown:  inRange(s, "source_unauthenticated", g.SourceUnknown, 0, most),
+		SourceRate:     float64(inRange(s, "source_rate", g.SourceRate, 0, most)),
+		SourceBurst:    inRange(s, "source_burst", g.SourceBurst, 0, most),
+		Rate:           float64(inRange(s, "accept_rate", g.AcceptRate, 0, most)),
 		Penalty:        read(s, "penalty", g.Penalty, between(timeMin, timeMax)),
 		PenaltyMax:     read(s, "penalty_max", g.PenaltyMax, between(timeMin, timeMax)),
 	}

@@ -231,11 +231,11 @@ func (p *peer) grant(ctx context.Context, ask session.Ask) error {
 		p.agree(ask)
 	}
 	p.reply = p.session.Answer(p.reply[:0], lease.Addr, p.push(lease))
-	if err := p.answer(p.reply); err != nil {
-		return err
+	// Others may send to the address as soon as the client can know of it.
+	if !p.queue.SendFirst(p.reply, func() { p.bind(lease.Addr) }) {
+		return net.ErrClosed
 	}
 	if changed {
-		p.bind(lease.Addr)
 		p.log.Info("client joined", "addr", lease.Addr, "name", lease.Name, "extended", ask.Extended)
 	}
 	return nil
@@ -246,7 +246,7 @@ func (p *peer) grant(ctx context.Context, ask session.Ask) error {
 func (p *peer) bind(addr netip.Addr) {
 	p.g.mu.Lock()
 	defer p.g.mu.Unlock()
-	if !p.isEnding() {
+	if !p.isEnding() && p.port.Addr() != addr {
 		p.g.table.Bind(p.port, addr)
 	}
 }

@@ -117,8 +117,14 @@ func (q *Queue) Send(run []byte) (int, Reason) {
 
 // SendControl sends a control packet or frame. Where Send would drop, it waits until there is room:
 // a peer whose answers nobody takes is not read from. It returns false when the queue was closed.
-func (q *Queue) SendControl(b []byte) bool {
-	if q.begin() {
+func (q *Queue) SendControl(b []byte) bool { return q.SendFirst(b, func() {}) }
+
+// SendFirst is SendControl for an answer that makes others send to the peer: then is called at a moment from
+// which on what they send comes behind b.
+func (q *Queue) SendFirst(b []byte, then func()) bool {
+	if q.begin() { // who sends now finds somebody writing, and waits in the queue
+		then()
+		then = func() {}
 		n, err := q.try(b)
 		if err != nil {
 			q.end(nil, 0)
@@ -136,11 +142,9 @@ func (q *Queue) SendControl(b []byte) bool {
 		}
 		if room, _ := q.room(); q.bytes == 0 || len(b) <= room {
 			q.push(b)
-			writing := q.writing
 			q.mu.Unlock()
-			if !writing {
-				notify(q.wake)
-			}
+			then()
+			notify(q.wake)
 			return true
 		}
 		q.mu.Unlock()

@@ -356,6 +356,29 @@ func TestSendControlSendsOnce(t *testing.T) {
 	})
 }
 
+// Whoever learns of the peer by an answer to it sends behind that answer, whether or not it was taken at once.
+func TestSendFirst(t *testing.T) {
+	for _, room := range []int{0, 10, 1000} {
+		for _, before := range []int{0, 1} {
+			synctest.Test(t, func(t *testing.T) {
+				p := newPipe(room)
+				q := startQueue(t, p, QueueConfig{Limit: 1000})
+				for range before {
+					q.SendControl(item(20, 9))
+				}
+				synctest.Wait()
+				q.SendFirst(item(20, 1), func() { q.Send(item(20, 2)) })
+				p.allow(1000)
+				synctest.Wait()
+				want := append(bytes.Repeat(item(20, 9), before), append(item(20, 1), item(20, 2)...)...)
+				if got := p.bytes(); !bytes.Equal(got, want) {
+					t.Errorf("room %d, %d before: got %x, want %x", room, before, got, want)
+				}
+			})
+		}
+	}
+}
+
 func TestSendControlEndsWithClose(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPipe(0)

@@ -82,6 +82,12 @@ func (s *swarm) leave() {
 	s.conns = nil
 }
 
+// newOpen makes a network with a gateway that has a key, and takes clients without one as well.
+func newOpen(t *testing.T, args ...string) *network {
+	t.Helper()
+	return newSecure(t, append([]string{"--listen", "tcp://:2002?allow=both"}, args...)...)
+}
+
 // status asks the gateway how it does.
 func (n *network) status() (s api.Status) {
 	n.t.Helper()
@@ -115,7 +121,7 @@ func TestSilentCrowd(t *testing.T) {
 	t.Parallel()
 	for _, hosts := range []int{1, 200} {
 		t.Run(fmt.Sprint(hosts, " sources"), func(t *testing.T) {
-			n := newGateway(t)
+			n := newOpen(t)
 			s := newSwarm(t, n, hosts)
 			done := make(chan struct{})
 			go func() { defer close(done); s.connect(10_000, 0, nil) }()
@@ -146,7 +152,7 @@ func TestSilentCrowd(t *testing.T) {
 // there again within a minute after they have left.
 func TestManyAddresses(t *testing.T) {
 	t.Parallel()
-	n := newGateway(t, "--pool", "10.0.0.0/24")
+	n := newOpen(t, "--pool", "10.0.0.0/23") // half of it for them
 	ask := func(conn net.Conn) { _, _ = conn.Write(rawvpn.Ask{}.Bytes()) }
 	one := newSwarm(t, n, 1)
 	one.connect(100, 20*time.Millisecond, ask)

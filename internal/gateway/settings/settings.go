@@ -25,11 +25,15 @@ const (
 	DefaultQueueTotal  = 512 << 20
 )
 
-// DefaultLimits are those of a gateway on the Internet.
+// DefaultLimits are those of a gateway with a key, on the Internet. One without a key, as in 2013, has those
+// in all alone: whoever runs it knows who comes.
 var DefaultLimits = admission.Limits{
 	Unknown: 256, SourceSessions: 32, SourceUnknown: 16, SourceRate: 10, SourceBurst: 30, Rate: 500,
 	Penalty: 5 * time.Second, PenaltyMax: 10 * time.Minute,
 }
+
+// noLimit is a number of connections, or of them a second, that nobody reaches.
+const noLimit = 1_000_000
 
 // DefaultPool is the prefix of the 2013 protocol (protocol-2013: the netmask is hard-coded there).
 var DefaultPool = netip.MustParsePrefix("10.0.0.0/16")
@@ -82,7 +86,7 @@ type Config struct {
 	WriteTimeout time.Duration // without progress in sending
 	MaxSessions  int           // connections in all
 	// Limits on who may come in. Sessions is MaxSessions, and Plain, unless it is set, half of that
-	// where the gateway has a key.
+	// where the gateway has a key. Defaults are DefaultLimits.
 	Limits     admission.Limits
 	QueueBytes int // waiting for one client
 	QueueTotal int // waiting for all clients, bytes
@@ -132,6 +136,7 @@ func (c *Config) setLimits() {
 	switch {
 	case c.Key.IsZero():
 		l.Plain = l.Sessions
+		d.SourceSessions, d.SourceUnknown, d.SourceRate, d.SourceBurst, d.Rate = noLimit, noLimit, noLimit, noLimit, noLimit
 	case l.Plain == 0:
 		l.Plain = max(l.Sessions/2, 1)
 	}
