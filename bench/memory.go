@@ -19,13 +19,18 @@ const (
 )
 
 // memoryRow reads the resident memory of both programs, which includes the pages of the program itself,
-// when they are idle and right after one TCP flow in each direction. Each run starts them anew.
+// when they are idle and right after one TCP flow in each direction. Each run starts them anew. Each
+// program is two processes, which share the pages of the program: PSS counts those once.
 func memoryRow(ctx context.Context, b *bench) ([]*line, error) {
 	lines := []*line{
 		{what: "vpnsrv idle, RSS, MiB", bars: []bar{atMost(15, "<= 15 MiB")}},
+		{what: "vpnsrv and its ferry-netadmin idle, PSS, MiB"},
 		{what: "vpncli idle, RSS, MiB", bars: []bar{atMost(12, "<= 12 MiB")}},
+		{what: "vpncli and its ferry-netadmin idle, PSS, MiB"},
 		{what: "vpnsrv after TCP flows, RSS, MiB"},
+		{what: "vpnsrv and its ferry-netadmin after TCP flows, PSS, MiB"},
 		{what: "vpncli after TCP flows, RSS, MiB"},
+		{what: "vpncli and its ferry-netadmin after TCP flows, PSS, MiB"},
 	}
 	return lines, b.inTurn(ctx, []path{{ours, ferryAddr}}, b.memory, lines...)
 }
@@ -58,31 +63,43 @@ func (b *bench) memory(ctx context.Context, p path) ([]float64, error) {
 	return append(idle, used...), err
 }
 
-// memory returns the RSS of the gateway and of the clients, in MiB.
+// memory returns the RSS of the gateway and of the clients, each with the PSS of its two processes, in MiB.
 func (f *ferry) memory() (all []float64, err error) {
 	for _, p := range append([]*lab.Proc{f.srv}, f.clients...) {
-		bytes, err := rss(p.Pid())
+		resident, err := rss(p.Pid())
 		if err != nil {
 			return nil, err
 		}
-		all = append(all, bytes/mib)
+		both := 0.0
+		for _, pid := range []int{p.Pid(), p.Child("ferry-netadmin")} {
+			bytes, err := sizeOf(pid, "smaps_rollup", "Pss:")
+			if err != nil {
+				return nil, err
+			}
+			both += bytes
+		}
+		all = append(all, resident/mib, both/mib)
 	}
 	return all, nil
 }
 
 // rss returns VmRSS of a process, in bytes.
-func rss(pid int) (float64, error) {
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+func rss(pid int) (float64, error) { return sizeOf(pid, "status", "VmRSS:") }
+
+// sizeOf returns a size that a file in /proc/PID tells, in bytes.
+func sizeOf(pid int, file, name string) (float64, error) {
+	path := fmt.Sprintf("/proc/%d/%s", pid, file)
+	all, err := os.ReadFile(path)
 	if err != nil {
 		return 0, err
 	}
-	for text := range strings.Lines(string(status)) {
-		if value, ok := strings.CutPrefix(text, "VmRSS:"); ok {
+	for text := range strings.Lines(string(all)) {
+		if value, ok := strings.CutPrefix(text, name); ok {
 			kib, err := strconv.ParseFloat(strings.TrimSuffix(strings.TrimSpace(value), " kB"), 64)
 			return kib * 1024, err
 		}
 	}
-	return 0, fmt.Errorf("/proc/%d/status has no VmRSS", pid)
+	return 0, fmt.Errorf("%s has no %s", path, name)
 }
 
 // cpuTime returns how long a process has been running on a processor.

@@ -8,10 +8,12 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"ferry/internal/carrier"
 	"ferry/internal/cli"
 	"ferry/internal/client"
 	"ferry/internal/config"
 	"ferry/internal/identity"
+	"ferry/internal/netadmin"
 )
 
 func joinCommand() *cobra.Command {
@@ -38,7 +40,16 @@ the string it is read from stdin, where other users of this device do not see it
 		if err != nil {
 			return &config.UsageError{Err: err}
 		}
-		e, j, err := client.Join(cmd.Context(), invitation, *state, *mark)
+		var marked carrier.Opener
+		if *mark != 0 {
+			host, err := netadmin.Start(netadmin.Rules{Program: "vpncli", Mark: *mark})
+			if err != nil {
+				return err
+			}
+			defer host.Close()
+			marked = host
+		}
+		e, j, err := client.Join(cmd.Context(), invitation, *state, marked)
 		if err != nil {
 			return err
 		}

@@ -2,20 +2,26 @@
 package main
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"os"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
+	"ferry/internal/carrier"
 	"ferry/internal/cli"
 	"ferry/internal/client"
 	"ferry/internal/config"
+	"ferry/internal/confine"
+	"ferry/internal/netadmin"
 )
 
 // version is set by the linker: -ldflags "-X main.version=1.0".
 var version = "devel"
 
-func main() { cli.Main(command(), version) }
+func main() { cli.Main(command, version) }
 
 func command() *cobra.Command {
 	cmd := &cobra.Command{
@@ -52,5 +58,24 @@ func connect(ctx context.Context, keys *config.Client, lines bool) error {
 		t.lines = os.Stdout
 	}
 	c.Report, c.Events = cli.Reports(ctx), t.tell
-	return client.Run(ctx, c)
+	host, err := cli.StartHost(netadmin.Rules{
+		Program: "vpncli", TUN: c.TUN, MTU: cmp.Or(c.MTU, client.DefaultMTU), Mark: c.Mark, Connect: sockets(c),
+	}, keys.Process, confine.Rules{
+		Read:     []string{"/etc"}, // resolv.conf and hosts, which other programs replace
+		Families: []int{unix.AF_INET, unix.AF_INET6, unix.AF_VSOCK, unix.AF_NETLINK},
+	}, c.Log)
+	if err != nil {
+		return err
+	}
+	return errors.Join(client.Run(ctx, c, host), host.Close())
+}
+
+// sockets returns the paths of the unix sockets that lead to a gateway.
+func sockets(c client.Config) (paths []string) {
+	for _, url := range c.Servers {
+		if e, err := carrier.ParseDial(url, c.Port); err == nil && e.Scheme == "unix" {
+			paths = append(paths, e.Path)
+		}
+	}
+	return paths
 }

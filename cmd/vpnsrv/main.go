@@ -4,18 +4,24 @@ package main
 
 import (
 	"context"
+	"errors"
+	"path/filepath"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
+	"ferry/internal/carrier"
 	"ferry/internal/cli"
 	"ferry/internal/config"
+	"ferry/internal/confine"
 	"ferry/internal/gateway"
+	"ferry/internal/netadmin"
 )
 
 // version is set by the linker: -ldflags "-X main.version=1.0".
 var version = "devel"
 
-func main() { cli.Main(command(), version) }
+func main() { cli.Main(command, version) }
 
 func command() *cobra.Command {
 	cmd := &cobra.Command{
@@ -50,5 +56,26 @@ func serve(ctx context.Context, keys *config.Gateway) error {
 	c.Version = version
 	c.Report = cli.Reports(ctx)
 	c.Ready = func() { cli.Notify(cli.Ready, "STATUS=serving "+c.Pool.String()+" by "+c.TUN) }
-	return gateway.Run(ctx, c)
+	host, err := cli.StartHost(netadmin.Rules{
+		Program: "vpnsrv", TUN: c.TUN, MTU: c.MTU, Remove: sockets(c.Listen),
+	}, keys.Process, confine.Rules{
+		Read:     []string{"/proc/self", "/proc/stat"}, // for metrics of this process
+		Families: []int{unix.AF_UNIX, unix.AF_NETLINK}, // the service manager; addresses of this host
+	}, c.Log)
+	if err != nil {
+		return err
+	}
+	return errors.Join(gateway.Run(ctx, c, host), host.Close())
+}
+
+// sockets returns the paths of the unix sockets to listen on.
+func sockets(listen []string) (paths []string) {
+	for _, url := range listen {
+		if e, err := carrier.ParseListen(url); err == nil && e.Scheme == "unix" {
+			if path, err := filepath.Abs(e.Path); err == nil {
+				paths = append(paths, path)
+			}
+		}
+	}
+	return paths
 }

@@ -16,6 +16,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"ferry/internal/durable"
 )
 
 var errMissing = errors.New("no such peer")
@@ -24,7 +26,11 @@ var errMissing = errors.New("no such peer")
 func start(t *testing.T) (dir string) {
 	t.Helper()
 	dir = t.TempDir()
-	l, err := Listen(t.Context(), filepath.Join(dir, SocketName))
+	state, err := durable.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := Listen(t.Context(), state)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"slices"
 	"time"
 
@@ -17,6 +18,7 @@ import (
 
 	"ferry/internal/carrier"
 	"ferry/internal/carrier/unix"
+	"ferry/internal/durable"
 )
 
 // Bounds for whoever speaks to the socket.
@@ -30,8 +32,9 @@ const (
 // host is the name that requests have to name: no page in a browser can have it.
 const host = "ferry"
 
-// Listen makes the socket.
-func Listen(ctx context.Context, path string) (net.Listener, error) {
+// Listen makes the socket in the state directory, which has to stay open until the listener is closed.
+func Listen(ctx context.Context, dir *durable.Dir) (net.Listener, error) {
+	path := filepath.Join(dir.Name(), SocketName)
 	l, err := unix.Listen(ctx, carrier.Endpoint{Scheme: "unix", Path: path})
 	if err != nil {
 		return nil, fmt.Errorf("control socket: %w", err)
@@ -39,11 +42,21 @@ func Listen(ctx context.Context, path string) (net.Listener, error) {
 	if err := os.Chmod(path, 0o600); err != nil {
 		return nil, errors.Join(fmt.Errorf("control socket: %w", err), l.Close())
 	}
-	return netutil.LimitListener(&owners{l}, maxConns), nil
+	// By its path it may be out of reach when it is to be removed.
+	l.(*net.UnixListener).SetUnlinkOnClose(false)
+	return netutil.LimitListener(&owners{l, dir}, maxConns), nil
 }
 
 // owners accepts connections of root and of the user who runs this process.
-type owners struct{ net.Listener }
+type owners struct {
+	net.Listener
+	dir *durable.Dir
+}
+
+func (l *owners) Close() error {
+	_ = l.dir.Remove(SocketName)
+	return l.Listener.Close()
+}
 
 func (l *owners) Accept() (net.Conn, error) {
 	for {

@@ -17,11 +17,11 @@ import (
 	"strings"
 	"syscall"
 
-	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
 	"ferry/internal/config"
+	"ferry/internal/netadmin"
 )
 
 // Exit statuses.
@@ -30,8 +30,12 @@ const (
 	statusUsage = 2
 )
 
-// Main runs cmd until it ends or a signal stops it, and exits. version is that of the program.
-func Main(cmd *cobra.Command, version string) {
+// Main runs the command until it ends or a signal stops it, and exits. version is that of the program.
+func Main(command func() *cobra.Command, version string) {
+	if netadmin.IsChild() {
+		os.Exit(netadmin.Main(config.NewLogger))
+	}
+	cmd := command()
 	tellVersion(cmd, version)
 	cmd.SilenceUsage, cmd.SilenceErrors = true, true
 	cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return config.FlagError(cmd.Flags(), err) })
@@ -99,7 +103,7 @@ func untilSignal(program string) context.Context {
 	ctx, cancel := context.WithCancel(context.Background())
 	go func() {
 		<-stop
-		Notify(daemon.SdNotifyStopping)
+		Notify("STOPPING=1")
 		cancel()
 		<-stop
 		fmt.Fprintf(os.Stderr, "%s: second signal: ended without cleaning up; the next start does it\n", program)
@@ -130,19 +134,6 @@ func Reports(ctx context.Context) <-chan struct{} {
 		}
 	}()
 	return reports
-}
-
-// Ready is the state of a service that serves.
-const Ready = daemon.SdNotifyReady
-
-// Notify tells the service manager, if there is one, the states (sd_notify(3)), which are separated
-// by newlines there: those within a state do not pass. A manager that does not listen is no reason
-// to stop.
-func Notify(states ...string) {
-	for i, s := range states {
-		states[i] = oneLine(s)
-	}
-	_, _ = daemon.SdNotify(false, strings.Join(states, "\n"))
 }
 
 // complete teaches the completion scripts what flags take. Flags of other values take no files.

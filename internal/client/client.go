@@ -27,6 +27,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"ferry/internal/carrier"
+	"ferry/internal/durable"
 	"ferry/internal/exit"
 	"ferry/internal/hostnet"
 	"ferry/internal/identity"
@@ -50,6 +51,15 @@ type Exit interface {
 	Run(ctx context.Context, f *router.Forwarder) error
 }
 
+// A Host does for a client what takes rights, until it gives those up that it has itself.
+type Host interface {
+	exit.Host
+	carrier.Opener
+	// Confine gives up all rights that are not needed any more. It is called once, before anything is read
+	// from the network. state is the directory that stays open to the program, if it has one.
+	Confine(state *durable.Dir) error
+}
+
 // A client is what lives as long as Run.
 type client struct {
 	c       Config
@@ -65,18 +75,21 @@ type client struct {
 
 // Run keeps this device connected until ctx is done, and then takes back all that it did to the
 // host. It returns nil after such a clean stop, and an error when connecting again has no point.
-func Run(ctx context.Context, c Config) (err error) {
+func Run(ctx context.Context, c Config, host Host) (err error) {
 	c.setDefaults()
 	servers, err := endpoints(c.Servers, c.Port)
 	if err != nil {
 		return err
 	}
-	tun, err := exit.Open(c.TUN, legacyMTU(c.MTU), c.Log)
+	tun, err := exit.Open(host, c.Log)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, tun.Close()) }()
-	return run(ctx, c, servers, dialer(c.Mark), tun)
+	if err := host.Confine(nil); err != nil {
+		return err
+	}
+	return run(ctx, c, servers, dialer(host), tun)
 }
 
 func endpoints(urls []string, port int) (all []carrier.Endpoint, err error) {
@@ -93,21 +106,13 @@ func endpoints(urls []string, port int) (all []carrier.Endpoint, err error) {
 	return all, nil
 }
 
-// dialer returns what dials with a firewall mark, and gives up after a while.
-func dialer(mark uint32) func(context.Context, carrier.Endpoint) (net.Conn, error) {
+// dialer returns what dials with the sockets of an opener, and gives up after a while.
+func dialer(o carrier.Opener) func(context.Context, carrier.Endpoint) (net.Conn, error) {
 	return func(ctx context.Context, e carrier.Endpoint) (net.Conn, error) {
 		ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 		defer cancel()
-		return carriers[e.Scheme](ctx, e, mark)
+		return carriers[e.Scheme](ctx, e, o)
 	}
-}
-
-// legacyMTU is the MTU of the interface until a gateway has said what it should be.
-func legacyMTU(configured int) int {
-	if configured != 0 {
-		return configured
-	}
-	return 1500
 }
 
 func run(ctx context.Context, c Config, servers []carrier.Endpoint, dial func(context.Context, carrier.Endpoint) (net.Conn, error), e Exit) error {

@@ -13,6 +13,7 @@ import (
 const (
 	DefaultPort      = 2002
 	DefaultTUN       = "ferry0"
+	DefaultMTU       = 1500 // until a gateway has said what it should be
 	DefaultKeepalive = 15 * time.Second
 	DefaultRetryMin  = 200 * time.Millisecond
 	DefaultRetryMax  = 30 * time.Second

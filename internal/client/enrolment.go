@@ -73,14 +73,14 @@ func DeviceKey(stateDir string) (identity.Key, error) {
 }
 
 // Join redeems an invitation: the gateway knows the key of this device from then on, and the device the
-// gateway. What it has learned is on disk when it returns. mark is the firewall mark of the connection.
-func Join(ctx context.Context, invitation identity.Invitation, stateDir string, mark uint32) (Enrolment, proto.JoinedMessage, error) {
+// gateway. What it has learned is on disk when it returns. o may be nil.
+func Join(ctx context.Context, invitation identity.Invitation, stateDir string, o carrier.Opener) (Enrolment, proto.JoinedMessage, error) {
 	var e Enrolment
 	key, err := DeviceKey(stateDir)
 	if err != nil {
 		return e, proto.JoinedMessage{}, err
 	}
-	j, err := redeem(ctx, invitation, key, mark)
+	j, err := redeem(ctx, invitation, key, o)
 	if err != nil {
 		return e, j, err
 	}
@@ -96,12 +96,12 @@ func Join(ctx context.Context, invitation identity.Invitation, stateDir string, 
 }
 
 // redeem shows the secret to the first server that is the gateway.
-func redeem(ctx context.Context, i identity.Invitation, key identity.Key, mark uint32) (j proto.JoinedMessage, err error) {
+func redeem(ctx context.Context, i identity.Invitation, key identity.Key, o carrier.Opener) (j proto.JoinedMessage, err error) {
 	servers, err := endpoints(i.Servers, 0)
 	if err != nil {
 		return j, err
 	}
-	c := &client{dial: dialer(mark), tls: key.Client(identity.Join, i.Gateway)}
+	c := &client{dial: dialer(o), tls: key.Client(identity.Join, i.Gateway)}
 	var all []error
 	for _, server := range servers {
 		s, err := c.reach(ctx, server)

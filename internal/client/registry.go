@@ -10,9 +10,8 @@ import (
 	"ferry/internal/carrier/vsock"
 )
 
-// carriers are the ways to a gateway, by the scheme of a URL. A new one is added here. The last
-// argument is the firewall mark of the connection; a carrier that is no IP has no use for it.
-var carriers = map[string]func(context.Context, carrier.Endpoint, uint32) (net.Conn, error){
+// carriers are the ways to a gateway, by the scheme of a URL. A new one is added here.
+var carriers = map[string]func(context.Context, carrier.Endpoint, carrier.Opener) (net.Conn, error){
 	"tcp":   tcp.Dial,
 	"vsock": vsock.Dial,
 	"unix":  unix.Dial,

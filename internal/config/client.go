@@ -34,7 +34,7 @@ type Client struct {
 	RetryMin     string   `toml:"retry_min"`
 	RetryMax     string   `toml:"retry_max"`
 	QueueBytes   int      `toml:"queue_bytes"`
-	Logging
+	Process
 
 	flags *pflag.FlagSet
 }
@@ -62,7 +62,7 @@ func NewClient(fs *pflag.FlagSet) *Client {
 	fs.StringArrayVar(&c.Route, "route", nil, "`CIDR` to route into the tunnel; repeatable")
 	fs.BoolVar(&c.DefaultRoute, "default-route", false, "route everything into the tunnel but the connection to the gateway")
 	fs.BoolVar(&c.AcceptRoutes, "accept-routes", c.AcceptRoutes, "take the routes that the gateway pushes (refuse them: --accept-routes=false)")
-	addCommon(fs, &c.Logging, "vpncli")
+	addCommon(fs, &c.Process, "vpncli")
 	return c
 }
 

@@ -64,7 +64,7 @@ type Gateway struct {
 	QueueTotal       int               `toml:"queue_total"` // bytes
 	Reserved         map[string]string `toml:"reserved"`
 	Sites            map[string]string `toml:"sites"`
-	Logging
+	Process
 
 	flags *pflag.FlagSet
 }
@@ -92,12 +92,12 @@ func NewGateway(fs *pflag.FlagSet) *Gateway {
 	fs.BoolVar(&g.NAT, "nat", false, "masquerade the pool out of this host")
 	fs.BoolVar(&g.Isolate, "isolate", false, "let no packets pass from client to client")
 	fs.StringArrayVar(&g.PushRoute, "push-route", nil, "`CIDR` for the clients to route into the tunnel; repeatable")
-	addCommon(fs, &g.Logging, "vpnsrv")
+	addCommon(fs, &g.Process, "vpnsrv")
 	return g
 }
 
 // addCommon adds the flags that both programs have.
-func addCommon(fs *pflag.FlagSet, l *Logging, program string) {
+func addCommon(fs *pflag.FlagSet, l *Process, program string) {
 	fs.String("config", "", "TOML `file` with these settings and more; flags win (default: "+DefaultFile(program)+" if it is there;\n--config= reads none)")
 	l.bind(fs)
 	fs.BoolP("version", "V", false, "print the version and end")

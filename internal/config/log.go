@@ -10,8 +10,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Logging has the keys by which both programs are told how to log.
-type Logging struct {
+// Process has the keys by which both programs are told how to run.
+type Process struct {
+	User   string `toml:"user"` // empty: see confine.FindUser
 	Format string `toml:"log_format"`
 	Level  string `toml:"log_level"`
 }
@@ -22,13 +23,20 @@ var (
 	LogLevels  = []string{"debug", "info", "warn", "error"}
 )
 
-func (l *Logging) bind(fs *pflag.FlagSet) {
+func (l *Process) bind(fs *pflag.FlagSet) {
 	l.Format, l.Level = "text", "info"
+	fs.StringVar(&l.User, "user", "", "`name` or number of the user to run as when all is set up (default: ferry, or a number that nobody has)")
 	fs.StringVar(&l.Format, "log-format", l.Format, "`format` of the log on stderr: text or json")
 	fs.StringVar(&l.Level, "log-level", l.Level, "`level` of the log: debug, info, warn or error")
 }
 
-func (l *Logging) logger(s *source, w io.Writer) *slog.Logger {
+// NewLogger returns a logger to stderr for values that were checked.
+func NewLogger(format, level string) *slog.Logger {
+	l := Process{Format: format, Level: level}
+	return l.logger(&source{flags: new(pflag.FlagSet)}, os.Stderr)
+}
+
+func (l *Process) logger(s *source, w io.Writer) *slog.Logger {
 	o := &slog.HandlerOptions{Level: read(s, "log_level", l.Level, parseLevel)}
 	switch l.Format {
 	case "json":

@@ -1,34 +1,94 @@
 // Package durable puts small files on disk so that a crash or a power cut leaves the old one or the new
 // one, whole: written beside it, synced, renamed, and the directory synced, or the name may be lost.
 // Files are for their owner's eyes (0600, directories 0700).
+//
+// A Dir is an open directory: what is in it can be reached for as long as it is open, also by a process
+// that has given up the right to come by its path.
 package durable
 
 import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math/rand/v2"
 	"os"
+	"path"
 	"path/filepath"
+	"strconv"
 
 	"golang.org/x/sys/unix"
 )
 
+// A Dir is an open directory. Names are those of files in it.
+type Dir struct{ *os.Root }
+
+// Open opens the state directory of a program, which it makes if need be.
+func Open(path string) (*Dir, error) {
+	if err := MakeDir(path); err != nil {
+		return nil, explain(path, err)
+	}
+	root, err := os.OpenRoot(path)
+	if err != nil {
+		return nil, explain(path, err)
+	}
+	return &Dir{root}, nil
+}
+
+// Give makes the directory and what is in it another user's, but for keys (*.key), which stay as they are.
+func (d *Dir) Give(uid, gid int) error {
+	entries, err := fs.ReadDir(d.FS(), ".")
+	if err != nil {
+		return d.Explain(err)
+	}
+	for _, e := range entries {
+		if path.Ext(e.Name()) == ".key" || e.Type()&fs.ModeSocket != 0 {
+			continue
+		}
+		if err := d.Lchown(e.Name(), uid, gid); err != nil {
+			return d.Explain(err)
+		}
+	}
+	if err := d.Chown(".", uid, gid); err != nil {
+		return d.Explain(err)
+	}
+	return nil
+}
+
+// Explain adds to an error of the directory which one it is, and what to do about it.
+func (d *Dir) Explain(err error) error { return explain(d.Name(), err) }
+
+func explain(path string, err error) error {
+	if errors.Is(err, fs.ErrPermission) || errors.Is(err, unix.EROFS) {
+		return fmt.Errorf("state directory %s: no write access: start as root, or choose another with --state DIR: %w", path, err)
+	}
+	return fmt.Errorf("state directory %s: %w", path, err)
+}
+
 // Replace writes a file, in the place of one that may be there.
-func Replace(path string, b []byte) error { return write(path, b, 0) }
+func (d *Dir) Replace(name string, b []byte) error { return d.write(name, b, 0) }
 
 // Create writes a file that is not there yet; if it is, the error is fs.ErrExist.
-func Create(path string, b []byte) error { return write(path, b, unix.RENAME_NOREPLACE) }
+func (d *Dir) Create(name string, b []byte) error { return d.write(name, b, unix.RENAME_NOREPLACE) }
 
-func write(path string, b []byte, flags uint) (err error) {
-	dir := filepath.Dir(path)
-	f, err := os.CreateTemp(dir, filepath.Base(path)+".new*")
+// Sync makes what was made, renamed or removed in the directory last.
+func (d *Dir) Sync() error {
+	f, err := d.Open(".")
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Sync(), f.Close())
+}
+
+func (d *Dir) write(name string, b []byte, flags uint) (err error) {
+	beside := name + ".new" + strconv.FormatUint(rand.Uint64(), 36)
+	f, err := d.OpenFile(beside, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
 	}
 	defer func() {
 		if err != nil {
 			_ = f.Close()
-			_ = os.Remove(f.Name()) // there is none after a rename
+			_ = d.Remove(beside) // there is none after a rename
 		}
 	}()
 	if _, err = f.Write(b); err != nil {
@@ -40,24 +100,52 @@ func write(path string, b []byte, flags uint) (err error) {
 	if err = f.Close(); err != nil {
 		return err
 	}
-	if err = rename(f.Name(), path, flags); err != nil {
+	if err = d.rename(beside, name, flags); err != nil {
 		return err
 	}
-	return SyncDir(dir)
+	return d.Sync()
 }
 
-func rename(from, to string, flags uint) error {
-	err := unix.Renameat2(unix.AT_FDCWD, from, unix.AT_FDCWD, to, flags)
+func (d *Dir) rename(from, to string, flags uint) error {
+	if flags == 0 {
+		return d.Rename(from, to)
+	}
+	self, err := d.Open(".")
+	if err != nil {
+		return err
+	}
+	defer self.Close()
+	fd := int(self.Fd())
+	err = unix.Renameat2(fd, from, fd, to, flags)
 	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSYS) { // a file system or a kernel without flags
-		if _, statErr := os.Lstat(to); statErr == nil && flags != 0 {
+		if _, statErr := d.Lstat(to); statErr == nil {
 			return &fs.PathError{Op: "rename", Path: to, Err: fs.ErrExist}
 		}
-		return os.Rename(from, to)
+		return d.Rename(from, to)
 	}
 	if err != nil {
 		return &fs.PathError{Op: "rename", Path: to, Err: err}
 	}
 	return nil
+}
+
+// Replace writes a file, in the place of one that may be there.
+func Replace(path string, b []byte) error { return in(path, b, (*Dir).Replace) }
+
+// Create writes a file that is not there yet; if it is, the error is fs.ErrExist.
+func Create(path string, b []byte) error { return in(path, b, (*Dir).Create) }
+
+func in(path string, b []byte, write func(*Dir, string, []byte) error) error {
+	return with(filepath.Dir(path), func(d *Dir) error { return write(d, filepath.Base(path), b) })
+}
+
+func with(dir string, do func(*Dir) error) error {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	return do(&Dir{root})
 }
 
 // MakeDir makes a directory, and those above it if need be.
@@ -78,14 +166,5 @@ func MakeDir(dir string) error {
 	if err != nil {
 		return err
 	}
-	return SyncDir(above)
-}
-
-// SyncDir makes what was made, renamed or removed in a directory last.
-func SyncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
+	return with(above, (*Dir).Sync)
 }

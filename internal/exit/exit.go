@@ -31,31 +31,37 @@ const (
 	rebuildLimit = 10 * time.Second
 )
 
+// A Host does to the network of this machine what needs rights, for one interface.
+type Host interface {
+	// OpenTUN makes the interface, or makes it again.
+	OpenTUN() (*tun.Device, error)
+	// Apply and Watch are those of hostnet.Link.
+	Apply(hostnet.State) error
+	Watch(ctx context.Context, report func(hostnet.Event)) error
+	// Undo takes back what Apply did, and gives the interface up.
+	Undo() error
+}
+
 // An Exit is one TUN interface.
 type Exit struct {
 	name string
-	mtu  int
 	log  *slog.Logger
 	port *router.Port
-	link *hostnet.Link
+	host Host
 
 	dev atomic.Pointer[tun.Device]
 
-	mu    sync.Mutex     // guards state and calls of link.Apply
+	mu    sync.Mutex     // guards state and calls of host.Apply
 	state *hostnet.State // nil until Apply
 }
 
 // Open makes the interface. It is not up, and has no address, until Apply.
-func Open(name string, mtu int, log *slog.Logger) (*Exit, error) {
-	dev, err := tun.Open(name, mtu)
+func Open(host Host, log *slog.Logger) (*Exit, error) {
+	dev, err := host.OpenTUN()
 	if err != nil {
 		return nil, err
 	}
-	// Now that the name is ours, what is found around it was left by a process that was killed.
-	if err := hostnet.CleanUp(dev.Name(), log); err != nil {
-		log.Warn("left over from an earlier run", "interface", dev.Name(), "err", err)
-	}
-	e := &Exit{name: dev.Name(), mtu: mtu, log: log, link: hostnet.New(dev.Name(), log)}
+	e := &Exit{name: dev.Name(), log: log, host: host}
 	e.dev.Store(dev)
 	e.port = router.NewPort(0, router.Caps{Super: true, USO: dev.USO(), Exit: true}, e)
 	return e, nil
@@ -72,7 +78,7 @@ func (e *Exit) Apply(s hostnet.State) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.state = &s
-	return e.link.Apply(s)
+	return e.host.Apply(s)
 }
 
 // Send implements router.Sender.
@@ -90,15 +96,15 @@ func (e *Exit) Send(run []byte) (int, router.Reason) {
 // Run hands what the kernel sends to f, until ctx is done. It returns an error when the interface
 // was lost and could not be made again.
 func (e *Exit) Run(ctx context.Context, f *router.Forwarder) error {
-	ctx, cancel := context.WithCancel(ctx)
+	ctx, cancel := context.WithCancelCause(ctx)
 	var watching sync.WaitGroup
 	watching.Go(func() {
 		if err := e.watch(ctx); err != nil {
-			e.log.Error("interface is not watched any more", "interface", e.name, "err", err)
+			cancel(fmt.Errorf("watch interface %s: %w", e.name, err))
 		}
 	})
 	defer watching.Wait()
-	defer cancel()
+	defer cancel(context.Canceled)
 	stop := context.AfterFunc(ctx, func() { _ = e.dev.Load().Close() })
 	defer stop()
 
@@ -106,6 +112,9 @@ func (e *Exit) Run(ctx context.Context, f *router.Forwarder) error {
 	for {
 		err := e.read(buf, f)
 		if ctx.Err() != nil {
+			if cause := context.Cause(ctx); !errors.Is(cause, context.Canceled) {
+				return cause
+			}
 			return nil
 		}
 		e.log.Error("interface lost, making it again", "interface", e.name, "err", err)
@@ -119,7 +128,7 @@ func (e *Exit) Run(ctx context.Context, f *router.Forwarder) error {
 func (e *Exit) Close() error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return errors.Join(e.link.Close(), e.dev.Load().Close())
+	return errors.Join(e.host.Undo(), e.dev.Load().Close())
 }
 
 func (e *Exit) read(buf []byte, f *router.Forwarder) error {
@@ -161,12 +170,12 @@ func (e *Exit) rebuild(ctx context.Context) error {
 func (e *Exit) reopen(ctx context.Context) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	dev, err := tun.Open(e.name, e.mtu)
+	dev, err := e.host.OpenTUN()
 	if err != nil {
 		return err
 	}
 	if e.state != nil {
-		if err := e.link.Apply(*e.state); err != nil {
+		if err := e.host.Apply(*e.state); err != nil {
 			return errors.Join(err, dev.Close())
 		}
 	}
@@ -179,7 +188,7 @@ func (e *Exit) reopen(ctx context.Context) error {
 
 // watch repairs what others do to the interface.
 func (e *Exit) watch(ctx context.Context) error {
-	return e.link.Watch(ctx, func(ev hostnet.Event) {
+	return e.host.Watch(ctx, func(ev hostnet.Event) {
 		if ev == hostnet.Gone {
 			// Deleted: reading fails by itself, and may have made the interface again already.
 			// Moved to another namespace: reading would go on, but nobody here would ever see
@@ -222,7 +231,7 @@ func (e *Exit) repair() error {
 	if e.state == nil {
 		return nil
 	}
-	return e.link.Apply(*e.state)
+	return e.host.Apply(*e.state)
 }
 
 // keepMTU makes the MTU that somebody has set part of the declared state.

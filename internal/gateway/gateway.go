@@ -21,7 +21,6 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
-	"path/filepath"
 	"runtime/debug"
 	"slices"
 	"sync"
@@ -33,6 +32,7 @@ import (
 	"ferry/internal/admission"
 	"ferry/internal/api"
 	"ferry/internal/carrier"
+	"ferry/internal/durable"
 	"ferry/internal/exit"
 	"ferry/internal/gateway/settings"
 	"ferry/internal/hostnet"
@@ -88,9 +88,17 @@ type Exit interface {
 	Run(ctx context.Context, f *router.Forwarder) error
 }
 
+// A Host does for a gateway what takes rights, until it gives those up that it has itself.
+type Host interface {
+	exit.Host
+	// Confine gives up all rights that are not needed any more. It is called once, before anything is read
+	// from the network. state is the directory that stays open to the gateway.
+	Confine(state *durable.Dir) error
+}
+
 // Run serves clients until ctx is done, and then takes back all that it did to the host. It returns
 // nil after such a clean stop.
-func Run(ctx context.Context, c Config) (err error) {
+func Run(ctx context.Context, c Config, host Host) (err error) {
 	c.SetDefaults()
 	undo := func() error { return nil }
 	defer func() { err = errors.Join(err, undo()) }()
@@ -104,7 +112,7 @@ func Run(ctx context.Context, c Config) (err error) {
 	if err != nil {
 		return err
 	}
-	tun, err := exit.Open(c.TUN, c.MTU, c.Log)
+	tun, err := exit.Open(host, c.Log)
 	if err != nil {
 		closeAll(listeners)
 		return err
@@ -115,7 +123,7 @@ func Run(ctx context.Context, c Config) (err error) {
 		closeAll(listeners)
 		return err
 	}
-	control, err := api.Listen(ctx, filepath.Join(c.StateDir, api.SocketName))
+	control, err := api.Listen(ctx, leases.dir)
 	if err != nil {
 		closeAll(listeners)
 		return err
@@ -126,6 +134,10 @@ func Run(ctx context.Context, c Config) (err error) {
 			closeAll(listeners)
 			return errors.Join(err, control.Close())
 		}
+	}
+	if err := host.Confine(leases.dir); err != nil {
+		closeAll(listeners)
+		return errors.Join(err, control.Close())
 	}
 	// Until protect knows the host, nobody goes beyond it.
 	g.table.SetEgress(nil, []netip.Prefix{netip.PrefixFrom(netip.IPv4Unspecified(), 0)})
@@ -161,7 +173,7 @@ func newGateway(c Config, exit Exit, leases *leases) (*Gateway, error) {
 	if !c.Key.IsZero() {
 		g.plain.Limit /= 2
 		g.tls = c.Key.Server(g.known)
-		g.devices, err = peerstore.Open(filepath.Join(c.StateDir, "peers.json"), peerstore.Config{Pool: c.Pool, Plain: c.PlainPool})
+		g.devices, err = peerstore.Open(leases.dir, peerstore.Config{Pool: c.Pool, Plain: c.PlainPool})
 		if err != nil {
 			return nil, err
 		}

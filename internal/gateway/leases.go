@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"maps"
 	"slices"
@@ -9,11 +10,13 @@ import (
 	"time"
 
 	"ferry/internal/addrpool"
+	"ferry/internal/durable"
 	"ferry/internal/leasestore"
 )
 
 // leases give out addresses and keep that on disk: a client hears of its address only when it is there.
 type leases struct {
+	dir   *durable.Dir // the state directory
 	store *leasestore.Store
 
 	mu   sync.Mutex // guards pool, and makes the order of its events that of the store's
@@ -27,11 +30,15 @@ func openLeases(c *Config) (*leases, error) {
 	if err != nil {
 		return nil, err
 	}
-	store, found, err := leasestore.Open(c.StateDir, c.Log)
+	dir, err := durable.Open(c.StateDir)
 	if err != nil {
 		return nil, err
 	}
-	l := &leases{store: store, pool: pool}
+	store, found, err := leasestore.Open(dir, c.Log)
+	if err != nil {
+		return nil, errors.Join(err, dir.Close())
+	}
+	l := &leases{dir: dir, store: store, pool: pool}
 	l.keep(pool.Restore(found, time.Now()))
 	if s := pool.Stats(); s.Held > 0 {
 		c.Log.Info("addresses are held for the clients of an earlier run", "held", s.Held, "for", c.IdleTimeout)
@@ -39,8 +46,8 @@ func openLeases(c *Config) (*leases, error) {
 	return l, nil
 }
 
-// Close writes down what has not been written yet.
-func (l *leases) Close() error { return l.store.Close() }
+// Close writes down what has not been written yet, and closes the state directory.
+func (l *leases) Close() error { return errors.Join(l.store.Close(), l.dir.Close()) }
 
 // grant returns the lease of r.Owner, and who had its address until now, if anybody. When the disk
 // fails the owner has none.

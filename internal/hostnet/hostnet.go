@@ -63,6 +63,9 @@ type State struct {
 	Masquerade bool
 }
 
+// Full reports whether s is a full tunnel.
+func (s State) Full() bool { return slices.Contains(s.Routes, everything4) }
+
 // Outer describes the connection that carries the tunnel. It matters only if Routes would swallow
 // it. Its Peers have to be up to date before a new one is dialled.
 type Outer struct {

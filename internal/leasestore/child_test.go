@@ -41,7 +41,7 @@ func TestMain(m *testing.M) {
 // child grants and frees, and compacts on the way. Each event is a line on stdout before it is tried
 // and one when it is acknowledged or has failed, as "try grant 10.0.0.1".
 func child(dir, mode string) {
-	s, _, err := Open(dir, slog.New(slog.DiscardHandler))
+	s, _, err := openPath(dir, slog.New(slog.DiscardHandler))
 	if err != nil {
 		fmt.Println("error", err)
 		os.Exit(1)

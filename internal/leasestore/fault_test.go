@@ -49,7 +49,7 @@ func runFaulty(dir, mode, inject string, repair bool) (h told, killed bool, err 
 	if h, err = listen(lines, before...); err != nil {
 		return h, killed, err
 	}
-	s, found, err := Open(dir, slog.New(slog.DiscardHandler))
+	s, found, err := openPath(dir, slog.New(slog.DiscardHandler))
 	if err != nil {
 		return h, killed, err
 	}
@@ -177,7 +177,7 @@ func tmpfs(t *testing.T) string {
 func TestDiskFull(t *testing.T) {
 	dir := tmpfs(t)
 	var log bytes.Buffer // read after Close only
-	s, _, err := Open(dir, slog.New(slog.NewTextHandler(&log, nil)))
+	s, _, err := openPath(dir, slog.New(slog.NewTextHandler(&log, nil)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -271,7 +271,7 @@ func TestReadOnly(t *testing.T) {
 		}
 	}
 	remount(unix.MS_RDONLY)
-	_, _, err := Open(dir, slog.New(slog.DiscardHandler))
+	_, _, err := openPath(dir, slog.New(slog.DiscardHandler))
 	if !errors.Is(err, unix.EROFS) || !strings.Contains(err.Error(), "no write access") {
 		t.Errorf("got %v", err)
 	}
@@ -300,7 +300,7 @@ func TestNoAccess(t *testing.T) {
 			errs <- errNoUser
 			return
 		}
-		_, _, err := Open(filepath.Join(above, "state"), slog.New(slog.DiscardHandler))
+		_, _, err := openPath(filepath.Join(above, "state"), slog.New(slog.DiscardHandler))
 		errs <- err
 	}()
 	err := <-errs

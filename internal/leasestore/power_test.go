@@ -60,6 +60,12 @@ func (v *volatile) call(thread, name, args string, resumed, unfinished bool) {
 	if m := tracePath.FindStringSubmatch(args); m != nil {
 		path = m[1]
 	}
+	in := func(name string) string { // the directory that it is relative to comes first
+		if filepath.IsAbs(name) {
+			return name
+		}
+		return filepath.Join(path, name)
+	}
 	names := quoted.FindAllStringSubmatch(args, -1)
 	switch {
 	case name == "fsync" && unfinished:
@@ -73,12 +79,12 @@ func (v *volatile) call(thread, name, args string, resumed, unfinished bool) {
 		v.synced[path]++
 	case resumed: // what changes something does so from its start
 	case name == "mkdirat":
-		v.dirs[filepath.Dir(names[0][1])] = true
+		v.dirs[filepath.Dir(in(names[0][1]))] = true
 	case name == "renameat":
-		if from := names[0][1]; v.files[from] {
+		if from := in(names[0][1]); v.files[from] {
 			v.t.Errorf("%s is renamed before it is on disk", from)
 		}
-		v.dirs[filepath.Dir(names[1][1])] = true
+		v.dirs[filepath.Dir(in(names[1][1]))] = true
 	case name == "write" && strings.Contains(path, "leases."):
 		v.files[path] = true
 	case name == "write" && strings.Contains(args, `"done`):

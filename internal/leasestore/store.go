@@ -9,7 +9,6 @@ import (
 	"maps"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"slices"
 	"sync"
 	"time"
@@ -39,7 +38,7 @@ const (
 
 // A Store keeps leases in a directory.
 type Store struct {
-	dir  string
+	dir  *durable.Dir
 	log  *slog.Logger
 	lock *os.File
 
@@ -71,11 +70,11 @@ type Stats struct {
 	Err      error  // why nothing can be stored now; nil: all is well
 }
 
-// Open takes over a directory, which it makes if need be, and returns the leases in it.
-func Open(dir string, log *slog.Logger) (*Store, []addrpool.Lease, error) {
+// Open takes over a directory, which has to stay open until the store is closed, and returns the leases in it.
+func Open(dir *durable.Dir, log *slog.Logger) (*Store, []addrpool.Lease, error) {
 	s, err := load(dir, log)
 	if err != nil {
-		return nil, nil, explain(dir, err)
+		return nil, nil, dir.Explain(err)
 	}
 	found := slices.Collect(maps.Values(s.leases))
 	go s.write()
@@ -83,10 +82,7 @@ func Open(dir string, log *slog.Logger) (*Store, []addrpool.Lease, error) {
 }
 
 // load is Open without the writing goroutine.
-func load(dir string, log *slog.Logger) (*Store, error) {
-	if err := durable.MakeDir(dir); err != nil {
-		return nil, err
-	}
+func load(dir *durable.Dir, log *slog.Logger) (*Store, error) {
 	lock, err := takeLock(dir)
 	if err != nil {
 		return nil, err
@@ -103,8 +99,8 @@ func load(dir string, log *slog.Logger) (*Store, error) {
 	return s, nil
 }
 
-func takeLock(dir string) (*os.File, error) {
-	f, err := os.OpenFile(filepath.Join(dir, lockName), os.O_RDWR|os.O_CREATE, 0o600)
+func takeLock(dir *durable.Dir) (*os.File, error) {
+	f, err := dir.OpenFile(lockName, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, err
 	}
@@ -118,17 +114,9 @@ func takeLock(dir string) (*os.File, error) {
 	return f, nil
 }
 
-func explain(dir string, err error) error {
-	if errors.Is(err, fs.ErrPermission) || errors.Is(err, unix.EROFS) {
-		return fmt.Errorf("state directory %s: no write access: start as root, or choose another with --state DIR: %w", dir, err)
-	}
-	return fmt.Errorf("state directory %s: %w", dir, err)
-}
-
 // recover reads the log, and replaces it when it is missing or damaged.
 func (s *Store) recover() error {
-	path := filepath.Join(s.dir, logName)
-	b, err := os.ReadFile(path)
+	b, err := s.dir.ReadFile(logName)
 	if errors.Is(err, fs.ErrNotExist) {
 		return s.snapshot()
 	}
@@ -138,18 +126,18 @@ func (s *Store) recover() error {
 	rest, err := consumeHeader(b)
 	switch {
 	case errors.Is(err, ErrVersion):
-		return fmt.Errorf("%s: %w", path, err)
+		return fmt.Errorf("%s: %w", logName, err)
 	case err != nil:
-		return s.replaceDamaged(path, 0, len(b), err)
+		return s.replaceDamaged(0, len(b), err)
 	}
 	for len(rest) > 0 {
 		var e addrpool.Event
 		if e, rest, err = consumeRecord(rest); err != nil {
-			return s.replaceDamaged(path, len(b)-len(rest), len(b), err)
+			return s.replaceDamaged(len(b)-len(rest), len(b), err)
 		}
 		s.apply(e)
 	}
-	if s.file, err = os.OpenFile(path, os.O_WRONLY|os.O_APPEND, 0); err != nil {
+	if s.file, err = s.dir.OpenFile(logName, os.O_WRONLY|os.O_APPEND, 0); err != nil {
 		return err
 	}
 	s.size = len(b)
@@ -158,14 +146,14 @@ func (s *Store) recover() error {
 
 // replaceDamaged writes what was read before offset to a new file. The damaged one is kept under another
 // name where the file system has links: it may not be ours at all.
-func (s *Store) replaceDamaged(path string, offset, size int, cause error) error {
-	kept := filepath.Join(s.dir, damagedName)
-	_ = os.Remove(kept)
-	if err := os.Link(path, kept); err != nil {
+func (s *Store) replaceDamaged(offset, size int, cause error) error {
+	kept := damagedName
+	_ = s.dir.Remove(kept)
+	if err := s.dir.Link(logName, kept); err != nil {
 		kept = ""
 	}
 	s.log.Warn("lease file is damaged: what comes after the offset is lost",
-		"file", path, "offset", offset, "size", size, "kept", kept, "err", cause)
+		"dir", s.dir.Name(), "file", logName, "offset", offset, "size", size, "kept", kept, "err", cause)
 	return s.snapshot()
 }
 

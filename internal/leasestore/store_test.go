@@ -15,6 +15,7 @@ import (
 	"testing"
 
 	"ferry/internal/addrpool"
+	"ferry/internal/durable"
 )
 
 func lease(i int) addrpool.Lease {
@@ -28,9 +29,18 @@ func lease(i int) addrpool.Lease {
 func grant(i int) addrpool.Event { return addrpool.Event{Lease: lease(i)} }
 func free(i int) addrpool.Event  { return addrpool.Event{Freed: true, Lease: lease(i)} }
 
+// openPath is Open for a path.
+func openPath(path string, log *slog.Logger) (*Store, []addrpool.Lease, error) {
+	dir, err := durable.Open(path)
+	if err != nil {
+		return nil, nil, err
+	}
+	return Open(dir, log)
+}
+
 func open(t *testing.T, dir string) (*Store, map[netip.Addr]addrpool.Lease) {
 	t.Helper()
-	s, found, err := Open(dir, slog.New(slog.DiscardHandler))
+	s, found, err := openPath(dir, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -132,7 +142,11 @@ func TestCompactionIsRare(t *testing.T) {
 
 // Whatever is queued while the disk is at work is written at once.
 func TestOneFsyncForAll(t *testing.T) {
-	s, err := load(t.TempDir(), slog.New(slog.DiscardHandler))
+	dir, err := durable.Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := load(dir, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -210,7 +224,7 @@ func TestDamage(t *testing.T) {
 			t.Fatal(err)
 		}
 		var log bytes.Buffer
-		s, found, err := Open(dir, slog.New(slog.NewTextHandler(&log, nil)))
+		s, found, err := openPath(dir, slog.New(slog.NewTextHandler(&log, nil)))
 		if err != nil {
 			t.Fatalf("%s: %v", what, err)
 		}
@@ -272,7 +286,7 @@ func TestLaterVersion(t *testing.T) {
 	if err := os.WriteFile(path, b, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err := Open(dir, slog.New(slog.DiscardHandler)); !errors.Is(err, ErrVersion) {
+	if _, _, err := openPath(dir, slog.New(slog.DiscardHandler)); !errors.Is(err, ErrVersion) {
 		t.Errorf("got %v", err)
 	}
 	if got, _ := os.ReadFile(path); !bytes.Equal(got, b) {
@@ -283,14 +297,14 @@ func TestLaterVersion(t *testing.T) {
 func TestOpenErrors(t *testing.T) {
 	dir := t.TempDir()
 	open(t, dir)
-	if _, _, err := Open(dir, slog.New(slog.DiscardHandler)); err == nil || !strings.Contains(err.Error(), "--state DIR") {
+	if _, _, err := openPath(dir, slog.New(slog.DiscardHandler)); err == nil || !strings.Contains(err.Error(), "--state DIR") {
 		t.Errorf("directory in use: got %v", err)
 	}
 	file := filepath.Join(t.TempDir(), "file")
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err := Open(file, slog.New(slog.DiscardHandler)); err == nil || !strings.Contains(err.Error(), file) {
+	if _, _, err := openPath(file, slog.New(slog.DiscardHandler)); err == nil || !strings.Contains(err.Error(), file) {
 		t.Errorf("directory is a file: got %v", err)
 	}
 }

@@ -3,11 +3,9 @@ package leasestore
 import (
 	"fmt"
 	"os"
-	"path/filepath"
 	"time"
 
 	"ferry/internal/addrpool"
-	"ferry/internal/durable"
 )
 
 // write owns the file until the store is closed.
@@ -68,9 +66,9 @@ func (s *Store) note(err error) {
 	s.mu.Unlock()
 	switch {
 	case before == nil && err != nil:
-		s.log.Error("leases can not be stored: no new ones are granted, connected clients go on", "dir", s.dir, "err", err)
+		s.log.Error("leases can not be stored: no new ones are granted, connected clients go on", "dir", s.dir.Name(), "err", err)
 	case before != nil && err == nil:
-		s.log.Info("leases can be stored again", "dir", s.dir)
+		s.log.Info("leases can be stored again", "dir", s.dir.Name())
 	}
 }
 
@@ -101,15 +99,14 @@ func (s *Store) snapshot() (err error) {
 		_ = s.file.Close()
 		s.file = nil
 	}
-	path := filepath.Join(s.dir, newName)
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|os.O_APPEND, 0o600)
+	f, err := s.dir.OpenFile(newName, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|os.O_APPEND, 0o600)
 	if err != nil {
 		return err
 	}
 	defer func() {
 		if err != nil {
 			_ = f.Close()
-			_ = os.Remove(path) // there is none after a rename
+			_ = s.dir.Remove(newName) // there is none after a rename
 		}
 	}()
 	b := appendHeader(nil)
@@ -119,10 +116,10 @@ func (s *Store) snapshot() (err error) {
 	if err := writeSynced(f, b); err != nil {
 		return err
 	}
-	if err := os.Rename(path, filepath.Join(s.dir, logName)); err != nil {
+	if err := s.dir.Rename(newName, logName); err != nil {
 		return err
 	}
-	if err := durable.SyncDir(s.dir); err != nil {
+	if err := s.dir.Sync(); err != nil {
 		return err
 	}
 	s.file, s.size = f, len(b)

@@ -8,7 +8,7 @@ import (
 	"fmt"
 	"io/fs"
 	"net/netip"
-	"os"
+	"path/filepath"
 	"time"
 
 	"ferry/internal/durable"
@@ -50,6 +50,10 @@ func (h *Hash) UnmarshalText(b []byte) error {
 	return err
 }
 
+const fileName = "peers.json"
+
+func filePath(dir *durable.Dir) string { return filepath.Join(dir.Name(), fileName) }
+
 // version of the file's format.
 const version = 1
 
@@ -63,8 +67,8 @@ type file struct {
 }
 
 // readFile returns what the file says; of one that is not there, nothing.
-func readFile(path string) (file, error) {
-	b, err := os.ReadFile(path)
+func readFile(dir *durable.Dir) (file, error) {
+	b, err := dir.ReadFile(fileName)
 	if errors.Is(err, fs.ErrNotExist) {
 		return file{}, nil
 	}
@@ -73,7 +77,7 @@ func readFile(path string) (file, error) {
 	}
 	f, err := parse(b)
 	if err != nil {
-		return file{}, fmt.Errorf("peers: %s: %w", path, err)
+		return file{}, fmt.Errorf("peers: %s: %w", filePath(dir), err)
 	}
 	return f, nil
 }
@@ -95,13 +99,13 @@ func parse(b []byte) (f file, err error) {
 	return f, err
 }
 
-func writeFile(path string, f file) error {
+func writeFile(dir *durable.Dir, f file) error {
 	f.Version = version
 	b, err := json.MarshalIndent(f, "", "  ")
 	if err != nil {
 		return fmt.Errorf("peers: %w", err)
 	}
-	if err := durable.Replace(path, append(b, '\n')); err != nil {
+	if err := dir.Replace(fileName, append(b, '\n')); err != nil {
 		return fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
 	return nil

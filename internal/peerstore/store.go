@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"ferry/internal/durable"
 	"ferry/internal/identity"
 	"ferry/internal/proto"
 )
@@ -38,8 +39,8 @@ type Config struct {
 // A Store is a set of peers and invitations. It is safe for concurrent use; Lookup and List never wait
 // for the disk.
 type Store struct {
-	path string
-	c    Config
+	dir *durable.Dir
+	c   Config
 
 	mu  sync.Mutex // held by who changes something, until it is on disk
 	now atomic.Pointer[state]
@@ -51,17 +52,17 @@ type state struct {
 	byKey map[identity.Public]int // index in Peers
 }
 
-// Open reads the file at path, if there is one.
-func Open(path string, c Config) (*Store, error) {
-	f, err := readFile(path)
+// Open reads the file in a directory, which has to stay open as long as the store is used, if there is one.
+func Open(dir *durable.Dir, c Config) (*Store, error) {
+	f, err := readFile(dir)
 	if err != nil {
 		return nil, err
 	}
-	s := &Store{path: path, c: c}
+	s := &Store{dir: dir, c: c}
 	taken := file{}
 	for _, p := range f.Peers {
 		if err := s.checkPeer(taken, p); err != nil {
-			return nil, fmt.Errorf("peers: %s: %w", path, err)
+			return nil, fmt.Errorf("peers: %s: %w", filePath(dir), err)
 		}
 		taken.Peers = append(taken.Peers, p)
 	}
@@ -80,7 +81,7 @@ func (s *Store) set(f file) {
 
 // commit brings f to disk and makes it the state.
 func (s *Store) commit(f file) error {
-	if err := writeFile(s.path, f); err != nil {
+	if err := writeFile(s.dir, f); err != nil {
 		return err
 	}
 	s.set(f)

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"ferry/internal/durable"
 	"ferry/internal/identity"
 	"ferry/internal/proto"
 )
@@ -34,9 +35,19 @@ func addrs(all ...string) (list []netip.Addr) {
 
 func key() identity.Public { return identity.NewKey().Public() }
 
+func openDir(t *testing.T, path string) *durable.Dir {
+	t.Helper()
+	dir, err := durable.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { dir.Close() })
+	return dir
+}
+
 func open(t *testing.T, path string) *Store {
 	t.Helper()
-	s, err := Open(path, Config{Pool: pool, Plain: plain})
+	s, err := Open(openDir(t, filepath.Dir(path)), Config{Pool: pool, Plain: plain})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -280,7 +291,9 @@ func TestDiskFails(t *testing.T) {
 		t.Fatal(err)
 	}
 	before := s.now.Load()
-	s.path = filepath.Join(path, "no directory", "peers.json")
+	if err := os.RemoveAll(filepath.Dir(path)); err != nil { // nothing can be written there any more
+		t.Fatal(err)
+	}
 	if _, err := s.Add(Peer{Name: "cam3", Key: key()}); !errors.Is(err, ErrUnavailable) {
 		t.Errorf("Add: got %v", err)
 	}
@@ -303,7 +316,7 @@ func TestDiskFails(t *testing.T) {
 
 func TestPoolIsFull(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "peers.json")
-	s, err := Open(path, Config{Pool: netip.MustParsePrefix("10.0.0.0/29"), Plain: netip.MustParsePrefix("10.0.0.4/30")})
+	s, err := Open(openDir(t, filepath.Dir(path)), Config{Pool: netip.MustParsePrefix("10.0.0.0/29"), Plain: netip.MustParsePrefix("10.0.0.4/30")})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -348,7 +361,7 @@ func TestOtherFiles(t *testing.T) {
 			if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 				t.Fatal(err)
 			}
-			_, err := Open(path, Config{Pool: pool, Plain: plain})
+			_, err := Open(openDir(t, filepath.Dir(path)), Config{Pool: pool, Plain: plain})
 			if err == nil || !strings.Contains(err.Error(), path) {
 				t.Errorf("got %v, want an error that names the file", err)
 			}
@@ -369,11 +382,11 @@ func FuzzParse(f *testing.F) {
 		if err != nil {
 			return
 		}
-		path := filepath.Join(t.TempDir(), "f")
-		if err := writeFile(path, file); err != nil {
+		dir := openDir(t, t.TempDir())
+		if err := writeFile(dir, file); err != nil {
 			t.Fatal(err)
 		}
-		again, err := readFile(path)
+		again, err := readFile(dir)
 		if err != nil || !reflect.DeepEqual(again.Peers, file.Peers) {
 			t.Errorf("%+v became %+v, %v", file, again, err)
 		}

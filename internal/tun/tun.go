@@ -12,20 +12,19 @@
 // A kernel accepts nearly anything that is written (a wrong length, a header of 0 words), so what
 // is written must have been checked before.
 //
-// One goroutine reads; any number may write.
+// One goroutine reads; any number may write. Who makes the interface (Create, which needs rights) and who
+// moves its packets (Device, which needs none) may be two processes.
 package tun
 
 import (
 	"errors"
 	"fmt"
-	"io/fs"
 	"net"
 	"os"
 	"sync"
 	"syscall"
 
 	"golang.org/x/sys/unix"
-	wgtun "golang.zx2c4.com/wireguard/tun"
 
 	"ferry/internal/packet"
 	"ferry/internal/proto"
@@ -40,40 +39,26 @@ const BatchSize = 256 << 10
 // maxFrame is the room that one read may need.
 const maxFrame = proto.FrameHeaderLen + packet.OffloadLen + proto.MaxPacket
 
-// A Device is an open TUN interface. It vanishes from the system when it is closed.
+// A Device is an open TUN interface.
 type Device struct {
 	name    string
 	index   int // of the interface, in the network namespace of this process
-	dev     wgtun.Device
+	file    *os.File
 	raw     syscall.RawConn
 	uso     bool
 	rd      reader
 	writers sync.Pool
-	watched sync.WaitGroup
 }
 
-// Open makes the interface. name may end in %d, which the kernel replaces by a number.
-func Open(name string, mtu int) (*Device, error) {
-	dev, err := wgtun.CreateTUN(name, mtu)
-	if err != nil {
-		return nil, explain(name, err)
-	}
-	d := &Device{dev: dev}
-	if d.name, err = dev.Name(); err == nil {
-		d.raw, err = dev.File().SyscallConn()
-	}
+// New returns a Device of a descriptor, which belongs to it from then on, of the interface i.
+func New(fd int, i Interface) (*Device, error) {
+	err := unix.SetNonblock(fd, true) // else reading could not be ended
+	d := &Device{name: i.Name, index: i.Index, uso: i.USO, file: os.NewFile(uintptr(fd), i.Name)}
 	if err == nil {
-		err = d.setOffload()
-	}
-	if err == nil {
-		var i *net.Interface
-		if i, err = net.InterfaceByName(d.name); err == nil {
-			d.index = i.Index
-		}
+		d.raw, err = d.file.SyscallConn()
 	}
 	if err != nil {
-		_ = dev.Close()
-		return nil, fmt.Errorf("open interface %s: %w", name, err)
+		return nil, errors.Join(fmt.Errorf("open interface %s: %w", i.Name, err), d.file.Close())
 	}
 	d.rd.try = d.rd.read
 	d.writers.New = func() any {
@@ -81,39 +66,7 @@ func Open(name string, mtu int) (*Device, error) {
 		w.do = w.write
 		return w
 	}
-	// The library reports its own findings, and stops when nobody takes them; hostnet watches
-	// the interface for us.
-	d.watched.Go(func() {
-		for range dev.Events() {
-		}
-	})
 	return d, nil
-}
-
-func explain(name string, err error) error {
-	switch {
-	case errors.Is(err, unix.EBUSY):
-		return fmt.Errorf("open interface %s: another program has it: choose another name with --tun, or stop that program: %w", name, err)
-	case errors.Is(err, fs.ErrPermission):
-		return fmt.Errorf("open interface %s: run as root or with CAP_NET_ADMIN: %w", name, err)
-	case errors.Is(err, unix.EINVAL):
-		return fmt.Errorf("open interface %s: this is no name for a TUN, or a device of another kind has it: %w", name, err)
-	}
-	return fmt.Errorf("open interface %s: %w", name, err)
-}
-
-// setOffload repeats what the library did, to learn whether the kernel knows UDP segmentation
-// (Linux 6.2 and later).
-func (d *Device) setOffload() error {
-	const tcp = unix.TUN_F_CSUM | unix.TUN_F_TSO4 | unix.TUN_F_TSO6
-	var err error
-	controlErr := d.raw.Control(func(fd uintptr) {
-		d.uso = unix.IoctlSetInt(int(fd), unix.TUNSETOFFLOAD, tcp|unix.TUN_F_USO4|unix.TUN_F_USO6) == nil
-		if !d.uso {
-			err = unix.IoctlSetInt(int(fd), unix.TUNSETOFFLOAD, tcp)
-		}
-	})
-	return errors.Join(controlErr, err)
 }
 
 // Name returns the name of the interface.
@@ -128,14 +81,12 @@ func (d *Device) Here() bool {
 // USO reports whether the kernel takes and gives super-packets of UDP.
 func (d *Device) USO() bool { return d.uso }
 
-// Close deletes the interface and ends pending calls. It is idempotent.
+// Close ends pending calls, and deletes the interface if nobody else holds it. It is idempotent.
 func (d *Device) Close() error {
-	err := d.dev.Close()
-	d.watched.Wait()
-	if errors.Is(err, os.ErrClosed) {
-		return nil
+	if err := d.file.Close(); !errors.Is(err, os.ErrClosed) {
+		return err
 	}
-	return err
+	return nil
 }
 
 // ReadFrames waits for packets and fills buf with data frames, back to back, as long as more are

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"sync"
@@ -156,6 +157,21 @@ func (p *Proc) Done() <-chan struct{} { return p.done }
 
 // Pid returns the process ID of the program.
 func (p *Proc) Pid() int { return p.Cmd.Process.Pid }
+
+// Child returns the process ID of a child of that name (comm), whichever thread has started it; 0 if there is none.
+func (p *Proc) Child(name string) (pid int) {
+	tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", p.Pid()))
+	for _, task := range tasks {
+		children, _ := os.ReadFile(task)
+		for field := range strings.FieldsSeq(string(children)) {
+			comm, _ := os.ReadFile("/proc/" + field + "/comm")
+			if strings.TrimSpace(string(comm)) == name {
+				_, _ = fmt.Sscan(field, &pid)
+			}
+		}
+	}
+	return pid
+}
 
 // Signal sends sig to the program.
 func (p *Proc) Signal(sig syscall.Signal) error { return unix.Kill(p.Pid(), sig) }

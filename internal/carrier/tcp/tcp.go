@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"strconv"
 	"syscall"
 	"time"
@@ -34,7 +35,7 @@ var keepAlive = net.KeepAliveConfig{Enable: true, Idle: probeIdle, Interval: pro
 
 // Listen serves an endpoint tcp://[host]:port, on IPv4 and IPv6 where no host is given.
 func Listen(ctx context.Context, e carrier.Endpoint) (net.Listener, error) {
-	lc := net.ListenConfig{Control: control(0), KeepAliveConfig: keepAlive}
+	lc := net.ListenConfig{Control: control(nil), KeepAliveConfig: keepAlive}
 	// Multipath TCP is off: Landlock's rules for TCP do not cover it.
 	lc.SetMultipathTCP(false)
 	l, err := lc.Listen(ctx, "tcp", net.JoinHostPort(e.Host, strconv.Itoa(int(e.Port))))
@@ -50,13 +51,13 @@ func Listen(ctx context.Context, e carrier.Endpoint) (net.Listener, error) {
 }
 
 // Dial connects to an endpoint tcp://host:port. All addresses of a name are tried, the two families
-// side by side (RFC 8305). The connection carries the firewall mark, unless it is 0; so do the
-// questions to the name servers, for a full tunnel must not swallow them.
-func Dial(ctx context.Context, e carrier.Endpoint, mark uint32) (net.Conn, error) {
-	d := net.Dialer{Control: control(mark), KeepAliveConfig: keepAlive}
+// side by side (RFC 8305). The sockets are those of the opener; so are those of the questions to the name
+// servers, for a full tunnel must not swallow them.
+func Dial(ctx context.Context, e carrier.Endpoint, o carrier.Opener) (net.Conn, error) {
+	d := net.Dialer{Control: control(o), KeepAliveConfig: keepAlive}
 	d.SetMultipathTCP(false)
-	if mark != 0 {
-		d.Resolver = &net.Resolver{PreferGo: true, Dial: (&net.Dialer{Control: control(mark)}).DialContext}
+	if o != nil {
+		d.Resolver = &net.Resolver{PreferGo: true, Dial: (&net.Dialer{Control: control(o)}).DialContext}
 	}
 	conn, err := d.DialContext(ctx, "tcp", net.JoinHostPort(e.Host, strconv.Itoa(int(e.Port))))
 	var dns *net.DNSError
@@ -73,18 +74,24 @@ func Dial(ctx context.Context, e carrier.Endpoint, mark uint32) (net.Conn, error
 	return conn, nil
 }
 
-// control sets the options of a socket before it is used; accepted sockets inherit them.
-func control(mark uint32) func(network, address string, raw syscall.RawConn) error {
+// control sets the options of a socket before it is used; accepted sockets inherit them. One of an opener
+// takes its place first.
+func control(o carrier.Opener) func(network, address string, raw syscall.RawConn) error {
 	return func(network, _ string, raw syscall.RawConn) (err error) {
+		var other *os.File
+		if o != nil {
+			if other, err = o.Socket(network); err != nil {
+				return err
+			}
+			defer other.Close()
+		}
 		controlErr := raw.Control(func(fd uintptr) {
-			if mark != 0 {
-				err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_MARK, int(mark))
-				if err != nil {
-					err = fmt.Errorf("set SO_MARK (needs CAP_NET_ADMIN): %w", err)
+			if other != nil {
+				if err = replace(fd, other); err != nil {
 					return
 				}
 			}
-			if network == "udp" || network == "udp4" || network == "udp6" {
+			if network == "udp4" || network == "udp6" {
 				return // a question to a name server
 			}
 			// Both are as old as Linux 3.12; without them the connection works, only slower to notice.
@@ -93,4 +100,14 @@ func control(mark uint32) func(network, address string, raw syscall.RawConn) err
 		})
 		return errors.Join(controlErr, err)
 	}
+}
+
+// replace puts the socket of a file in the place of another.
+func replace(fd uintptr, f *os.File) error {
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return err
+	}
+	controlErr := raw.Control(func(from uintptr) { err = unix.Dup3(int(from), int(fd), unix.O_CLOEXEC) })
+	return errors.Join(controlErr, err)
 }

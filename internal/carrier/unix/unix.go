@@ -80,9 +80,13 @@ func From(conn net.Conn) (uint32, error) {
 
 // Dial connects to an endpoint unix:///path, and through it to a guest's vsock port when the
 // endpoint names one. ctx bounds the answer of the hypervisor too.
-func Dial(ctx context.Context, e carrier.Endpoint, _ uint32) (net.Conn, error) {
+func Dial(ctx context.Context, e carrier.Endpoint, o carrier.Opener) (net.Conn, error) {
 	var d net.Dialer
-	conn, err := d.DialContext(ctx, "unix", e.Path)
+	open := func(path string) (net.Conn, error) { return d.DialContext(ctx, "unix", path) }
+	if o != nil {
+		open = o.Connect
+	}
+	conn, err := open(e.Path)
 	switch {
 	case errors.Is(err, syscall.ENOENT):
 		return nil, fmt.Errorf("dial %s: there is no such socket: is the virtual machine running?: %w", e, err)

@@ -59,7 +59,7 @@ func TestDialects(t *testing.T) {
 			if name == "with bytes behind" {
 				want = "helloworld"
 			}
-			conn, err := Dial(t.Context(), hypervisor(t, answer), 0)
+			conn, err := Dial(t.Context(), hypervisor(t, answer), nil)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -89,7 +89,7 @@ func TestRefusals(t *testing.T) {
 			e := hypervisor(t, func(string) string { return answer })
 			ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 			defer cancel()
-			if conn, err := Dial(ctx, e, 0); err == nil {
+			if conn, err := Dial(ctx, e, nil); err == nil {
 				conn.Close()
 				t.Error("no error")
 			}
@@ -123,7 +123,7 @@ func TestDialEndsOnce(t *testing.T) {
 	for range 3000 {
 		ctx, cancel := context.WithCancel(t.Context())
 		cancels <- cancel
-		conn, err := Dial(ctx, carrier.Endpoint{Scheme: "unix", Path: path, HybridPort: 1}, 0)
+		conn, err := Dial(ctx, carrier.Endpoint{Scheme: "unix", Path: path, HybridPort: 1}, nil)
 		if err != nil {
 			continue
 		}

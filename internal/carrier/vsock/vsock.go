@@ -61,7 +61,7 @@ func From(conn net.Conn) (uint32, error) {
 }
 
 // Dial connects to an endpoint vsock://cid:port.
-func Dial(ctx context.Context, e carrier.Endpoint, _ uint32) (net.Conn, error) {
+func Dial(ctx context.Context, e carrier.Endpoint, _ carrier.Opener) (net.Conn, error) {
 	conn, err := vsock.DialContext(ctx, e.CID, e.Port, nil)
 	switch {
 	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.ECONNREFUSED):

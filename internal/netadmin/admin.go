@@ -1,0 +1,242 @@
+package netadmin
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"slices"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"ferry/internal/hostnet"
+	"ferry/internal/tun"
+)
+
+// An admin does what a client asks for. Its methods are called by one goroutine.
+type admin struct {
+	rules Rules
+	log   *slog.Logger
+	link  *hostnet.Link // nil until there was a TUN
+	tun   *tun.Interface
+	full  bool // a full tunnel was applied and not taken back
+
+	watching sync.WaitGroup
+}
+
+// serve answers questions until the client ends, and then takes back what was done. But a full tunnel whose
+// client was killed stays, to let nothing out beside it; the next start takes it back.
+func (a *admin) serve(w *wire) error {
+	ctx, cancel := context.WithCancel(context.Background())
+	a.answerAll(ctx, w)
+	cancel()
+	a.watching.Wait()
+	if a.full {
+		a.log.Warn(a.rules.Program + " was killed: its full tunnel lets nothing out until it is started again")
+		return nil
+	}
+	return a.undo()
+}
+
+// answerAll returns when the client has ended.
+func (a *admin) answerAll(ctx context.Context, w *wire) {
+	for {
+		var q question
+		fd, err := w.receive(&q)
+		if err == nil && fd >= 0 {
+			_ = unix.Close(fd)
+		}
+		if err == nil {
+			err = a.answer(ctx, w, q)
+		}
+		if err != nil {
+			return
+		}
+	}
+}
+
+// answer returns an error if the client is gone.
+func (a *admin) answer(ctx context.Context, w *wire, q question) error {
+	var r answer
+	fd, done, err := -1, func() {}, error(nil)
+	switch q.Op {
+	case opTUN:
+		r.TUN, fd, err = a.openTUN()
+	case opApply:
+		err = a.apply(q.State)
+	case opWatch:
+		err = a.watch(ctx, w)
+	case opUndo:
+		err = a.undo()
+	case opSocket:
+		fd, err = a.socket(q.Arg)
+		done = func() { _ = unix.Close(fd) }
+	case opConnect:
+		fd, err = a.connect(ctx, q.Arg)
+		done = func() { _ = unix.Close(fd) }
+	case opRead:
+		fd, err = a.open()
+		done = func() { _ = unix.Close(fd) }
+	default:
+		err = fmt.Errorf("%q is no question", q.Op)
+	}
+	if err != nil {
+		r.Error = err.Error()
+		var errno syscall.Errno
+		if errors.As(err, &errno) {
+			r.Errno = uintptr(errno)
+		}
+	}
+	err = w.send(r, fd)
+	if fd >= 0 {
+		done()
+	}
+	return err
+}
+
+// openTUN makes the interface, or makes it again when it was lost.
+func (a *admin) openTUN() (*link, int, error) {
+	if a.tun != nil {
+		a.tun.Close()
+	}
+	i, err := tun.Create(a.rules.TUN, a.rules.MTU)
+	if err != nil {
+		return nil, -1, err
+	}
+	if a.link == nil {
+		// Now that the name is ours, what is found around it was left by a process that was killed.
+		if err := hostnet.CleanUp(i.Name, a.log); err != nil {
+			a.log.Warn("left over from an earlier run", "interface", i.Name, "err", err)
+		}
+		a.link = hostnet.New(i.Name, a.log)
+		a.rules.TUN = i.Name
+	}
+	a.tun = i
+	return &link{Name: i.Name, Index: i.Index, USO: i.USO}, i.FD, nil
+}
+
+var errNoTUN = errors.New("no interface was opened")
+
+func (a *admin) apply(s *hostnet.State) error {
+	switch {
+	case a.link == nil || s == nil:
+		return errNoTUN
+	case s.Outer.Mark != a.rules.Mark:
+		return fmt.Errorf("mark %d is not that of this client, %d", s.Outer.Mark, a.rules.Mark)
+	}
+	a.full = a.full || s.Full()
+	return a.link.Apply(*s)
+}
+
+// watch sends events until ctx is done or the client is gone.
+func (a *admin) watch(ctx context.Context, w *wire) error {
+	if a.link == nil {
+		return errNoTUN
+	}
+	a.watching.Go(func() {
+		err := a.link.Watch(ctx, func(e hostnet.Event) { _ = w.send(answer{Event: &e}, -1) })
+		if err != nil {
+			a.log.Error("interface is not watched any more", "interface", a.rules.TUN, "err", err)
+		}
+	})
+	return nil
+}
+
+// undo takes everything back. The interface goes last: until then its name tells a process that starts
+// meanwhile to wait.
+func (a *admin) undo() (err error) {
+	if a.link != nil {
+		err = a.link.Close()
+	}
+	a.full = a.full && err != nil
+	for _, path := range a.rules.Remove {
+		removeDead(path)
+	}
+	if a.tun != nil {
+		a.tun.Close()
+	}
+	return err
+}
+
+// removeDead removes a unix socket where nobody listens.
+func removeDead(path string) {
+	info, err := os.Lstat(path)
+	if err != nil || info.Mode().Type() != os.ModeSocket {
+		return
+	}
+	conn, err := net.DialTimeout("unix", path, time.Second)
+	if err == nil {
+		_ = conn.Close()
+	} else if errors.Is(err, syscall.ECONNREFUSED) {
+		_ = os.Remove(path)
+	}
+}
+
+// socket makes a socket with the mark.
+func (a *admin) socket(network string) (fd int, err error) {
+	if a.rules.Mark == 0 {
+		return -1, errors.New("sockets of this client have no mark")
+	}
+	domain, kind := unix.AF_INET, unix.SOCK_STREAM
+	switch network {
+	case "tcp4":
+	case "tcp6":
+		domain = unix.AF_INET6
+	case "udp4":
+		kind = unix.SOCK_DGRAM
+	case "udp6":
+		domain, kind = unix.AF_INET6, unix.SOCK_DGRAM
+	default:
+		return -1, fmt.Errorf("network %q is none of tcp4, tcp6, udp4, udp6", network)
+	}
+	fd, err = unix.Socket(domain, kind|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return -1, os.NewSyscallError("socket", err)
+	}
+	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_MARK, int(a.rules.Mark)); err != nil {
+		_ = unix.Close(fd)
+		return -1, fmt.Errorf("set SO_MARK (needs CAP_NET_ADMIN): %w", err)
+	}
+	return fd, nil
+}
+
+// connectTime is how long a listener on a unix socket may take to have room for a connection.
+const connectTime = 5 * time.Second
+
+// connect connects to a unix socket.
+func (a *admin) connect(ctx context.Context, path string) (fd int, err error) {
+	if !slices.Contains(a.rules.Connect, path) {
+		return -1, fmt.Errorf("%s is not a path that this client was told to connect to", path)
+	}
+	ctx, cancel := context.WithTimeout(ctx, connectTime)
+	defer cancel()
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, "unix", path)
+	if err != nil {
+		return -1, err
+	}
+	defer conn.Close()
+	f, err := conn.(*net.UnixConn).File()
+	if err != nil {
+		return -1, err
+	}
+	defer f.Close()
+	return unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+}
+
+// open opens the file that may be read.
+func (a *admin) open() (fd int, err error) {
+	if a.rules.Read == "" {
+		return -1, errors.New("this client has no file to read")
+	}
+	fd, err = unix.Open(a.rules.Read, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, &os.PathError{Op: "open", Path: a.rules.Read, Err: err}
+	}
+	return fd, nil
+}

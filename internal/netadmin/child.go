@@ -1,0 +1,93 @@
+package netadmin
+
+import (
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"ferry/internal/confine"
+)
+
+// childName is what the process is called.
+const childName = "ferry-netadmin"
+
+// socketFD is where the process finds its end of the socket pair.
+const socketFD = 3
+
+// IsChild reports whether this process was started by Start: then it has to call Main, and nothing else.
+func IsChild() bool { return os.Args[0] == childName }
+
+// Main is the process. It returns its exit status when the client has ended. newLogger makes a logger to
+// stderr.
+func Main(newLogger func(format, level string) *slog.Logger) int {
+	signal.Ignore(syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGPIPE, syscall.SIGUSR1, syscall.SIGUSR2)
+	// For ps, and so that who kills vpnsrv by its name does not end this one, which tidies up after it.
+	_ = os.WriteFile("/proc/self/comm", []byte(childName), 0)
+	if err := run(newLogger); err != nil {
+		fmt.Fprintf(os.Stderr, "%s: %v\n", childName, err)
+		return 1
+	}
+	return 0
+}
+
+func run(newLogger func(format, level string) *slog.Logger) error {
+	f := os.NewFile(socketFD, "client")
+	conn, err := net.FileConn(f)
+	_ = f.Close()
+	if err != nil {
+		return fmt.Errorf("this is started by vpnsrv and vpncli only: %w", err)
+	}
+	u, ok := conn.(*net.UnixConn)
+	if !ok {
+		return fmt.Errorf("descriptor %d is no unix socket", socketFD)
+	}
+	w := newWire(u)
+	var r Rules
+	if _, err := w.receive(&r); err != nil {
+		return err
+	}
+	log := newLogger(r.LogFormat, r.LogLevel)
+	if err := confineSelf(r, log); err != nil {
+		return w.send(answer{Error: err.Error()}, -1)
+	}
+	if err := w.send(answer{}, -1); err != nil {
+		return err
+	}
+	a := &admin{rules: r, log: log}
+	return a.serve(w)
+}
+
+// confineSelf leaves the rights to change the network, and the files that this takes.
+func confineSelf(r Rules, log *slog.Logger) error {
+	rules := confine.Rules{
+		Capabilities: []int{unix.CAP_NET_ADMIN},
+		Devices:      []string{"/dev/net/tun"},
+		Write:        []string{"/proc/sys/net"},
+		Families:     []int{unix.AF_NETLINK, unix.AF_INET, unix.AF_INET6, unix.AF_UNIX},
+		Bind:         true,
+		Ioctl:        true,
+	}
+	if r.Read != "" { // editors put a new file in the place of the old one
+		rules.Read = append(rules.Read, filepath.Dir(r.Read))
+	}
+	for _, path := range r.Remove {
+		rules.Write = append(rules.Write, filepath.Dir(path))
+	}
+	if len(r.Connect) > 0 { // a hypervisor's socket may belong to anybody
+		rules.Capabilities = append(rules.Capabilities, unix.CAP_DAC_OVERRIDE)
+	}
+	lacking, err := confine.Process(rules)
+	if err != nil {
+		return err
+	}
+	for _, what := range lacking {
+		log.Debug("not confined", "process", childName, "lacking", what)
+	}
+	return nil
+}

@@ -1,0 +1,250 @@
+package netadmin
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"math/bits"
+	"net"
+	"os"
+	"os/exec"
+	"sync"
+	"sync/atomic"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"ferry/internal/hostnet"
+	"ferry/internal/tun"
+)
+
+// ErrEnded is returned when the process with the rights is gone.
+var ErrEnded = errors.New("the process that looks after the network of this host (ferry-netadmin) has ended")
+
+// A Client asks the process with the rights. Its methods may be called from any goroutine.
+type Client struct {
+	cmd  *exec.Cmd
+	wire *wire
+
+	turn    chan struct{} // capacity 1: whoever puts something in may ask
+	answers chan reply    // sent to by receive, which closes it at the end
+
+	events atomic.Uint32 // a bit for each hostnet.Event that came and was not reported
+	came   chan struct{} // capacity 1: there are some; closed when the process has ended
+
+	closing sync.Once
+	err     error // of Close
+}
+
+type reply struct {
+	answer
+	fd int // -1: none
+}
+
+// Start starts the process.
+func Start(r Rules) (*Client, error) {
+	ours, theirs, err := socketPair()
+	if err != nil {
+		return nil, fmt.Errorf("start the process for the network of this host: %w", err)
+	}
+	// What the parent of this process left open is not for the other one.
+	_ = unix.CloseRange(socketFD, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC)
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Args = []string{childName, r.Program}
+	cmd.Env = []string{}
+	if stream, ok := os.LookupEnv("JOURNAL_STREAM"); ok { // for the log
+		cmd.Env = append(cmd.Env, "JOURNAL_STREAM="+stream)
+	}
+	cmd.Stderr = os.Stderr
+	cmd.ExtraFiles = []*os.File{theirs}
+	err = cmd.Start()
+	_ = theirs.Close() // else its end would not be seen
+	if err != nil {
+		_ = ours.Close()
+		return nil, fmt.Errorf("start the process for the network of this host: %w", err)
+	}
+	c := &Client{
+		cmd: cmd, wire: newWire(ours),
+		turn: make(chan struct{}, 1), answers: make(chan reply), came: make(chan struct{}, 1),
+	}
+	go c.receive() // until Close, or until the process has ended
+	if _, err := c.ask(r); err != nil {
+		return nil, errors.Join(err, c.Close())
+	}
+	return c, nil
+}
+
+func socketPair() (*net.UnixConn, *os.File, error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return nil, nil, os.NewSyscallError("socketpair", err)
+	}
+	ours := os.NewFile(uintptr(fds[0]), "netadmin")
+	defer ours.Close()
+	theirs := os.NewFile(uintptr(fds[1]), "netadmin")
+	conn, err := net.FileConn(ours)
+	if err != nil {
+		return nil, nil, errors.Join(err, theirs.Close())
+	}
+	return conn.(*net.UnixConn), theirs, nil
+}
+
+// Close tells the process to take everything back, if Undo has not, and waits for its end.
+func (c *Client) Close() error {
+	c.closing.Do(func() {
+		err := c.wire.conn.CloseWrite()
+		for r := range c.answers {
+			r.close()
+		}
+		if waitErr := c.cmd.Wait(); waitErr != nil {
+			err = fmt.Errorf("%w: %w", ErrEnded, waitErr)
+		}
+		c.err = errors.Join(err, c.wire.conn.Close())
+	})
+	return c.err
+}
+
+// receive takes answers and events until there are no more.
+func (c *Client) receive() {
+	defer close(c.answers)
+	defer close(c.came)
+	for {
+		r := reply{}
+		var err error
+		r.fd, err = c.wire.receive(&r.answer)
+		if err != nil {
+			return
+		}
+		if r.Event == nil {
+			c.answers <- r
+			continue
+		}
+		r.close()
+		c.events.Or(1 << *r.Event)
+		select {
+		case c.came <- struct{}{}:
+		default:
+		}
+	}
+}
+
+func (r reply) close() {
+	if r.fd >= 0 {
+		_ = unix.Close(r.fd)
+	}
+}
+
+// ask sends a question and waits for its answer, whose error it returns.
+func (c *Client) ask(q any) (reply, error) {
+	c.turn <- struct{}{}
+	defer func() { <-c.turn }()
+	none := reply{fd: -1}
+	if err := c.wire.send(q, -1); err != nil {
+		return none, fmt.Errorf("%w: %w", ErrEnded, err)
+	}
+	r, ok := <-c.answers
+	if !ok {
+		return none, ErrEnded
+	}
+	if r.Error != "" {
+		r.close()
+		return none, &remoteError{r.Error, syscall.Errno(r.Errno)}
+	}
+	return r, nil
+}
+
+// A remoteError happened in the other process.
+type remoteError struct {
+	text  string
+	cause syscall.Errno // 0: not the kernel's
+}
+
+func (e *remoteError) Error() string { return e.text }
+
+// Is makes errors.Is find the cause.
+func (e *remoteError) Is(target error) bool {
+	return e.cause != 0 && (e.cause == target || e.cause.Is(target))
+}
+
+// descriptor is ask for a question whose answer comes with a descriptor.
+func (c *Client) descriptor(q question) (reply, error) {
+	r, err := c.ask(q)
+	if err == nil && r.fd < 0 {
+		err = fmt.Errorf("%s: no descriptor came", q.Op)
+	}
+	return r, err
+}
+
+// OpenTUN implements exit.Host.
+func (c *Client) OpenTUN() (*tun.Device, error) {
+	r, err := c.descriptor(question{Op: opTUN})
+	if err != nil {
+		return nil, err
+	}
+	return tun.New(r.fd, tun.Interface{Name: r.TUN.Name, Index: r.TUN.Index, USO: r.TUN.USO})
+}
+
+// Apply implements exit.Host.
+func (c *Client) Apply(s hostnet.State) error {
+	_, err := c.ask(question{Op: opApply, State: &s})
+	return err
+}
+
+// Undo implements exit.Host.
+func (c *Client) Undo() error {
+	_, err := c.ask(question{Op: opUndo})
+	return err
+}
+
+// Watch implements exit.Host. Events of one kind that come while another is reported become one.
+func (c *Client) Watch(ctx context.Context, report func(hostnet.Event)) error {
+	if _, err := c.ask(question{Op: opWatch}); err != nil {
+		return err
+	}
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case _, ok := <-c.came:
+			if !ok {
+				return ErrEnded
+			}
+		}
+		for set := c.events.Swap(0); set != 0; set &= set - 1 {
+			report(hostnet.Event(bits.TrailingZeros32(set)))
+		}
+	}
+}
+
+// Socket implements carrier.Opener.
+func (c *Client) Socket(network string) (*os.File, error) {
+	r, err := c.descriptor(question{Op: opSocket, Arg: network})
+	if err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(r.fd), network), nil
+}
+
+// Connect implements carrier.Opener.
+func (c *Client) Connect(path string) (net.Conn, error) {
+	r, err := c.descriptor(question{Op: opConnect, Arg: path})
+	if err != nil {
+		return nil, err
+	}
+	f := os.NewFile(uintptr(r.fd), path)
+	defer f.Close()
+	return net.FileConn(f)
+}
+
+// ReadFile returns what the file of Rules.Read says now.
+func (c *Client) ReadFile() ([]byte, error) {
+	r, err := c.descriptor(question{Op: opRead})
+	if err != nil {
+		return nil, err
+	}
+	f := os.NewFile(uintptr(r.fd), "configuration")
+	defer f.Close()
+	return io.ReadAll(f)
+}

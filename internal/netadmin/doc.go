@@ -1,0 +1,67 @@
+// Package netadmin is the process that has CAP_NET_ADMIN, so that the one which reads strangers' bytes
+// need not have it:
+//
+//	vpnsrv, vpncli                                   ferry-netadmin (the same program, started anew)
+//	  no capabilities, no files, no sockets of        CAP_NET_ADMIN
+//	  its own: see package confine
+//	  Client  ---- a question, one at a time ---->    Admin: TUN, addresses, routes, rules, nft, sysctls
+//	          <--- the answer, with a descriptor --          a marked socket, a unix connection
+//	          <--- what others did to the link ----
+//
+// Each is a message of JSON on a socket pair that keeps messages apart (SOCK_SEQPACKET). What may be asked
+// is fixed by the first message, Rules, which the client sends before it gives its rights up: the name
+// of the interface, the mark of sockets, the paths. When the client has ended, the process takes
+// back what was done to the host, and ends too; but the full tunnel of a client that was killed stays, to
+// let nothing out beside it.
+//
+// Signals that stop the client do nothing here: it is the client that says when.
+package netadmin
+
+import (
+	"ferry/internal/hostnet"
+)
+
+// Rules say what a client may ask for. They do not change.
+type Rules struct {
+	Program   string   // whose process this is: vpnsrv or vpncli
+	TUN       string   // name of the interface
+	MTU       int      // of the interface until a State says another, bytes
+	Mark      uint32   // of the sockets that are asked for; 0: none may be
+	Connect   []string // paths of unix sockets that may be connected to
+	Remove    []string // paths of unix sockets that are removed at the end, if nobody listens there
+	Read      string   // path of the file that may be read; empty: none
+	LogFormat string
+	LogLevel  string
+}
+
+// Questions.
+const (
+	opTUN     = "tun"     // -> TUN and its descriptor
+	opApply   = "apply"   // State ->
+	opWatch   = "watch"   // -> and events from then on
+	opUndo    = "undo"    // ->
+	opSocket  = "socket"  // Arg: a network of package net -> a descriptor
+	opConnect = "connect" // Arg: a path -> a descriptor
+	opRead    = "read"    // -> the descriptor of the file
+)
+
+type question struct {
+	Op    string         `json:"op"`
+	Arg   string         `json:"arg,omitempty"`
+	State *hostnet.State `json:"state,omitempty"`
+}
+
+// An answer answers the question before it, or is an event by itself.
+type answer struct {
+	Event *hostnet.Event `json:"event,omitempty"`
+	Error string         `json:"error,omitempty"`
+	Errno uintptr        `json:"errno,omitempty"` // the cause of Error, where it is one of the kernel's
+	TUN   *link          `json:"tun,omitempty"`
+}
+
+// A link is what there is to know of a tun.Interface.
+type link struct {
+	Name  string `json:"name"`
+	Index int    `json:"index"`
+	USO   bool   `json:"uso"`
+}
