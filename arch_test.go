@@ -60,6 +60,7 @@ var arrows = map[string][]string{
 	"bench":                {"test/lab"},
 	"test/lab":             {},
 	"test/rawvpn":          {},
+	"test/tools/exam":      {},
 	"test/tools/mutate":    {},
 	"test/tools/rawvpn":    {"test/rawvpn"},
 }

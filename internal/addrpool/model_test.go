@@ -180,8 +180,9 @@ func (m *twin) refusal(a netip.Addr, name string) error {
 	return nil
 }
 
-// Exam P5 and P13: after any sequence of requests, deaths and time the pool gives the same addresses, for
+// After any sequence of requests, deaths and time the pool gives the same addresses, for
 // the same reasons, with the same events as its twin; and what is on disk is what is live or held.
+// exam: P5, P13
 func TestModel(t *testing.T) {
 	pools := []Config{
 		{Prefix: netip.MustParsePrefix("192.168.0.0/28")},

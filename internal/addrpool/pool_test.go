@@ -58,7 +58,8 @@ func TestOrder(t *testing.T) {
 	}
 }
 
-// Exam P3: what a static request can not have.
+// What a static request can not have.
+// exam: P3
 func TestStatic(t *testing.T) {
 	p := newPool(t, "10.0.0.0/16", map[string]netip.Addr{"cam1": addr("10.0.3.4")})
 	if _, _, err := p.Grant(Request{Owner: 1, Static: addr("10.0.9.9"), Token: Token{1}}, start); err != nil {
@@ -138,6 +139,7 @@ func TestOnRequest(t *testing.T) {
 }
 
 // Exam P4 and P5, and design decision 11: a live owner wins, a vanished one comes second, a stranger last.
+// exam: P4, P5
 func TestOwnership(t *testing.T) {
 	p := newPool(t, "10.0.0.0/16", nil)
 	a := addr("10.0.9.9")

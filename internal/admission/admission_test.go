@@ -119,7 +119,8 @@ func TestInAll(t *testing.T) {
 	g.want(netip.Addr{}, Admitted)
 }
 
-// Exam R1: who only waits is evicted by those who come; who proves something stays.
+// Who only waits is evicted by those who come; who proves something stays.
+// exam: R1
 func TestEviction(t *testing.T) {
 	g := newGate(t, nil)
 	evicted := 0
@@ -159,6 +160,7 @@ func TestEviction(t *testing.T) {
 }
 
 // The same for clients that mean well on lines of 100 ms, while 2,000 connections a second come.
+// exam: R7
 func TestSlowLines(t *testing.T) {
 	g := newGate(t, func(l *Limits) { l.Sessions = 10_000 })
 	type client struct {
@@ -203,7 +205,8 @@ func TestPenaltyGrows(t *testing.T) {
 	}
 }
 
-// Exam R7: in a flood those go first who have not come for a while.
+// In a flood those go first who have not come for a while.
+// exam: R7
 func TestRate(t *testing.T) {
 	g := newGate(t, func(l *Limits) { l.Unknown, l.Sessions = 100_000, 100_000 })
 	admitted, refused := 0, 0
@@ -232,7 +235,8 @@ func TestRate(t *testing.T) {
 	}
 }
 
-// Exam A2: guessing costs a source ever more time; a site with a device that is known goes on.
+// Guessing costs a source ever more time; a site with a device that is known goes on.
+// exam: A2
 func TestPenalty(t *testing.T) {
 	g := newGate(t, nil)
 	fail := func() {
@@ -296,6 +300,7 @@ func TestSourcesAreForgotten(t *testing.T) {
 }
 
 // Whatever happens in whatever order, the counts are those of who is inside.
+// exam: P13
 func TestCounts(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		g := New(Limits{

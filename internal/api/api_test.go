@@ -64,6 +64,7 @@ func start(t *testing.T) (dir string) {
 	return dir
 }
 
+// exam: H1
 func TestClient(t *testing.T) {
 	dir := start(t)
 	c := NewClient(dir)
@@ -110,7 +111,8 @@ func do(t *testing.T, dir, request string) (status int, body string) {
 	return status, body
 }
 
-// Exam S15: were the mode of the socket wrong, the kernel would still name who is at its other end.
+// Were the mode of the socket wrong, the kernel would still name who is at its other end.
+// exam: S15, H1
 func TestOtherUser(t *testing.T) {
 	if dir := os.Getenv("FERRY_ASK"); dir != "" { // this is the other user
 		conn, err := net.Dial("unix", filepath.Join(dir, SocketName))
@@ -154,7 +156,8 @@ func TestOtherUser(t *testing.T) {
 	}
 }
 
-// Exam H1, H2 and H3: what a browser was led to send, and what is too much, is refused.
+// What a browser was led to send, and what is too much, is refused.
+// exam: H1, H2, H3
 func TestAbuse(t *testing.T) {
 	dir := start(t)
 	const end = "\nConnection: close\n\n"
@@ -185,6 +188,7 @@ func TestAbuse(t *testing.T) {
 }
 
 // What everybody may read is read by an address, and not by a name that a web page has chosen.
+// exam: H1
 func TestOpen(t *testing.T) {
 	l, err := ListenOpen(t.Context(), "127.0.0.1:0")
 	if err != nil {
@@ -217,6 +221,7 @@ func TestOpen(t *testing.T) {
 }
 
 // A hundred connections that say nothing keep nobody out for long, and cost 64.
+// exam: H3
 func TestSilentConnections(t *testing.T) {
 	dir := start(t)
 	var all []net.Conn

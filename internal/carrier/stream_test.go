@@ -165,7 +165,8 @@ func TestFill(t *testing.T) {
 	})
 }
 
-// Exam M5: who sends the start of an item and then nothing holds what was sent, and no more.
+// Who sends the start of an item and then nothing holds what was sent, and no more.
+// exam: M5
 func TestIdleStreamHoldsNoBuffer(t *testing.T) {
 	a, b := socketPair(t, "tcp", "127.0.0.1:0")
 	s := NewStream(a)
@@ -252,6 +253,7 @@ func TestHeld(t *testing.T) {
 }
 
 // A peer that does not read stalls nobody: TryWrite returns at once, and Close ends Write.
+// exam: R3
 func TestPeerThatDoesNotRead(t *testing.T) {
 	eachPair(t, func(t *testing.T, s *Stream, _ net.Conn) {
 		b := make([]byte, 32<<20)

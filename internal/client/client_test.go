@@ -238,7 +238,8 @@ func TestHopeless(t *testing.T) {
 	}
 }
 
-// Exam F6: a gateway that falls silent is noticed within 30 s.
+// A gateway that falls silent is noticed within 30 s.
+// exam: F6
 func TestSilentGateway(t *testing.T) {
 	lost := 0
 	events, _, _ := world(t, Config{}, 2*time.Minute, assign("10.0.254.254", func(conn net.Conn, _ []byte) { discard(conn) }))

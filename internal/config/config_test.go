@@ -253,6 +253,7 @@ func checkFaults[C any](t *testing.T, load func(*testing.T, ...string) (C, error
 	}
 }
 
+// exam: U6
 func TestGatewayFaults(t *testing.T) {
 	checkFaults(t, loadGateway, []fault{
 		{"misspelt key", "mtu = 1400\n\nlisen = []", "", `%F:3: unknown key "lisen" (did you mean "listen"?)`},

@@ -101,7 +101,8 @@ func TestDevices(t *testing.T) {
 	})
 }
 
-// Exam A1, P4, C6: nobody gets in, or gets what is another's.
+// Nobody gets in, or gets what is another's.
+// exam: A1, P4, C6
 func TestStrangers(t *testing.T) {
 	withKey(t, func(l *lab) error {
 		cam, err := l.add("cam1", "10.0.3.7")
@@ -143,7 +144,8 @@ func TestStrangers(t *testing.T) {
 	})
 }
 
-// What is spoken where, and by whom: exam C6. The first of each is let in.
+// What is spoken where, and by whom. The first of each is let in.
+// exam: C6
 func TestListeners(t *testing.T) {
 	nobody := func(net.Conn) error { return errFrom }
 	anybody := func(net.Conn) error { return nil }
@@ -186,6 +188,7 @@ func TestListeners(t *testing.T) {
 
 // A key that was proven counts at once, a client without one only with its address; and guesses cost their
 // source time, while mistakes do not.
+// exam: A2
 func TestProofs(t *testing.T) {
 	withKey(t, func(l *lab) error {
 		cam, err := l.add("cam1")
@@ -236,8 +239,9 @@ func TestProofs(t *testing.T) {
 	})
 }
 
-// Exam U7: who was removed is gone at once, and does not come back; a connection that had shaken hands
+// Who was removed is gone at once, and does not come back; a connection that had shaken hands
 // before that gets nothing either.
+// exam: U7
 func TestRevoked(t *testing.T) {
 	withKey(t, func(l *lab) error {
 		cam, err := l.add("cam1")

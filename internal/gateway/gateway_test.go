@@ -37,7 +37,8 @@ func TestClientOf2013(t *testing.T) {
 	}
 }
 
-// Exam P1 and P8: what is sent before an address was asked for.
+// What is sent before an address was asked for.
+// exam: P1, P8
 func TestDataBeforeAddress(t *testing.T) {
 	for _, selfAssign := range []bool{false, true} {
 		err := inMemory(t, Config{LegacySelfAssign: selfAssign}, func(l *lab) error {
@@ -56,7 +57,8 @@ func TestDataBeforeAddress(t *testing.T) {
 	}
 }
 
-// Exam P2: a thousand requests on one connection: one address, a thousand single replies.
+// A thousand requests on one connection: one address, a thousand single replies.
+// exam: P2
 func TestManyRequests(t *testing.T) {
 	err := inMemory(t, Config{}, func(l *lab) error {
 		a := l.dial()
@@ -80,7 +82,8 @@ func TestManyRequests(t *testing.T) {
 	}
 }
 
-// Exam P3: a refusal is no byte for a 2013 client, and a reason for one that understands it.
+// A refusal is no byte for a 2013 client, and a reason for one that understands it.
+// exam: P3
 func TestRefusals(t *testing.T) {
 	err := inMemory(t, Config{Reserved: map[string]netip.Addr{"cam1": netip.MustParseAddr("10.0.5.5")}}, func(l *lab) (err error) {
 		owner := l.dial()
@@ -140,7 +143,8 @@ func resume(addr netip.Addr, token proto.Token) []byte {
 	return proto.AppendHello(b, proto.HelloMessage{Resume: addr, Token: token})
 }
 
-// Exam P4: an address is its owner's, live or vanished; the owner proves itself by its token.
+// An address is its owner's, live or vanished; the owner proves itself by its token.
+// exam: P4, U3
 func TestResume(t *testing.T) {
 	err := inMemory(t, Config{}, func(l *lab) error {
 		first := l.dial()
@@ -181,6 +185,7 @@ func TestResume(t *testing.T) {
 }
 
 // Exam R2, F6 and the deadlines: each in total, not per read.
+// exam: M5, R2, F6
 func TestDeadlines(t *testing.T) {
 	tests := []struct {
 		name  string
@@ -282,8 +287,9 @@ func TestMaxSessions(t *testing.T) {
 	}
 }
 
-// Exam P13: after any sequence of connections, requests, deaths and time an address leads to one
+// After any sequence of connections, requests, deaths and time an address leads to one
 // connection, which believes that it has it, and the addresses in use are those that were granted.
+// exam: P13
 func TestModel(t *testing.T) {
 	type op struct{ kind, who, addr int }
 	ops := rapid.SliceOfN(rapid.Custom(func(t *rapid.T) op {

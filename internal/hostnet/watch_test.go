@@ -9,7 +9,8 @@ import (
 	"time"
 )
 
-// Exam F9, F11, F13: every thing that others do to the link is told, and our own is not.
+// Every thing that others do to the link is told, and our own is not.
+// exam: F9, F11, F13
 func TestWatch(t *testing.T) {
 	if !inNetns(t) {
 		return

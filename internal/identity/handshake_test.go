@@ -106,7 +106,8 @@ func chain(t *testing.T, private any, public any, copies int) tls.Certificate {
 	return c
 }
 
-// Exam A1 and A3: each of these fails, and the device sees no byte of the gateway behind the handshake.
+// Each of these fails, and the device sees no byte of the gateway behind the handshake.
+// exam: A1, A3
 func TestGatewayRefuses(t *testing.T) {
 	gateway, device := NewKey(), NewKey()
 	rsaKey, err := rsa.GenerateKey(rand.Reader, 2048)
@@ -161,6 +162,7 @@ func TestGatewayRefuses(t *testing.T) {
 }
 
 // The device takes nobody but the gateway that it has pinned, whatever is in its certificate.
+// exam: A1
 func TestDeviceRefuses(t *testing.T) {
 	gateway, device, other := NewKey(), NewKey(), NewKey()
 	tests := []struct {
@@ -192,6 +194,7 @@ func TestDeviceRefuses(t *testing.T) {
 }
 
 // A ticket of an earlier connection opens nothing: each proves its keys.
+// exam: U7
 func TestNoResumption(t *testing.T) {
 	gateway, device := NewKey(), NewKey()
 	server := gateway.Server(only(device.Public()))
@@ -209,7 +212,8 @@ func TestNoResumption(t *testing.T) {
 	}
 }
 
-// A wall clock that is wrong by years is no reason to be locked out: exam F15.
+// A wall clock that is wrong by years is no reason to be locked out.
+// exam: F15
 func TestNoDates(t *testing.T) {
 	gateway, device := NewKey(), NewKey()
 	for _, year := range []int{1970, 2000, 2100, 9000} {

@@ -69,7 +69,8 @@ func TestProber(t *testing.T) {
 	}
 }
 
-// Exam F6: the last answer may be just gone when the line dies, and it is noticed within 30 s.
+// The last answer may be just gone when the line dies, and it is noticed within 30 s.
+// exam: F6
 func TestDeadWithin30Seconds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := &Prober{Interval: 15 * time.Second, Answer: DefaultAnswer}
@@ -113,6 +114,7 @@ func TestShortInterval(t *testing.T) {
 	})
 }
 
+// exam: R2, R3
 func TestJudge(t *testing.T) {
 	limits := Limits{Join: 10 * time.Second, Frame: 10 * time.Second, Write: 10 * time.Second, Idle: time.Minute}
 	now := time.Now()

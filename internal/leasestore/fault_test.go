@@ -60,9 +60,10 @@ func runFaulty(dir, mode, inject string, repair bool) (h told, killed bool, err 
 	return h, killed, nil
 }
 
-// Exam F2: killed at every call that changes the disk in turn, the store is as it was before or after
+// Killed at every call that changes the disk in turn, the store is as it was before or after
 // the event under way, and nothing acknowledged is lost. strace counts calls by thread, and the program
 // changes threads now and then, so each call has a count of its own.
+// exam: F2
 func TestKilledAtEveryStep(t *testing.T) {
 	var steps atomic.Int32
 	var all sync.WaitGroup
@@ -88,8 +89,9 @@ func TestKilledAtEveryStep(t *testing.T) {
 	}
 }
 
-// Exam F3: a write, fsync or rename that fails fails the grants, not the store: nothing acknowledged is
+// A write, fsync or rename that fails fails the grants, not the store: nothing acknowledged is
 // lost, and it goes on with a new file.
+// exam: F3
 func TestCallFails(t *testing.T) {
 	var failed atomic.Int32
 	var all sync.WaitGroup
@@ -121,7 +123,8 @@ func TestCallFails(t *testing.T) {
 	}
 }
 
-// Exam F3: a file system that is read-only from some time on.
+// A file system that is read-only from some time on.
+// exam: F3
 func TestTurnsReadOnly(t *testing.T) {
 	h, _, err := runFaulty(filepath.Join(t.TempDir(), "state"), "", "write:error=EROFS:when=2+", false)
 	if err != nil {
@@ -132,8 +135,9 @@ func TestTurnsReadOnly(t *testing.T) {
 	}
 }
 
-// Exam F18: with a disk that takes a second for each fsync, Append takes no time, who waits can give up, and
+// With a disk that takes a second for each fsync, Append takes no time, who waits can give up, and
 // all is on disk after Close.
+// exam: F18
 func TestSlowDisk(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "state")
 	s, _ := open(t, dir) // so that the child opens it without an fsync
@@ -173,7 +177,8 @@ func tmpfs(t *testing.T) string {
 	return dir
 }
 
-// Exam F3: a full disk.
+// A full disk.
+// exam: F3
 func TestDiskFull(t *testing.T) {
 	dir := tmpfs(t)
 	var log bytes.Buffer // read after Close only
@@ -258,7 +263,8 @@ func fill(t *testing.T, path string) {
 	}
 }
 
-// Exam F3: what is on a read-only file system is not touched, and is there when it can be written again.
+// What is on a read-only file system is not touched, and is there when it can be written again.
+// exam: F3
 func TestReadOnly(t *testing.T) {
 	dir := tmpfs(t)
 	s, _ := open(t, dir)

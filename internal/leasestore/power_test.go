@@ -25,8 +25,9 @@ type volatile struct {
 	acks    int
 }
 
-// Exam F2, power loss: at each acknowledgement nothing is volatile, and a file is on disk before it gets
+// Power loss: at each acknowledgement nothing is volatile, and a file is on disk before it gets
 // its name.
+// exam: F2
 func TestNothingAcknowledgedIsVolatile(t *testing.T) {
 	above := t.TempDir()
 	dir := filepath.Join(above, "new", "state")

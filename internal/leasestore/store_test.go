@@ -185,8 +185,9 @@ func TestGroupCommit(t *testing.T) {
 	}
 }
 
-// Exam F4: whatever byte is flipped and wherever the file is cut, what is read is what the events before
+// Whatever byte is flipped and wherever the file is cut, what is read is what the events before
 // the damage say.
+// exam: F4
 func TestDamage(t *testing.T) {
 	dir := t.TempDir()
 	s, _ := open(t, dir)
@@ -275,7 +276,8 @@ func checkWarning(t *testing.T, what, log, dir string, damaged []byte, ends []in
 	}
 }
 
-// Exam U6: a file of a later version is refused and left as it is.
+// A file of a later version is refused and left as it is.
+// exam: U6
 func TestLaterVersion(t *testing.T) {
 	dir := t.TempDir()
 	b := appendHeader(nil)
@@ -335,6 +337,7 @@ func TestWaitObeysContext(t *testing.T) {
 	}
 }
 
+// exam: F4
 func FuzzRecord(f *testing.F) {
 	for i := range 5 {
 		f.Add(appendRecord(nil, grant(i)))

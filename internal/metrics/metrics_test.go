@@ -18,6 +18,7 @@ var status = api.Status{
 	Leases: api.Leases{Free: 7, Live: 8, Held: 9, Err: "no space left on device"},
 }
 
+// exam: H7
 func TestMetrics(t *testing.T) {
 	c := collector{func() api.Status { return status }}
 	for name, want := range map[string]string{
@@ -45,6 +46,7 @@ func TestMetrics(t *testing.T) {
 	}
 }
 
+// exam: H7
 func TestHandler(t *testing.T) {
 	h := Handler(func() api.Status { return status })
 	for path, want := range map[string]string{"/metrics": "ferry_sessions 3", "/healthz": "ok, but leases can not be stored", "/debug/pprof/": "404"} {

@@ -84,6 +84,7 @@ func TestCheckPasses(t *testing.T) {
 	}
 }
 
+// exam: M4
 func TestCheckRefuses(t *testing.T) {
 	short, long, v6 := tcp.ip(), append(udp.ip(), 0), tcp6.ip()
 	many := spec{proto: protoTCP, payload: numbers(MinGSOSize*MaxSegments + 1)}
@@ -174,6 +175,7 @@ func TestMaxSegment(t *testing.T) {
 }
 
 // FuzzCheck: no bytes make Check panic, and what it lets through can be finished.
+// exam: M14
 func FuzzCheck(f *testing.F) {
 	wire := make([]byte, OffloadLen)
 	for _, s := range []spec{tcp, udp, tcp6, udp6, icmp, gre, {proto: 59, fragment: 0x2001}} {

@@ -279,7 +279,8 @@ func TestPromises(t *testing.T) {
 	}
 }
 
-// What could not be written did not happen: exam F3.
+// What could not be written did not happen.
+// exam: F3
 func TestDiskFails(t *testing.T) {
 	s, path := newStore(t)
 	k := key()
@@ -330,7 +331,8 @@ func TestPoolIsFull(t *testing.T) {
 	}
 }
 
-// Exam U6: a file of a later version, with unknown fields or with contradictions is refused and left as it is.
+// A file of a later version, with unknown fields or with contradictions is refused and left as it is.
+// exam: U6
 func TestOtherFiles(t *testing.T) {
 	k := key().String()
 	peer := func(name, addr string) string {
@@ -375,6 +377,7 @@ func TestOtherFiles(t *testing.T) {
 	}
 }
 
+// exam: U6
 func FuzzParse(f *testing.F) {
 	f.Add([]byte(`{"version":1,"peers":[{"name":"a","key":"11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=","addresses":["10.0.3.7"],"added":"2030-01-02T03:04:05Z"}],"invitations":[]}`))
 	f.Fuzz(func(t *testing.T, b []byte) {

@@ -47,6 +47,7 @@ var (
 	both           = []Framer{{}, {FromServer: true}, {Extended: true}, {FromServer: true, Extended: true}}
 )
 
+// exam: M3, M8
 func TestNext(t *testing.T) {
 	client, server := Framer{}, Framer{FromServer: true}
 	extended := Framer{Extended: true}
@@ -133,7 +134,8 @@ func split(f Framer, b []byte, chunk func() int) (items [][]byte, kinds []Kind, 
 	}
 }
 
-// FuzzFramer is exam M1: no panic, and the same items wherever the reads fall.
+// FuzzFramer: no panic, and the same items wherever the reads fall.
+// exam: M1, M14
 func FuzzFramer(f *testing.F) {
 	var stream []byte
 	for _, item := range [][]byte{

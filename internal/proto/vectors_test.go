@@ -201,6 +201,7 @@ func yes(b bool) string {
 
 func seconds(d time.Duration) string { return fmt.Sprintf("%ds", int(d/time.Second)) }
 
+// exam: M14
 func FuzzMessages(f *testing.F) {
 	f.Add(AppendConfig(nil, PushedConfig{
 		Prefix: netip.MustParsePrefix("10.0.254.254/16"), Gateway: netip.MustParseAddr("10.0.0.1"), MTU: 1500,
@@ -243,6 +244,7 @@ func FuzzMessages(f *testing.F) {
 	})
 }
 
+// exam: M13
 func TestPrintable(t *testing.T) {
 	tests := map[string]string{
 		"cam1":                   "cam1",

@@ -206,7 +206,8 @@ func TestHeld(t *testing.T) {
 	}
 }
 
-// Exam R3: what does not fit is dropped as whole items, and what has begun is completed.
+// What does not fit is dropped as whole items, and what has begun is completed.
+// exam: R3
 func TestQueueIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPipe(10)
@@ -315,7 +316,8 @@ func TestBudgetHolds(t *testing.T) {
 	}
 }
 
-// Exam P6: answers wait for room instead of being dropped.
+// Answers wait for room instead of being dropped.
+// exam: P6
 func TestSendControlWaits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPipe(0)

@@ -97,6 +97,7 @@ func frame(o packet.Offload, ip []byte) []byte {
 }
 
 // TestRoute has exam S1, S3, S4 and S5 as a matrix: who may send what to whom.
+// exam: S1, S3, S4, S5, R10
 func TestRoute(t *testing.T) {
 	w := newWorld(t, false)
 	w.table.SetEgress(
@@ -158,6 +159,7 @@ func TestRoute(t *testing.T) {
 	}
 }
 
+// exam: S4
 func TestIsolate(t *testing.T) {
 	w := newWorld(t, true)
 	for _, tt := range []struct {
@@ -175,7 +177,8 @@ func TestIsolate(t *testing.T) {
 	}
 }
 
-// Exam C7: who has proven nothing reaches nobody who has, neither does a site, and the other way round.
+// Who has proven nothing reaches nobody who has, neither does a site, and the other way round.
+// exam: C7
 func TestGuests(t *testing.T) {
 	for _, mix := range []bool{false, true} {
 		w := newWorld(t, false)
@@ -333,7 +336,8 @@ func TestSuperPackets(t *testing.T) {
 	}
 }
 
-// Exam F13: a packet larger than the MTU of its destination.
+// A packet larger than the MTU of its destination.
+// exam: F13
 func TestTooBig(t *testing.T) {
 	w := newWorld(t, false)
 	f := w.forwarder(w.a)
@@ -426,7 +430,8 @@ func TestMalformedIsCounted(t *testing.T) {
 	}
 }
 
-// Exam M9: what a local process with a raw socket may not put into the stream.
+// What a local process with a raw socket may not put into the stream.
+// exam: M9
 func TestUplink(t *testing.T) {
 	exit, server := NewPort(0, Caps{Exit: true}, new(sink)), NewPort(1, Caps{}, new(sink))
 	u := NewUplink(exit)

@@ -2,8 +2,9 @@ package netns
 
 import "testing"
 
-// TestCleanUp is exam U1: after SIGTERM the hosts are as they were, and after kill -9 they are once
+// TestCleanUp: after SIGTERM the hosts are as they were, and after kill -9 they are once
 // the program was started again and stopped.
+// exam: U1
 func TestCleanUp(t *testing.T) {
 	t.Parallel()
 	for _, mode := range []struct {

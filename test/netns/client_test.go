@@ -15,7 +15,8 @@ import (
 	"ferry/test/lab"
 )
 
-// TestStatic uses the flags of 2013. The second client wants the address of the first (exam P4).
+// TestStatic uses the flags of 2013. The second client wants the address of the first.
+// exam: P4
 func TestStatic(t *testing.T) {
 	t.Parallel()
 	n := newGateway(t, "--listen", "tcp://:2013")
@@ -238,6 +239,7 @@ func TestErrors(t *testing.T) {
 }
 
 // TestNoNameServer starts vpncli before the network is there, as at boot: it goes on trying.
+// exam: F20
 func TestNoNameServer(t *testing.T) {
 	t.Parallel()
 	n := newGateway(t)

@@ -279,7 +279,8 @@ func TestReflection(t *testing.T) {
 }
 
 // TestSmuggle2013 puts what a kernel would never send on the TUN of a client, with a server that keeps
-// every byte: nothing of it gets there, what is in order does (exam M9).
+// every byte: nothing of it gets there, what is in order does.
+// exam: M9
 func TestSmuggle2013(t *testing.T) {
 	t.Parallel()
 	n := newNetwork(t)

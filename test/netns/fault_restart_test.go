@@ -108,7 +108,8 @@ func (f *fleet) back(t *testing.T, strangers int) time.Duration {
 }
 
 // TestFleetKilled kills the gateway under load, again and again: all clients are back within 5 s with the
-// addresses that they had, and no address is given to two (exam F1).
+// addresses that they had, and no address is given to two.
+// exam: F1
 func TestFleetKilled(t *testing.T) {
 	const count, strangers, limit = 1000, 100, 5 * time.Second
 	rounds := 3
@@ -144,7 +145,8 @@ func TestFleetKilled(t *testing.T) {
 }
 
 // TestIdle has clients that fall silent: after idle_timeout the gateway gives them up, keeps the address
-// of those who can prove that it is theirs, as long again, and then frees it (exam F6).
+// of those who can prove that it is theirs, as long again, and then frees it.
+// exam: F6
 func TestIdle(t *testing.T) {
 	t.Parallel()
 	const idle = 2 * time.Second

@@ -115,8 +115,9 @@ func (n *network) joins(ns *lab.Namespace, server string) time.Duration {
 	return time.Since(began)
 }
 
-// Exam R1: ten thousand connections that never speak, of one source and of 200: few of them are kept, and
+// Ten thousand connections that never speak, of one source and of 200: few of them are kept, and
 // who means well joins within a second.
+// exam: R1
 func TestSilentCrowd(t *testing.T) {
 	t.Parallel()
 	for _, hosts := range []int{1, 200} {
@@ -148,8 +149,9 @@ func TestSilentCrowd(t *testing.T) {
 	}
 }
 
-// Exam R4: one source that wants all addresses gets 32; where many want them all, the pool is full, and is
+// One source that wants all addresses gets 32; where many want them all, the pool is full, and is
 // there again within a minute after they have left.
+// exam: R4
 func TestManyAddresses(t *testing.T) {
 	t.Parallel()
 	n := newOpen(t, "--pool", "10.0.0.0/23") // half of it for them
@@ -176,7 +178,8 @@ func TestManyAddresses(t *testing.T) {
 	}
 }
 
-// Exam A2: who shows secrets that open nothing is refused for ever longer; the others are not.
+// Who shows secrets that open nothing is refused for ever longer; the others are not.
+// exam: A2
 func TestGuessing(t *testing.T) {
 	t.Parallel()
 	n := newSecure(t)

@@ -19,6 +19,7 @@ func lose(t *testing.T, ns *lab.Namespace, percent int) {
 }
 
 // TestBadNetwork is exam F8 as far as this kernel can do it: what comes through is right, and comes.
+// exam: F8
 func TestBadNetwork(t *testing.T) {
 	t.Parallel()
 	n := newGateway(t)

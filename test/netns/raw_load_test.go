@@ -16,8 +16,9 @@ import (
 type sample struct{ rss, descriptors, threads int }
 
 // TestLoad has 2,000 clients that send a packet in a second each, to one another, and come and go, for
-// 3 minutes: nothing grows, nothing is lost, no address is given to two, and packets are fast (exam L1,
-// shortened). With -short it takes 20 seconds, and does not look at what grows slowly.
+// 3 minutes: nothing grows, nothing is lost, no address is given to two, and packets are fast. With
+// -short it takes 20 seconds, and does not look at what grows slowly.
+// exam: L1
 func TestLoad(t *testing.T) {
 	const (
 		clients = "2000"

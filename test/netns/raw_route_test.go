@@ -13,7 +13,8 @@ import (
 )
 
 // TestSpoof sends packets with sources that the client does not have: all are dropped and counted, and
-// nobody sees one. Bare packets and data frames go the same way (exam S1).
+// nobody sees one. Bare packets and data frames go the same way.
+// exam: S1
 func TestSpoof(t *testing.T) {
 	t.Parallel()
 	n := newRawGateway(t, "[sites]", `"192.168.8.0/24" = "10.0.3.7"`)
@@ -110,7 +111,8 @@ func listenUDP(t *testing.T, ns *lab.Namespace, port int) func(limit time.Durati
 
 // TestProtected sends to addresses of the gateway's host that are nobody's business: its loopback, even
 // with route_localnet, the metadata service of a cloud, its addresses in the LAN. They are dropped
-// unless they are allowed (exam S3).
+// unless they are allowed.
+// exam: S3
 func TestProtected(t *testing.T) {
 	t.Parallel()
 	const port = 4000
@@ -150,7 +152,8 @@ func TestProtected(t *testing.T) {
 	}
 }
 
-// TestIsolate switches packets between clients off (exam S4).
+// TestIsolate switches packets between clients off.
+// exam: S4
 func TestIsolate(t *testing.T) {
 	t.Parallel()
 	for _, isolate := range []bool{false, true} {
@@ -188,7 +191,8 @@ func TestIsolate(t *testing.T) {
 }
 
 // TestNobody sends to an address of the pool that nobody has, with the longest life: not one copy comes
-// to vpn0, where the kernel would send it back, again and again (exam S5).
+// to vpn0, where the kernel would send it back, again and again.
+// exam: S5
 func TestNobody(t *testing.T) {
 	t.Parallel()
 	n := newRawGateway(t)

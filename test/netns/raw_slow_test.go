@@ -12,8 +12,8 @@ import (
 	"ferry/test/rawvpn"
 )
 
-// TestTrickle sends a byte every 5 seconds, which must not buy more time: the deadlines are in total
-// (exam R2).
+// TestTrickle sends a byte every 5 seconds, which must not buy more time: the deadlines are in total.
+// exam: R2
 func TestTrickle(t *testing.T) {
 	t.Parallel()
 	const limit, pause = settings.DefaultDeadline, 5 * time.Second
@@ -123,8 +123,9 @@ func percentile(c *rawvpn.Client, stop func() bool) (time.Duration, error) {
 }
 
 // TestStalled floods a client, which then stops reading: it is closed when the write deadline is over,
-// holds no more than its queue until then, and others hardly notice (exam R3). A machine that does other
+// holds no more than its queue until then, and others hardly notice. A machine that does other
 // things too adds to a round trip as it likes, so one round of three has to be good.
+// exam: R3
 func TestStalled(t *testing.T) {
 	const slower, rounds = 5 * time.Millisecond, 3
 	n := newRawGateway(t, fmt.Sprintf("write_timeout = '%s'\nqueue_bytes = %d", stallTime, stallQueue))

@@ -17,7 +17,8 @@ import (
 )
 
 // TestDataBeforeAddress: packets of a client without an address are dropped and counted, and it can
-// join afterwards (exam P1).
+// join afterwards.
+// exam: P1
 func TestDataBeforeAddress(t *testing.T) {
 	t.Parallel()
 	n := newRawGateway(t)
@@ -44,7 +45,8 @@ func TestDataBeforeAddress(t *testing.T) {
 }
 
 // TestManyRequests asks 1,000 times on one connection: one address, a single reply to each request,
-// and not faster than the gateway wants (exam P2).
+// and not faster than the gateway wants.
+// exam: P2
 func TestManyRequests(t *testing.T) {
 	t.Parallel()
 	const count = 1000
@@ -68,7 +70,8 @@ func TestManyRequests(t *testing.T) {
 }
 
 // TestRefused has static requests that nobody gets: no bytes, but the end of the connection; an
-// extended client is told why (exam P3).
+// extended client is told why.
+// exam: P3
 func TestRefused(t *testing.T) {
 	t.Parallel()
 	n := newRawGateway(t, "[reserved]", `printer = "10.0.3.7"`)
@@ -110,7 +113,8 @@ func TestRefused(t *testing.T) {
 }
 
 // TestTheft asks for the address of a client that uses it, and then of one that has just vanished and
-// can come back: neither is harmed (exam P4).
+// can come back: neither is harmed.
+// exam: P4, U3
 func TestTheft(t *testing.T) {
 	t.Parallel()
 	n := newRawGateway(t)
@@ -180,7 +184,8 @@ func TestTheft(t *testing.T) {
 }
 
 // TestChanges lets one client ask for a dynamic, a static and again a dynamic address: it never has
-// two, and what it had is free for others, once (exam P5).
+// two, and what it had is free for others, once.
+// exam: P5
 func TestChanges(t *testing.T) {
 	t.Parallel()
 	n := newRawGateway(t)
@@ -224,8 +229,9 @@ func TestChanges(t *testing.T) {
 	n.alive()
 }
 
-// TestRandomChanges compares the gateway with a model: who asked for what last (exam P5, P13 over the
-// wire). All clients ask for addresses out of a small set.
+// TestRandomChanges compares the gateway with a model: who asked for what last. All
+// clients ask for addresses out of a small set.
+// exam: P5, P13
 func TestRandomChanges(t *testing.T) {
 	t.Parallel()
 	n := newRawGateway(t, `pool = "10.0.0.0/28"`)
@@ -277,7 +283,8 @@ func TestRandomChanges(t *testing.T) {
 }
 
 // TestNeverReads sends a million keepalives and reads no echo: the gateway stops to read, holds little,
-// and closes (exam P6).
+// and closes.
+// exam: P6
 func TestNeverReads(t *testing.T) {
 	const queue = 256 << 10
 	n := newRawGateway(t, "write_timeout = '2s'", fmt.Sprintf("queue_bytes = %d", queue))
@@ -346,7 +353,8 @@ func TestNeverReads(t *testing.T) {
 	n.alive()
 }
 
-// TestSelfAssign has a 2013 client that uses an address it never asked for (exam P8, both modes).
+// TestSelfAssign has a 2013 client that uses an address it never asked for, in both modes.
+// exam: P8
 func TestSelfAssign(t *testing.T) {
 	t.Parallel()
 	own := netip.MustParseAddr("10.0.7.7")

@@ -101,7 +101,8 @@ var splits = []struct {
 }
 
 // TestSplits sends streams in pieces over real TCP: the same packets arrive, at another client and at
-// the TUN (exam M2).
+// the TUN.
+// exam: M2
 func TestSplits(t *testing.T) {
 	t.Parallel()
 	n := newRawGateway(t)
@@ -161,7 +162,8 @@ func controls(control []byte) (all [][]byte) {
 }
 
 // TestControl sends control packets with garbage in the free fields: 20 bytes are taken, one answer
-// comes, the same packet (exam M3; M8 with a header length of 6).
+// comes, the same packet.
+// exam: M3, M8
 func TestControl(t *testing.T) {
 	t.Parallel()
 	n := newRawGateway(t)
@@ -208,7 +210,8 @@ func TestControl(t *testing.T) {
 }
 
 // TestMalformed sends what is no packet: the connection ends, the reason is counted, and nothing gets
-// to the TUN (exam M4).
+// to the TUN.
+// exam: M4
 func TestMalformed(t *testing.T) {
 	t.Parallel()
 	n := newRawGateway(t)
@@ -262,7 +265,8 @@ func TestMalformed(t *testing.T) {
 }
 
 // TestContradictions sends frames with packets that are not what the frame says: they are dropped and
-// counted, nothing gets to the TUN, and the stream goes on (exam M4, for the extended framing).
+// counted, nothing gets to the TUN, and the stream goes on.
+// exam: M4
 func TestContradictions(t *testing.T) {
 	t.Parallel()
 	n := newRawGateway(t)
@@ -304,7 +308,8 @@ func TestContradictions(t *testing.T) {
 }
 
 // TestIPv6 sends IPv6 packets: framed by their own length, never taken for an address request, counted,
-// and the stream goes on (exam M6).
+// and the stream goes on.
+// exam: M6
 func TestIPv6(t *testing.T) {
 	t.Parallel()
 	n := newRawGateway(t)
@@ -357,7 +362,8 @@ func TestIPv6(t *testing.T) {
 	n.alive()
 }
 
-// TestUnfinished has many connections on which a packet of 65,535 bytes begins and never ends (exam M5).
+// TestUnfinished has many connections on which a packet of 65,535 bytes begins and never ends.
+// exam: M5
 func TestUnfinished(t *testing.T) {
 	const (
 		count = 1000

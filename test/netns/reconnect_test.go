@@ -71,8 +71,9 @@ func monitor(t *testing.T, ns *lab.Namespace) *lab.Proc {
 	return p
 }
 
-// TestGatewayKilled is exam F1 on a small scale: all goes on when the gateway is back, and nothing of
+// TestGatewayKilled: all goes on when the gateway is back, and nothing of
 // it is seen by the host of a client but the pause.
+// exam: F1
 func TestGatewayKilled(t *testing.T) {
 	t.Parallel()
 	n := newGateway(t, "--push-route", "198.51.100.0/24")
@@ -157,7 +158,8 @@ func silence(t *testing.T, ns *lab.Namespace) (end func()) {
 	return func() { t.Helper(); run(t, ns, "nft delete table inet silence") }
 }
 
-// TestShortSilence is exam F6: the network drops everything for 20 s.
+// TestShortSilence: the network drops everything for 20 s.
+// exam: F6
 func TestShortSilence(t *testing.T) {
 	t.Parallel()
 	n := newGateway(t)
@@ -174,8 +176,9 @@ func TestShortSilence(t *testing.T) {
 	}
 }
 
-// TestLongSilence is exam F6: the network drops everything for 120 s. Both sides notice within 30 s, the
+// TestLongSilence: the network drops everything for 120 s. Both sides notice within 30 s, the
 // address is held for 60 s more, and then another client gets it, which it keeps.
+// exam: F6
 func TestLongSilence(t *testing.T) {
 	t.Parallel()
 	const lasts, notice, slack = 120 * time.Second, 30 * time.Second, 2 * time.Second

@@ -57,6 +57,7 @@ func (n *network) join(ns *lab.Namespace, args string) string {
 
 // TestSecure goes from the key to the tunnel and back: nothing of what is inside is to be seen outside,
 // and who is removed is gone within a second.
+// exam: U7
 func TestSecure(t *testing.T) {
 	t.Parallel()
 	n := newSecure(t)
@@ -95,8 +96,9 @@ func TestSecure(t *testing.T) {
 	}
 }
 
-// Exam C6: who has a pinned gateway speaks TLS or nothing, whatever is answered; and a listener for TLS
+// Who has a pinned gateway speaks TLS or nothing, whatever is answered; and a listener for TLS
 // has no bytes for who speaks the 2013 protocol.
+// exam: C6
 func TestNoFallback(t *testing.T) {
 	t.Parallel()
 	n := newSecure(t)

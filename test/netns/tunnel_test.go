@@ -51,7 +51,8 @@ func newSides(t *testing.T) (*network, []side) {
 	}
 }
 
-// TestInterfaceDeleted is exam F9: the interface is deleted under load.
+// TestInterfaceDeleted: the interface is deleted under load.
+// exam: F9
 func TestInterfaceDeleted(t *testing.T) {
 	t.Parallel()
 	n, sides := newSides(t)
@@ -82,6 +83,7 @@ func TestInterfaceDeleted(t *testing.T) {
 }
 
 // TestInterfaceChanged has an operator, or his tools, at work on the interface.
+// exam: F11
 func TestInterfaceChanged(t *testing.T) {
 	t.Parallel()
 	n, sides := newSides(t)
@@ -146,7 +148,8 @@ func cpuTime(t *testing.T, p *lab.Proc) time.Duration {
 	return time.Duration(user+system) * tick
 }
 
-// TestMTU is exam F13: the MTU changes at run time, and packets that are too big are answered.
+// TestMTU: the MTU changes at run time, and packets that are too big are answered.
+// exam: F13
 func TestMTU(t *testing.T) {
 	t.Parallel()
 	n := newGateway(t)
@@ -192,8 +195,9 @@ func TestMTU(t *testing.T) {
 	}
 }
 
-// TestSmuggle puts packets on the TUN of a client that its kernel would never send (exam M9, M6): none
+// TestSmuggle puts packets on the TUN of a client that its kernel would never send: none
 // of them gets to the gateway.
+// exam: M6, M9
 func TestSmuggle(t *testing.T) {
 	t.Parallel()
 	n := newGateway(t)

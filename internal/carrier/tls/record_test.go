@@ -293,6 +293,7 @@ func BenchmarkSeal(b *testing.B) {
 }
 
 // No bytes make Open panic, claim more than there is, or let anything through.
+// exam: M14
 func FuzzOpen(f *testing.F) {
 	a, _ := pair(f, tls.TLS_AES_128_GCM_SHA256)
 	good, _ := a.Seal(nil, []byte("hello"))

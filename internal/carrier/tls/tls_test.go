@@ -156,7 +156,8 @@ func TestRefusedKey(t *testing.T) {
 	}
 }
 
-// Exam M11: a hello in 1-byte segments works; what is none ends at once, and what never ends by ctx.
+// A hello in 1-byte segments works; what is none ends at once, and what never ends by ctx.
+// exam: M11
 func TestHello(t *testing.T) {
 	gateway, device := identity.NewKey(), identity.NewKey()
 	t.Run("byte by byte", func(t *testing.T) {
