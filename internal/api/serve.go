@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/net/netutil"
@@ -152,7 +153,20 @@ func Handle[In, Out any](status func(error) int, f func(*http.Request, In) (Out,
 func Fail(w http.ResponseWriter, status int, err error) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
-	_ = json.NewEncoder(w).Encode(failure{err.Error()})
+	_ = json.NewEncoder(w).Encode(failure{short(err.Error())})
+}
+
+// maxError is the length of an error in an answer: a line for people, though it quotes what was asked.
+const maxError = 256
+
+// short leaves out the middle of a long text: its start says what failed, and its end why.
+func short(text string) string {
+	const gap, head = "…", maxError / 2
+	if len(text) <= maxError {
+		return text
+	}
+	tail := text[len(text)-(maxError-head-len(gap)):]
+	return strings.ToValidUTF8(text[:head], "") + gap + strings.ToValidUTF8(tail, "")
 }
 
 type failure struct {

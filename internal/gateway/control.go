@@ -30,26 +30,40 @@ var (
 	errNoServer  = errors.New("it is not known where devices find this gateway: name it with --server")
 )
 
+// A route is a method and a path, as http.ServeMux takes them, and what answers.
+type route struct {
+	pattern string
+	handler http.Handler
+}
+
 // handler answers the requests of package api.
 func (g *Gateway) handler() http.Handler {
 	mux := http.NewServeMux()
-	mux.Handle("GET /v1/status", api.Handle(status, func(*http.Request, struct{}) (api.Status, error) { return g.status(), nil }))
-	mux.Handle("GET /v1/sessions", api.Handle(status, func(*http.Request, struct{}) ([]api.Session, error) { return g.sessions(), nil }))
-	mux.Handle("DELETE /v1/sessions/{id}", api.Handle(status, func(r *http.Request, _ struct{}) (struct{}, error) {
-		return struct{}{}, g.kick(r.PathValue("id"))
-	}))
-	mux.Handle("GET /v1/peers", api.Handle(status, func(*http.Request, struct{}) (api.Peers, error) { return g.listPeers() }))
-	mux.Handle("POST /v1/peers", api.Handle(status, func(_ *http.Request, p api.Peer) (api.Peer, error) { return g.addPeer(p) }))
-	mux.Handle("PATCH /v1/peers/{name}", api.Handle(status, func(r *http.Request, c api.Change) (api.Peer, error) {
-		return g.changePeer(r.PathValue("name"), c)
-	}))
-	mux.Handle("DELETE /v1/peers/{name}", api.Handle(status, func(r *http.Request, _ struct{}) (api.Peer, error) {
-		return g.removePeer(r.PathValue("name"))
-	}))
-	mux.Handle("POST /v1/invitations", api.Handle(status, func(_ *http.Request, i api.Invite) (api.Invited, error) { return g.invite(i) }))
-	mux.Handle("/metrics", g.metrics)
-	mux.Handle("/healthz", g.metrics)
+	for _, r := range g.routes() {
+		mux.Handle(r.pattern, r.handler)
+	}
 	return mux
+}
+
+func (g *Gateway) routes() []route {
+	return []route{
+		{"GET /v1/status", api.Handle(status, func(*http.Request, struct{}) (api.Status, error) { return g.status(), nil })},
+		{"GET /v1/sessions", api.Handle(status, func(*http.Request, struct{}) ([]api.Session, error) { return g.sessions(), nil })},
+		{"DELETE /v1/sessions/{id}", api.Handle(status, func(r *http.Request, _ struct{}) (struct{}, error) {
+			return struct{}{}, g.kick(r.PathValue("id"))
+		})},
+		{"GET /v1/peers", api.Handle(status, func(*http.Request, struct{}) (api.Peers, error) { return g.listPeers() })},
+		{"POST /v1/peers", api.Handle(status, func(_ *http.Request, p api.Peer) (api.Peer, error) { return g.addPeer(p) })},
+		{"PATCH /v1/peers/{name}", api.Handle(status, func(r *http.Request, c api.Change) (api.Peer, error) {
+			return g.changePeer(r.PathValue("name"), c)
+		})},
+		{"DELETE /v1/peers/{name}", api.Handle(status, func(r *http.Request, _ struct{}) (api.Peer, error) {
+			return g.removePeer(r.PathValue("name"))
+		})},
+		{"POST /v1/invitations", api.Handle(status, func(_ *http.Request, i api.Invite) (api.Invited, error) { return g.invite(i) })},
+		{"/metrics", g.metrics},
+		{"/healthz", g.metrics},
+	}
 }
 
 // serveMetrics answers what everybody may read, where the configuration says so.
