@@ -1,7 +1,6 @@
 package api
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -238,22 +237,6 @@ func TestSilentConnections(t *testing.T) {
 	if _, err := NewClient(dir).Status(t.Context()); err != nil {
 		t.Error(err)
 	}
-}
-
-func FuzzBody(f *testing.F) {
-	h := Handle(func(error) int { return 400 }, func(_ *http.Request, i Invite) (Invite, error) { return i, nil })
-	f.Add([]byte(`{"name":"cam1","addresses":["10.0.3.7"],"routes":["192.168.7.0/24"],"ttl":900,"servers":["gw"]}`))
-	f.Fuzz(func(t *testing.T, b []byte) {
-		r, err := http.NewRequest(http.MethodPost, "http://ferry/", bytes.NewReader(b))
-		if err != nil {
-			t.Fatal(err)
-		}
-		w := &answer{header: http.Header{}}
-		h(w, r)
-		if w.status != 0 && w.status != 400 {
-			t.Errorf("%q: status %d", b, w.status)
-		}
-	})
 }
 
 type answer struct {
