@@ -99,7 +99,7 @@ func FirstByte(ctx context.Context, conn net.Conn) (b byte, again net.Conn, err 
 		b, err = peek(raw)
 	} else {
 		first := make([]byte, 1)
-		_, err = conn.Read(first)
+		_, err = io.ReadFull(conn, first) // a read may return nothing at all
 		b, again = first[0], &unread{Conn: conn, first: first}
 	}
 	if !stop() { // a deadline set a moment too late would end the connection later

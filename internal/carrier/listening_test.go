@@ -86,3 +86,64 @@ func TestFirstByte(t *testing.T) {
 		})
 	}
 }
+
+// FuzzFirstByte looks at the first byte of a stream that comes in pieces: what is read behind that is the
+// whole stream, and a hello of TLS is told from all else by nothing but that byte.
+// exam: M11
+func FuzzFirstByte(f *testing.F) {
+	f.Add([]byte{TLSByte, 3, 1, 0, 5, 1, 0, 0, 1, 0}, uint8(1), uint8(0))
+	f.Add([]byte{0x45, 0x14, 0, 0}, uint8(2), uint8(1))
+	f.Add([]byte{TLSByte}, uint8(0), uint8(2))
+	f.Add([]byte{}, uint8(9), uint8(1))
+	f.Add([]byte{0x45}, uint8(0), uint8(0)) // an empty write comes before it
+	f.Fuzz(func(t *testing.T, b []byte, cut, kind uint8) {
+		names := []string{"pipe", "unix", "tcp"}
+		near, far := pairs[names[int(kind)%len(names)]](t)
+		defer near.Close()
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			defer far.Close()
+			head := b[:min(int(cut), len(b))]
+			if _, err := far.Write(head); err != nil {
+				return
+			}
+			_, _ = far.Write(b[len(head):])
+		}()
+		first, again, err := FirstByte(t.Context(), near)
+		if len(b) == 0 {
+			if !errors.Is(err, io.EOF) {
+				t.Errorf("nothing came: got %d, %v", first, err)
+			}
+			<-done
+			return
+		}
+		if err != nil || first != b[0] {
+			t.Fatalf("got %d, %v; want %d", first, err, b[0])
+		}
+		if all, err := io.ReadAll(again); err != nil || string(all) != string(b) {
+			t.Errorf("got %x, %v; want %x", all, err, b)
+		}
+		<-done
+	})
+}
+
+// FuzzParseListen: what is taken comes back as it was, and lets nobody in who is not named.
+func FuzzParseListen(f *testing.F) {
+	for _, s := range []string{"tcp://:2002?allow=tls", "vsock://:2002?allow=both&cid=3,4", "unix:///run/x?uid=0", "tcp://[::1]:1", "://", "unix://?uid=4294967296"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		l, err := ParseListen(s)
+		if err != nil {
+			return
+		}
+		if l.Allow > Plain|TLS || len(l.From) > 0 && l.Scheme == "tcp" {
+			t.Errorf("%q: %+v", s, l)
+		}
+		again, err := ParseListen(l.String())
+		if err != nil || again.String() != l.String() {
+			t.Errorf("%q becomes %q, %q, %v", s, l, again, err)
+		}
+	})
+}
