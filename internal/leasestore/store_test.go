@@ -353,3 +353,59 @@ func FuzzRecord(f *testing.F) {
 		}
 	})
 }
+
+// FuzzOpen opens a store on a file of arbitrary bytes: it is refused and left as it is, or what is found can
+// be added to, and is found again.
+// exam: F4, U6
+func FuzzOpen(f *testing.F) {
+	whole := appendHeader(nil)
+	for i := range 4 {
+		whole = appendRecord(whole, grant(i))
+	}
+	whole = appendRecord(whole, free(2))
+	f.Add(whole)
+	f.Add(whole[:len(whole)-3])
+	f.Add(append(bytes.Clone(whole), whole...))
+	f.Add([]byte{})
+	f.Add([]byte(magic))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		dir := t.TempDir()
+		path := filepath.Join(dir, logName)
+		if err := os.WriteFile(path, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		s, found, err := Open(dir, slog.New(slog.DiscardHandler))
+		if err != nil {
+			if got, _ := os.ReadFile(path); !errors.Is(err, ErrVersion) || !bytes.Equal(got, b) {
+				t.Errorf("%v; the file has become %x", err, got)
+			}
+			return
+		}
+		want := byAddr(t, found)
+		commit(t, s, grant(77))
+		want[lease(77).Addr] = lease(77)
+		s.Close()
+		_, again := open(t, dir)
+		if !maps.Equal(again, want) {
+			t.Errorf("got %v, want %v", again, want)
+		}
+	})
+}
+
+// What version 1 wrote is read for ever.
+// exam: U6
+func TestGolden(t *testing.T) {
+	dir := t.TempDir()
+	b, err := os.ReadFile("testdata/leases.v1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, logName), b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, found := open(t, dir)
+	want := map[netip.Addr]addrpool.Lease{lease(1).Addr: lease(1), lease(3).Addr: lease(3)}
+	if !maps.Equal(found, want) {
+		t.Errorf("got %v, want %v", found, want)
+	}
+}

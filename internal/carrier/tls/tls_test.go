@@ -209,3 +209,61 @@ func (b bytewise) Write(p []byte) (int, error) {
 	}
 	return len(p), nil
 }
+
+// FuzzHello sends bytes to a gateway that waits for a hello: it ends with an error, and says no more to it
+// than one alert.
+// exam: M11, M14
+func FuzzHello(f *testing.F) {
+	gateway := identity.NewKey()
+	config := gateway.Server(func(identity.Protocol, identity.Public) error { return nil })
+	hello := firstFlight(f, gateway)
+	f.Add(hello)
+	f.Add(hello[:100])
+	f.Add(append([]byte{22}, bytes.Repeat([]byte("junk"), 50)...))
+	f.Add([]byte{22, 3, 1, 0x40, 0, 1, 1, 0, 0})
+	f.Add([]byte{21, 3, 3, 0, 2, 1, 0})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		near, far := net.Pipe()
+		said := make(chan []byte, 1)
+		go func() {
+			go func() { // ends with the pipe
+				_, _ = far.Write(b)
+				time.Sleep(time.Millisecond)
+				_ = far.SetReadDeadline(time.Now())
+			}()
+			all, _ := io.ReadAll(far)
+			said <- all
+			far.Close()
+		}()
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		defer cancel()
+		_, _, _, err := Server(ctx, near, config)
+		near.Close()
+		all := <-said
+		if err == nil {
+			t.Fatal("a handshake without a key")
+		}
+		if errors.Is(err, context.DeadlineExceeded) {
+			t.Error("it waits for what does not come")
+		}
+		if alerts := bytes.Count(all, []byte{21, 3, 3, 0, 2}); alerts > 1 || len(all) > 0 && all[0] != 21 && all[0] != 22 {
+			t.Errorf("%d alerts, %x", alerts, all)
+		}
+	})
+}
+
+// firstFlight returns what a device sends first.
+func firstFlight(tb testing.TB, gateway identity.Key) []byte {
+	tb.Helper()
+	near, far := net.Pipe()
+	defer near.Close()
+	go func() { // ends with the pipe
+		_ = tls.Client(far, identity.NewKey().Client(identity.Tunnel, gateway.Public().Pin())).Handshake()
+	}()
+	b := make([]byte, 16<<10)
+	n, err := near.Read(b)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return b[:n]
+}
