@@ -1,6 +1,8 @@
 package identity
 
 import (
+	"bytes"
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/ed25519"
 	"crypto/elliptic"
@@ -10,8 +12,11 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
 	"math/big"
 	"net"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 )
@@ -106,11 +111,39 @@ func chain(t *testing.T, private any, public any, copies int) tls.Certificate {
 	return c
 }
 
+// signed returns a certificate for a new key, or for another one, that somebody else has signed.
+func signed(t *testing.T, by Key, change func(*x509.Certificate), public ...any) tls.Certificate {
+	t.Helper()
+	k := NewKey()
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: noExpiry}
+	if change != nil {
+		change(template)
+	}
+	public = append(public, k.private.Public())
+	der, err := x509.CreateCertificate(rand.Reader, template, &x509.Certificate{}, public[0], by.private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: k.private}
+}
+
+// A pretender signs with a key that it does not have.
+type pretender struct{ key *rsa.PublicKey }
+
+func (p pretender) Public() crypto.PublicKey { return p.key }
+func (p pretender) Sign(io.Reader, []byte, crypto.SignerOpts) ([]byte, error) {
+	return make([]byte, p.key.Size()), nil
+}
+
 // Each of these fails, and the device sees no byte of the gateway behind the handshake.
 // exam: A1, A3
 func TestGatewayRefuses(t *testing.T) {
 	gateway, device := NewKey(), NewKey()
 	rsaKey, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		t.Fatal(err)
+	}
+	weakKey, err := rsa.GenerateKey(rand.Reader, 1024)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -134,6 +167,60 @@ func TestGatewayRefuses(t *testing.T) {
 		{"a long chain", func(c *tls.Config) {
 			c.Certificates = []tls.Certificate{chain(t, ed25519.PrivateKey(device.private), device.private.Public(), 500)}
 		}, ErrCertificate},
+		{"a chain of more than 256 KiB", func(c *tls.Config) {
+			c.Certificates = []tls.Certificate{chain(t, ed25519.PrivateKey(device.private), device.private.Public(), 1500)}
+		}, nil},
+		{"a stranger's key, signed by the gateway", func(c *tls.Config) { c.Certificates = []tls.Certificate{signed(t, gateway, nil)} }, errStranger},
+		{"a stranger's key, signed by a known device", func(c *tls.Config) { c.Certificates = []tls.Certificate{signed(t, device, nil)} }, errStranger},
+		{"a stranger's key behind which the known one comes", func(c *tls.Config) {
+			own := signed(t, device, nil)
+			own.Certificate = append(own.Certificate, c.Certificates[0].Certificate[0])
+			c.Certificates = []tls.Certificate{own}
+		}, ErrCertificate},
+		{"a stranger's key with a known name", func(c *tls.Config) {
+			c.Certificates = []tls.Certificate{signed(t, device, func(x *x509.Certificate) {
+				x.Subject.CommonName, x.DNSNames = "cam1", []string{"cam1"}
+			})}
+		}, errStranger},
+		{"a stranger's key, expired", func(c *tls.Config) {
+			c.Certificates = []tls.Certificate{signed(t, device, func(x *x509.Certificate) { x.NotAfter = time.Now().Add(-time.Hour) })}
+		}, errStranger},
+		{"a stranger's key, of the future", func(c *tls.Config) {
+			c.Certificates = []tls.Certificate{signed(t, device, func(x *x509.Certificate) { x.NotBefore = time.Now().Add(time.Hour) })}
+		}, errStranger},
+		{"a stranger's key for another use", func(c *tls.Config) {
+			c.Certificates = []tls.Certificate{signed(t, device, func(x *x509.Certificate) {
+				x.ExtKeyUsage, x.KeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageCodeSigning}, x509.KeyUsageCertSign
+			})}
+		}, errStranger},
+		{"the known key in another encoding", func(c *tls.Config) {
+			// An algorithm with parameters, which RFC 8410 forbids; the lengths around it grow with them.
+			der := c.Certificates[0].Certificate[0]
+			at := bytes.LastIndex(der, []byte{0x30, 0x2a, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70})
+			der = slices.Insert(bytes.Clone(der), at+9, 5, 0)
+			der[at+1], der[at+3] = 0x2c, 7
+			der[2], der[4] = der[2]+2, der[4]+2 // the certificate, and what of it is signed
+			if _, err := x509.ParseCertificate(der); err == nil || !strings.Contains(err.Error(), "illegal parameters") {
+				panic(fmt.Sprint("not the certificate that is meant: ", err))
+			}
+			c.Certificates[0].Certificate = [][]byte{der}
+		}, nil},
+		{"the known key as one for another algorithm", func(c *tls.Config) {
+			der := bytes.Clone(c.Certificates[0].Certificate[0])
+			at := bytes.LastIndex(der, []byte{0x30, 0x2a, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70})
+			der[at+8] = 0x6e // X25519
+			c.Certificates[0].Certificate = [][]byte{der}
+		}, nil},
+		{"RSA of 1024 bits", func(c *tls.Config) {
+			c.Certificates = []tls.Certificate{chain(t, weakKey, &weakKey.PublicKey, 1)}
+		}, nil},
+		{"RSA of 16384 bits", func(c *tls.Config) {
+			n := new(big.Int).Lsh(big.NewInt(1), 16383)
+			huge := &rsa.PublicKey{N: n.Add(n, big.NewInt(0x10001)), E: 65537}
+			own := signed(t, device, nil, huge)
+			own.PrivateKey = pretender{huge}
+			c.Certificates = []tls.Certificate{own}
+		}, nil},
 		{"RSA", func(c *tls.Config) {
 			c.Certificates = []tls.Certificate{chain(t, rsaKey, &rsaKey.PublicKey, 1)}
 		}, ErrCertificate},
@@ -150,9 +237,13 @@ func TestGatewayRefuses(t *testing.T) {
 			c := device.Client(Tunnel, gateway.Public().Pin())
 			c.VerifyConnection = nil
 			tt.change(c)
+			began := time.Now()
 			_, _, serverErr, clientErr := shake(t, gateway.Server(only(device.Public())), c)
 			if serverErr == nil || clientErr == nil {
 				t.Fatalf("gateway %v, device %v: want errors", serverErr, clientErr)
+			}
+			if took := time.Since(began); took > time.Second {
+				t.Errorf("it took %s: what a stranger shows costs too much", took)
 			}
 			if tt.want != nil && !errors.Is(serverErr, tt.want) {
 				t.Errorf("gateway: got %v, want %v", serverErr, tt.want)

@@ -126,6 +126,8 @@ func TestParseName(t *testing.T) {
 	}
 }
 
+// Of each key there is one encoding: another one is no way around a removal.
+// exam: A1
 func TestParseRefuses(t *testing.T) {
 	for _, s := range []string{
 		"", vectorPublic[:43], vectorPublic + "A", " " + vectorPublic, vectorPublic + "\n", vectorPin,

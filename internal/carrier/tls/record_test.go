@@ -185,6 +185,7 @@ func TestNewRecords(t *testing.T) {
 }
 
 // Late in the life of a key nothing else but a change of it is taken for one.
+// exam: A3
 func TestNotKeyUpdate(t *testing.T) {
 	for name, tt := range map[string]struct {
 		kind byte
@@ -192,6 +193,8 @@ func TestNotKeyUpdate(t *testing.T) {
 	}{
 		"an alert of the same bytes": {typeAlert, keyUpdate},
 		"another message":            {typeHandshake, "\x04\x00\x00\x01\x00"},
+		"a request to renegotiate":   {typeHandshake, "\x00\x00\x00\x00"},
+		"another hello":              {typeHandshake, "\x01\x00\x00\x01\x00"},
 		"a third way to ask":         {typeHandshake, "\x18\x00\x00\x01\x02"},
 	} {
 		a, b := pair(t, tls.TLS_AES_128_GCM_SHA256)
