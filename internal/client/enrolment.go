@@ -1,6 +1,7 @@
 package client
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -39,15 +40,30 @@ func LoadEnrolment(stateDir string) (e Enrolment, err error) {
 	if err != nil {
 		return e, fmt.Errorf("what this device knows of its gateway: %w", err)
 	}
-	err = json.Unmarshal(b, &e)
-	switch {
-	case err == nil && e.Version > enrolmentVersion:
-		err = errors.New("written by a later version of Ferry")
-	case err == nil && (len(e.Servers) == 0 || e.Gateway == identity.Pin{}):
-		err = errors.New("it names no gateway")
+	if e, err = parseEnrolment(b); err != nil {
+		return e, fmt.Errorf("%s: %w", path, err)
+	}
+	return e, nil
+}
+
+// parseEnrolment looks at the version first: a later one may mean something else by every other field.
+func parseEnrolment(b []byte) (e Enrolment, err error) {
+	var format struct{ Version int }
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.DisallowUnknownFields()
+	switch err = json.Unmarshal(b, &format); {
+	case err != nil:
+	case format.Version > enrolmentVersion:
+		return e, errors.New("written by a later version of Ferry: install that one")
+	case format.Version < 1:
+		err = errors.New("no format is named")
+	default:
+		if err = d.Decode(&e); err == nil && (len(e.Servers) == 0 || e.Gateway == identity.Pin{}) {
+			err = errors.New("it names no gateway")
+		}
 	}
 	if err != nil {
-		return e, fmt.Errorf("%s: %w: join again, with a new invitation", path, err)
+		return e, fmt.Errorf("%w: join again, with a new invitation", err)
 	}
 	return e, nil
 }
