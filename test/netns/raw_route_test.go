@@ -12,35 +12,38 @@ import (
 	"ferry/test/rawvpn"
 )
 
+// foreign are sources that a client does not have, and why what it sends from them is dropped.
+var foreign = []struct{ name, src, reason string }{
+	{"other client", "10.0.3.1", "source"},
+	{"gateway", gatewayVPN, "source"},
+	{"free pool address", "10.0.9.9", "source"},
+	{"this network", "0.1.2.3", "martian"},
+	{"loopback", "127.0.0.1", "martian"},
+	{"multicast", "224.0.0.1", "martian"},
+	{"reserved", "240.0.0.1", "martian"},
+	{"limited broadcast", "255.255.255.255", "martian"},
+	{"pool's broadcast", "10.0.255.255", "source"},
+	{"gateway's LAN", "198.51.100.1", "source"},
+	{"a host of the LAN", lanHost, "source"},
+	{"own outer address", "192.168.101.2", "source"},
+	{"the Internet", "8.8.8.8", "source"},
+	{"another client's site", "192.168.8.8", "source"},
+}
+
 // TestSpoof sends packets with sources that the client does not have: all are dropped and counted, and
 // nobody sees one. Bare packets and data frames go the same way.
 // exam: S1
 func TestSpoof(t *testing.T) {
 	t.Parallel()
 	n := newRawGateway(t, "[sites]", `"192.168.8.0/24" = "10.0.3.7"`)
-	victim := n.joinRaw(rawvpn.Ask{})
+	victim := n.joinRaw(rawvpn.Ask{Static: netip.MustParseAddr("10.0.3.1")})
 	router := n.joinRaw(rawvpn.Ask{Static: netip.MustParseAddr("10.0.3.7"), Features: rawvpn.All})
 	for _, who := range []struct {
 		name string
 		ask  rawvpn.Ask
 	}{{"bare", rawvpn.Ask{}}, {"data frames", rawvpn.Ask{Features: rawvpn.All}}} {
 		c := n.joinRaw(who.ask)
-		for _, test := range []struct{ name, src, reason string }{
-			{"other client", victim.Lease.Addr.String(), "source"},
-			{"gateway", gatewayVPN, "source"},
-			{"free pool address", "10.0.9.9", "source"},
-			{"this network", "0.1.2.3", "martian"},
-			{"loopback", "127.0.0.1", "martian"},
-			{"multicast", "224.0.0.1", "martian"},
-			{"reserved", "240.0.0.1", "martian"},
-			{"limited broadcast", "255.255.255.255", "martian"},
-			{"pool's broadcast", "10.0.255.255", "source"},
-			{"gateway's LAN", "198.51.100.1", "source"},
-			{"a host of the LAN", lanHost, "source"},
-			{"own outer address", "192.168.101.2", "source"},
-			{"the Internet", "8.8.8.8", "source"},
-			{"another client's site", "192.168.8.8", "source"},
-		} {
+		for _, test := range foreign {
 			t.Run(who.name+", "+test.name, func(t *testing.T) {
 				spoofed(t, n, c, []*rawvpn.Client{victim, router}, netip.MustParseAddr(test.src), test.reason)
 			})
