@@ -242,7 +242,12 @@ func rss(t *testing.T, p *lab.Proc) int {
 // procStatus returns a number of /proc/PID/status.
 func procStatus(t *testing.T, p *lab.Proc, key string) int {
 	t.Helper()
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.Pid()))
+	return statusOf(t, p.Pid(), key)
+}
+
+func statusOf(t *testing.T, pid int, key string) int {
+	t.Helper()
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -255,7 +260,7 @@ func procStatus(t *testing.T, p *lab.Proc, key string) int {
 			return n
 		}
 	}
-	t.Fatalf("no %s in /proc/%d/status", key, p.Pid())
+	t.Fatalf("no %s in /proc/%d/status", key, pid)
 	return 0
 }
 

@@ -19,9 +19,16 @@ import (
 // newSecure makes a network with a gateway that has a key, as 'vpnsrv init' makes it. args go to vpnsrv.
 func newSecure(t *testing.T, args ...string) *network {
 	t.Helper()
+	return newSecureFile(t, "", args...)
+}
+
+// newSecureFile is newSecure with lines before the others in the gateway's file.
+func newSecureFile(t *testing.T, lines string, args ...string) *network {
+	t.Helper()
 	n := newNetwork(t)
 	file := filepath.Join(t.TempDir(), "vpnsrv.toml")
 	run(t, n.gw, fmt.Sprintf("%s/vpnsrv init --state %s --config %s", bin, n.state, file))
+	writeFile(t, file, lines+"\n"+string(readFile(t, file)))
 	n.startSecure(append([]string{"--config", file}, args...)...)
 	return n
 }

@@ -102,6 +102,20 @@ func TestInterfaceChanged(t *testing.T) {
 				idles(t, s.proc)
 			})
 		}
+		t.Run(s.name+" moved, and that namespace deleted", func(t *testing.T) {
+			routes := s.routes(t)
+			gone, err := lab.NewNamespace("gone")
+			if err != nil {
+				t.Fatal(err)
+			}
+			began := time.Now()
+			run(t, s.ns, fmt.Sprintf("ip link set %s netns %s", s.dev, gone.Path()))
+			if err := gone.Close(); err != nil { // nobody else is in it
+				t.Fatal(err)
+			}
+			s.whole(t, began, routes)
+			idles(t, s.proc)
+		})
 		for _, alarm := range []string{"setting it right", "interface lost"} {
 			if s.proc.Count(alarm) == 0 {
 				t.Errorf("%s: no alarm %q", s.name, alarm)
