@@ -6,6 +6,7 @@
 
 set -u
 netns= # command that enters the client's network namespace; empty: this one
+gateway_options= # of vpnsrv
 
 fail() {
     echo "FAIL: $*"
@@ -45,7 +46,7 @@ stop() {
 }
 
 start_gateway() {
-    vpnsrv --listen vsock://:2002 --state /run/state >vpnsrv.log 2>&1 &
+    vpnsrv --listen vsock://:2002 --state /run/state $gateway_options >vpnsrv.log 2>&1 &
     gateway=$!
     await 20 address vpn0 || fail "vpnsrv: vpn0 got no address"
     [ "$(address vpn0)" = 10.0.0.1/16 ] || fail "vpn0 has $(address vpn0), want 10.0.0.1/16"

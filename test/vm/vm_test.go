@@ -38,6 +38,17 @@ func TestTunnel(t *testing.T) {
 	}
 }
 
+// TestClock sets the date of a machine while a tunnel runs in it.
+// exam: F15
+func TestClock(t *testing.T) {
+	kernel := needKernel(t)
+	m := Machine{
+		Script: script(t, "clock.sh"), Files: build(t, "../../cmd/vpnsrv", "../../cmd/vpncli", "./probe"),
+		Modules: []string{"vsock_loopback", "tun"},
+	}
+	succeed(t, kernel, &m, 2*oneMachine)
+}
+
 // TestMachine checks the harness: without these, a broken one could let TestTunnel pass.
 func TestMachine(t *testing.T) {
 	kernel := needKernel(t)
