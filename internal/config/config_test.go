@@ -70,6 +70,10 @@ func TestDefaults(t *testing.T) {
 		MaxSessions: settings.DefaultMaxSessions, QueueBytes: settings.DefaultQueue, QueueTotal: settings.DefaultQueueTotal,
 		Reserved: map[string]netip.Addr{}, Sites: map[netip.Prefix]netip.Addr{},
 	}
+	if g.HeapLimit <= 0 {
+		t.Errorf("heap limit %d, want one by the memory of this machine", g.HeapLimit)
+	}
+	want.QueueTotal, g.HeapLimit = min(want.QueueTotal, memory()/queueShare), 0
 	if g.Log = nil; !reflect.DeepEqual(g, want) {
 		t.Errorf("gateway:\n got %+v\nwant %+v", g, want)
 	}

@@ -153,7 +153,7 @@ func (g *Gateway) Load() (settings.Config, error) {
 	c.PlainPool = plainPool(s, g.PlainPool, c)
 	c.Reserved = reserved(s, g.Reserved, c.PlainPool)
 	c.Sites = sites(s, g.Sites, c.PlainPool)
-	return c, s.err
+	return boundQueues(c, s.isSet("queue_total"), memory()), s.err
 }
 
 // limits reads those on who may come in.

@@ -100,6 +100,9 @@ type Host interface {
 // nil after such a clean stop.
 func Run(ctx context.Context, c Config, host Host) (err error) {
 	c.SetDefaults()
+	if c.HeapLimit > 0 {
+		debug.SetMemoryLimit(c.HeapLimit)
+	}
 	undo := func() error { return nil }
 	defer func() { err = errors.Join(err, undo()) }()
 

@@ -90,6 +90,8 @@ type Config struct {
 	Limits     admission.Limits
 	QueueBytes int // waiting for one client
 	QueueTotal int // waiting for all clients, bytes
+	// HeapLimit is where the collector begins to work harder (debug.SetMemoryLimit), bytes; 0: nowhere.
+	HeapLimit int64
 
 	Version string // of the program, for the operator
 

@@ -1,0 +1,80 @@
+package config
+
+import (
+	"bytes"
+	"os"
+	"path"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"ferry/internal/gateway/settings"
+)
+
+// A share of the memory that there is may wait for clients, unless queue_total says how much; the rest is for
+// their sessions. Beyond another share the collector works harder instead of letting the heap double.
+const (
+	queueShare = 4         // 1/4
+	heapShare  = 4.0 / 5.0 // what is not heap needs some, too
+)
+
+// memory returns how many bytes this process may use: those of the machine, or fewer by its control group.
+func memory() int {
+	limit := 1 << 62
+	var info unix.Sysinfo_t
+	if unix.Sysinfo(&info) == nil {
+		limit = min(limit, int(uint64(info.Totalram)*uint64(info.Unit)))
+	}
+	groups, err := os.ReadFile("/proc/self/cgroup")
+	if err != nil {
+		return limit
+	}
+	return min(limit, groupMemory("/sys/fs/cgroup", string(groups)))
+}
+
+// groupMemory returns the least limit of the control groups that /proc/self/cgroup names, and of those above
+// them, by either version (cgroups(7)). Without any it is a number that no machine has.
+func groupMemory(root, groups string) int {
+	limit := 1 << 62
+	for line := range strings.Lines(groups) {
+		words := strings.SplitN(strings.TrimSpace(line), ":", 3)
+		if len(words) != 3 {
+			continue
+		}
+		file, above := "memory.max", root
+		if words[0] != "0" {
+			if words[1] != "memory" {
+				continue
+			}
+			file, above = "memory.limit_in_bytes", filepath.Join(root, "memory")
+		}
+		for group := path.Clean("/" + words[2]); ; group = path.Dir(group) {
+			text, err := os.ReadFile(filepath.Join(above, group, file))
+			if err == nil {
+				if n, err := strconv.Atoi(string(bytes.TrimSpace(text))); err == nil && n > 0 { // else "max"
+					limit = min(limit, n)
+				}
+			}
+			if group == "/" {
+				break
+			}
+		}
+	}
+	return limit
+}
+
+// boundQueues makes what may wait for clients fit into memory, unless it was set by hand, and the heap with it.
+func boundQueues(c settings.Config, byHand bool, memory int) settings.Config {
+	if !byHand {
+		c.QueueTotal = max(min(c.QueueTotal, memory/queueShare), c.QueueBytes)
+	}
+	if os.Getenv("GOMEMLIMIT") == "" {
+		c.HeapLimit = int64(float64(memory) * heapShare)
+	}
+	return c
+}
+
+// isSet tells whether a key is in the file.
+func (s *source) isSet(key string) bool { return s.lines[key] != 0 }
