@@ -273,6 +273,3 @@ func descriptors(t *testing.T, p *lab.Proc) int {
 	}
 	return len(all)
 }
-
-// long is set for the runs that take their time.
-func long() bool { return os.Getenv("FERRY_LONG") != "" }

@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -33,12 +34,7 @@ func TestLoad(t *testing.T) {
 		last = 20 * time.Second
 	}
 	n := newRawGateway(t)
-	tool := filepath.Join(t.TempDir(), "rawvpn")
-	build := exec.CommandContext(t.Context(), "go", "build", "-o", tool, "ferry/test/tools/rawvpn")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("go build: %v\n%s", err, out)
-	}
+	tool := rawvpnTool(t)
 	p := start(t, n.c1, tool, "-server", gatewayC1+":2002", "-n", clients, "-for", last.String(), "-rate", "1", "-churn", churn)
 	// So few packets make hardly any garbage: the only collection is the one that the runtime makes
 	// after two minutes, and what it needs itself then stays. Growth is looked for behind it.
@@ -48,10 +44,7 @@ func TestLoad(t *testing.T) {
 	if status != 0 || err != nil {
 		t.Fatalf("status %d, %v\n%s", status, err, p.Output())
 	}
-	var r rawvpn.Result
-	if err := json.Unmarshal([]byte(p.Output()), &r); err != nil {
-		t.Fatal(err)
-	}
+	r := loadResult(t, p)
 	t.Logf("%s\nafter the first collection %+v, at the end %+v", p.Output(), first, end)
 	if r.P99 > p99 {
 		t.Errorf("99 of 100 packets took at most %.1f ms, want %d", r.P99, p99)
@@ -67,6 +60,28 @@ func TestLoad(t *testing.T) {
 	}
 	until(t, patience, "all have left", func() bool { return n.report().counts["pool.live"] == 0 })
 	n.alive()
+}
+
+// rawvpnTool builds the command.
+func rawvpnTool(t *testing.T) string {
+	t.Helper()
+	tool := filepath.Join(t.TempDir(), "rawvpn")
+	build := exec.CommandContext(t.Context(), "go", "build", "-o", tool, "ferry/test/tools/rawvpn")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("go build: %v\n%s", err, out)
+	}
+	return tool
+}
+
+// loadResult is the last line that the command prints.
+func loadResult(t *testing.T, p *lab.Proc) (r rawvpn.Result) {
+	t.Helper()
+	out := p.Output()
+	if err := json.Unmarshal([]byte(out[strings.LastIndex(out, "\n")+1:]), &r); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	return r
 }
 
 // watchLoad looks at a program every second until p has ended or d is over, but not in the first part

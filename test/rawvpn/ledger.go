@@ -20,7 +20,7 @@ type ledger struct {
 	r       Result
 	number  uint64
 	pending map[uint64]flight
-	latency []time.Duration
+	latency histogram
 	clients []*Client
 	at      map[*Client]int // in clients
 	owners  map[netip.Addr]*Client
@@ -134,7 +134,7 @@ func (l *ledger) arrived(c *Client, ip []byte) {
 	}
 	delete(l.pending, number)
 	l.r.Received++
-	l.latency = append(l.latency, time.Since(f.sent))
+	l.latency.add(time.Since(f.sent))
 }
 
 // drain waits until nothing is under way to clients that are there.
@@ -157,12 +157,7 @@ func (l *ledger) result() Result {
 			r.Orphaned++
 		}
 	}
-	slices.Sort(l.latency)
-	if n := len(l.latency); n > 0 {
-		r.P50 = milliseconds(l.latency[n/2])
-		r.P99 = milliseconds(l.latency[n*99/100])
-		r.Max = milliseconds(l.latency[n-1])
-	}
+	r.P50, r.P99, r.Max = milliseconds(l.latency.percentile(50)), milliseconds(l.latency.percentile(99)), milliseconds(l.latency.max)
 	return r
 }
 

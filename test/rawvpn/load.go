@@ -18,6 +18,7 @@ type LoadConfig struct {
 	Rate      float64       // packets per second of each client
 	Churn     float64       // part of the clients that leave and join again in a minute
 	Keepalive time.Duration // between the keepalives of a client; 0: none
+	Joined    func()        // called when all have joined; may be nil
 }
 
 // How Load goes on.
@@ -86,6 +87,9 @@ func Load(ctx context.Context, c LoadConfig) (Result, error) {
 	defer l.stop()
 	if err := l.start(ctx); err != nil {
 		return Result{}, err
+	}
+	if c.Joined != nil {
+		c.Joined()
 	}
 	began := time.Now()
 	senders, cancel := context.WithTimeout(ctx, c.For)
