@@ -29,7 +29,7 @@ func command() *cobra.Command {
 		Short: "Gateway of the Ferry VPN",
 		Long: `vpnsrv gives clients (vpncli) addresses and switches IP packets among them and to this host.
 Without arguments it serves TCP and vsock port 2002 with addresses of 10.0.0.0/16.
-SIGTERM and SIGINT stop it, SIGUSR1 logs its counters.`,
+SIGTERM and SIGINT stop it, SIGHUP applies its configuration anew, SIGUSR1 logs its counters.`,
 		Example: `  sudo vpnsrv
   sudo vpnsrv init
   sudo vpnsrv invite cam1
@@ -39,22 +39,28 @@ SIGTERM and SIGINT stop it, SIGUSR1 logs its counters.`,
 		Args: cli.NoArgs("all settings are flags: see vpnsrv --help"),
 	}
 	keys := config.NewGateway(cmd.Flags())
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return serve(cmd.Context(), keys) }
-	cmd.AddCommand(initCommand(), inviteCommand(), peerCommand(), statusCommand(), sessionsCommand(), kickCommand())
+	check := cmd.Flags().Bool("check", false, "check the configuration, and start nothing")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		c, err := keys.Load()
+		switch {
+		case err != nil:
+			return err
+		case *check:
+			return gateway.Check(c)
+		}
+		return serve(cmd.Context(), keys, c)
+	}
+	cmd.AddCommand(initCommand(), inviteCommand(), peerCommand(), statusCommand(), sessionsCommand(), kickCommand(), reloadCommand())
 	cli.CompleteURL(cmd, "listen", "tcp://:2002", "vsock://:2002", "unix:///")
 	return cmd
 }
 
-func serve(ctx context.Context, keys *config.Gateway) error {
-	c, err := keys.Load()
-	if err != nil {
-		return err
-	}
+func serve(ctx context.Context, keys *config.Gateway, c gateway.Config) error {
 	if err := cli.CanTunnel("vpnsrv", c.TUN); err != nil {
 		return err
 	}
 	c.Version = version
-	c.Report = cli.Reports(ctx)
+	c.Report, c.Reload, c.Reread = cli.Reports(ctx), cli.Reloads(ctx), keys.Reread
 	c.Ready = func() { cli.Notify(cli.Ready, "STATUS=serving "+c.Pool.String()+" by "+c.TUN) }
 	host, err := cli.StartHost(netadmin.Rules{
 		Program: "vpnsrv", TUN: c.TUN, MTU: c.MTU, Remove: sockets(c.Listen),

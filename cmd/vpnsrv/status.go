@@ -50,6 +50,9 @@ func printStatus(w io.Writer, s api.Status) error {
 			row("disk", s.Leases.Err)
 		}
 		row("forwarded", fmt.Sprintf("%d packets, %d bytes", s.Packets, s.Bytes))
+		if len(s.Waiting) > 0 {
+			row("wait for a restart", strings.Join(s.Waiting, ", "))
+		}
 		row("waiting", fmt.Sprintf("%d bytes", s.Queued))
 		row("dropped", counts(s.Drops))
 		row("ended", counts(s.Closed))

@@ -240,6 +240,22 @@ func TestModel(t *testing.T) {
 				m = newTwin(c)
 				compare(t, p.Restore(leases, now), m.restore(leases, now))
 			},
+			"reconfigure": func(t *rapid.T) {
+				next := Config{Reserved: map[string]netip.Addr{}, Hold: time.Duration(rapid.IntRange(5, 90).Draw(t, "hold")) * time.Second}
+				for _, name := range []string{"a", "b"} {
+					if a := drawAddress(t, c.Prefix); !m.never(a) && rapid.Bool().Draw(t, "reserved?") && next.Reserved["a"] != a {
+						next.Reserved[name] = a
+					}
+				}
+				displaced, events, err := p.Reconfigure(next, now)
+				wantDisplaced, wantEvents := m.reconfigure(next, now)
+				if err != nil || !slices.Equal(displaced, wantDisplaced) {
+					t.Fatalf("displaced %v, %v, want %v", displaced, err, wantDisplaced)
+				}
+				compare(t, events, wantEvents)
+				next.Prefix = c.Prefix
+				c = next
+			},
 			"": func(t *rapid.T) {
 				checkLists(t, p)
 				if s := p.Stats(); len(disk) != s.Live+s.Held || len(disk) != len(m.leases) {
@@ -248,6 +264,45 @@ func TestModel(t *testing.T) {
 			},
 		})
 	})
+}
+
+func (m *twin) reconfigure(c Config, now time.Time) (displaced []uint64, events []Event) {
+	events = m.expire(now)
+	before, names := m.order, map[netip.Addr]string{}
+	for _, l := range m.leases {
+		names[l.Addr] = m.nameOf(l.Addr)
+	}
+	m.reserved, m.hold = c.Reserved, c.Hold
+	m.order = nil
+	dynamic := map[netip.Addr]bool{}
+	for _, a := range newTwin(Config{Prefix: m.prefix, Reserved: m.reserved}).order {
+		dynamic[a] = true
+	}
+	for _, a := range before { // those that stay keep their places
+		if dynamic[a] {
+			m.order = append(m.order, a)
+		}
+	}
+	for a := m.prefix.Addr(); m.prefix.Contains(a); a = a.Next() {
+		i := m.at(a)
+		switch {
+		case i < 0:
+			if dynamic[a] && !slices.Contains(m.order, a) {
+				m.order = append(m.order, a)
+			}
+		case m.nameOf(a) != "" && m.nameOf(a) != names[a] && m.nameOf(a) != m.leases[i].Name:
+			if m.leases[i].owner != 0 {
+				displaced = append(displaced, m.leases[i].owner)
+			}
+			events = append(events, m.free(i))
+		}
+	}
+	for i := range m.leases {
+		if l := &m.leases[i]; l.owner == 0 && now.Add(m.hold).Before(l.until) {
+			l.until = now.Add(m.hold)
+		}
+	}
+	return displaced, events
 }
 
 func (m *twin) restore(leases []Lease, now time.Time) (events []Event) {
@@ -266,13 +321,7 @@ func (m *twin) restore(leases []Lease, now time.Time) (events []Event) {
 // drawRequest draws few names, tokens and addresses, so that they meet.
 func drawRequest(t *rapid.T, prefix netip.Prefix, owner uint64) Request {
 	token := rapid.Map(rapid.IntRange(0, 6), func(i int) Token { return Token{byte(i)} })
-	address := rapid.Custom(func(t *rapid.T) netip.Addr {
-		n := 1 << (32 - prefix.Bits())
-		off := rapid.OneOf(rapid.IntRange(-1, min(n, 16)), rapid.IntRange(max(n-260, 0), n)).Draw(t, "offset")
-		b := prefix.Addr().As4()
-		host := int(b[2])<<8 + int(b[3]) + off
-		return netip.AddrFrom4([4]byte{b[0], b[1], byte(host >> 8), byte(host)})
-	})
+	address := rapid.Custom(func(t *rapid.T) netip.Addr { return drawAddress(t, prefix) })
 	r := Request{Owner: owner, Token: token.Draw(t, "token"), Name: rapid.SampledFrom([]string{"", "", "a", "b", "c"}).Draw(t, "name")}
 	if rapid.IntRange(0, 2).Draw(t, "static?") == 0 {
 		r.Static = address.Draw(t, "static")
@@ -284,6 +333,14 @@ func drawRequest(t *rapid.T, prefix netip.Prefix, owner uint64) Request {
 		r.Resume, r.ResumeToken = address.Draw(t, "resume"), token.Draw(t, "proof")
 	}
 	return r
+}
+
+func drawAddress(t *rapid.T, prefix netip.Prefix) netip.Addr {
+	n := 1 << (32 - prefix.Bits())
+	off := rapid.OneOf(rapid.IntRange(-1, min(n, 16)), rapid.IntRange(max(n-260, 0), n)).Draw(t, "offset")
+	b := prefix.Addr().As4()
+	host := int(b[2])<<8 + int(b[3]) + off
+	return netip.AddrFrom4([4]byte{b[0], b[1], byte(host >> 8), byte(host)})
 }
 
 func sameError(got, want error) bool {

@@ -111,27 +111,13 @@ func New(c Config) (*Pool, error) {
 	c.Prefix = c.Prefix.Masked()
 	p := &Pool{
 		c: c, base: toUint(c.Prefix.Addr()), size: 1 << (32 - bits),
-		slots: map[uint32]*slot{}, owners: map[uint64]uint32{}, reserved: map[uint32]string{},
-		asked: map[uint32]bool{},
+		slots: map[uint32]*slot{}, owners: map[uint64]uint32{},
 	}
 	p.states = make([]state, p.size)
 	p.states[0], p.states[1], p.states[p.size-1] = taken, taken, taken
-	for name, addr := range c.Reserved {
-		off, ok := p.offset(addr)
-		switch {
-		case !ok || p.states[off] == taken:
-			return nil, fmt.Errorf("address %s reserved for %q: %w", addr, name, ErrOutside)
-		case p.reserved[off] != "":
-			return nil, fmt.Errorf("address %s is reserved for both %q and %q", addr, name, p.reserved[off])
-		}
-		p.reserved[off] = name
-	}
-	for _, addr := range c.OnRequest {
-		off, ok := p.offset(addr)
-		if !ok || p.states[off] == taken {
-			return nil, fmt.Errorf("address %s: %w of %s", addr, ErrOutside, c.Prefix)
-		}
-		p.asked[off] = true
+	var err error
+	if p.reserved, p.asked, err = p.special(c); err != nil {
+		return nil, err
 	}
 	links := make([]link, p.size+2)
 	p.order, p.holds = newList(links, p.size), newList(links, p.size+1)
@@ -143,6 +129,30 @@ func New(c Config) (*Pool, error) {
 		}
 	}
 	return p, nil
+}
+
+// special returns the addresses that not everybody gets: the names that they are reserved for, and those that
+// are given on request.
+func (p *Pool) special(c Config) (reserved map[uint32]string, asked map[uint32]bool, err error) {
+	reserved, asked = map[uint32]string{}, map[uint32]bool{}
+	for name, addr := range c.Reserved {
+		off, ok := p.offset(addr)
+		switch {
+		case !ok || p.states[off] == taken:
+			return nil, nil, fmt.Errorf("address %s reserved for %q: %w", addr, name, ErrOutside)
+		case reserved[off] != "":
+			return nil, nil, fmt.Errorf("address %s is reserved for both %q and %q", addr, name, reserved[off])
+		}
+		reserved[off] = name
+	}
+	for _, addr := range c.OnRequest {
+		off, ok := p.offset(addr)
+		if !ok || p.states[off] == taken {
+			return nil, nil, fmt.Errorf("address %s: %w of %s", addr, ErrOutside, c.Prefix)
+		}
+		asked[off] = true
+	}
+	return reserved, asked, nil
 }
 
 // dynamic tells whether an address is given to who asks for any.

@@ -76,9 +76,8 @@ const (
 
 // A Gate counts who is inside. It is safe for concurrent use.
 type Gate struct {
-	l Limits
-
-	mu       sync.Mutex
+	mu       sync.Mutex // guards what follows
+	l        Limits
 	sessions int
 	plain    int
 	unknown  []*Visit // in no order
@@ -112,6 +111,13 @@ type Visit struct {
 
 // New returns a gate with nobody inside.
 func New(l Limits) *Gate { return &Gate{l: l, sources: map[netip.Prefix]*source{}} }
+
+// SetLimits replaces the limits. Whoever is inside stays.
+func (g *Gate) SetLimits(l Limits) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.l = l
+}
 
 // Enter admits a stranger from src, which may be invalid, or says why not. evict is called, without a lock
 // held, if it has to go before Known was called.

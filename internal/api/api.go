@@ -9,6 +9,7 @@
 //	GET    /v1/sessions              the connections
 //	DELETE /v1/sessions/{id}                                         end one
 //	GET    /v1/status                Status
+//	POST   /v1/reload                              -> Reloaded       apply the configuration file anew
 //	GET    /metrics, /healthz        for Prometheus; also by TCP, if that is configured
 //
 // An error is {"error": "..."} with a status of 400 (the request), 404 (no such thing), 409 (taken) or
@@ -104,6 +105,14 @@ type Status struct {
 	Closed          map[string]uint64 `json:"closed"` // connections, by what ended them
 	Queued          int               `json:"queued"` // bytes
 	Leases          Leases            `json:"leases"`
+	Waiting         []string          `json:"waits_for_restart,omitempty"` // settings that a reload could not apply
+}
+
+// Reloaded is what came of a reload.
+type Reloaded struct {
+	Applied []string `json:"applied"`           // keys of the file that have changed and are in force
+	Waiting []string `json:"waits_for_restart"` // those that are not before the next start
+	Ended   int      `json:"ended"`             // connections that may not be any more
 }
 
 // A Listener is where clients come in.

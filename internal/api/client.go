@@ -75,6 +75,11 @@ func (c *Client) Status(ctx context.Context) (s Status, err error) {
 	return s, c.call(ctx, http.MethodGet, "/v1/status", nil, &s)
 }
 
+// Reload applies the configuration anew.
+func (c *Client) Reload(ctx context.Context) (done Reloaded, err error) {
+	return done, c.call(ctx, http.MethodPost, "/v1/reload", nil, &done)
+}
+
 // call makes a request. in and out may be nil.
 func (c *Client) call(ctx context.Context, method, path string, in, out any) error {
 	var body io.Reader

@@ -113,10 +113,18 @@ func untilSignal(program string) context.Context {
 }
 
 // Reports returns a channel that is sent to for each SIGUSR1, until ctx is done. Its goroutine ends
-// then, too. Requests that find the program busy with a report are dropped.
-func Reports(ctx context.Context) <-chan struct{} {
+// then, too. Requests that find another one waiting are dropped.
+func Reports(ctx context.Context) <-chan struct{} { return each(ctx, syscall.SIGUSR1) }
+
+// Reloads is Reports for SIGHUP, which stops the program no more.
+func Reloads(ctx context.Context) <-chan struct{} {
+	signal.Ignore(syscall.SIGHUP) // takes it from untilSignal
+	return each(ctx, syscall.SIGHUP)
+}
+
+func each(ctx context.Context, sig os.Signal) <-chan struct{} {
 	asked := make(chan os.Signal, 1)
-	signal.Notify(asked, syscall.SIGUSR1)
+	signal.Notify(asked, sig)
 	reports := make(chan struct{})
 	go func() {
 		defer signal.Stop(asked)

@@ -90,8 +90,8 @@ func (k *Client) Load() (client.Config, error) {
 		RetryMin:     read(s, "retry_min", k.RetryMin, wait),
 		RetryMax:     read(s, "retry_max", k.RetryMax, wait),
 		QueueBytes:   inRange(s, "queue_bytes", k.QueueBytes, queueMin, math.MaxInt32),
-		Log:          k.logger(s, os.Stderr),
 	}
+	c.Log, _, _ = k.logger(s, os.Stderr)
 	if k.MTU != 0 {
 		inRange(s, "mtu", k.MTU, mtuMin, mtuMax)
 	}

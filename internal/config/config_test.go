@@ -69,11 +69,13 @@ func TestDefaults(t *testing.T) {
 		Limits:      admission.Limits{Unknown: 256, Penalty: 5 * time.Second, PenaltyMax: 10 * time.Minute},
 		MaxSessions: settings.DefaultMaxSessions, QueueBytes: settings.DefaultQueue, QueueTotal: settings.DefaultQueueTotal,
 		Reserved: map[string]netip.Addr{}, Sites: map[netip.Prefix]netip.Addr{},
+		LogFormat: "text",
 	}
 	if g.HeapLimit <= 0 {
 		t.Errorf("heap limit %d, want one by the memory of this machine", g.HeapLimit)
 	}
 	want.QueueTotal, g.HeapLimit = min(want.QueueTotal, memory()/queueShare), 0
+	g.SetLevel = nil
 	if g.Log = nil; !reflect.DeepEqual(g, want) {
 		t.Errorf("gateway:\n got %+v\nwant %+v", g, want)
 	}

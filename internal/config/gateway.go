@@ -67,6 +67,7 @@ type Gateway struct {
 	Process
 
 	flags *pflag.FlagSet
+	file  string // that Load has read; empty: none
 }
 
 // NewGateway returns the defaults, and adds the flags of vpnsrv to fs.
@@ -119,6 +120,7 @@ func (g *Gateway) Load() (settings.Config, error) {
 	if err != nil {
 		return settings.Config{}, err
 	}
+	g.file = s.path
 	wait := between(timeMin, timeMax)
 	c := settings.Config{
 		Listen:           readList(s, "listen", g.Listen, parseListen),
@@ -144,8 +146,9 @@ func (g *Gateway) Load() (settings.Config, error) {
 		Limits:           g.limits(s),
 		QueueBytes:       inRange(s, "queue_bytes", g.QueueBytes, queueMin, math.MaxInt32),
 		QueueTotal:       inRange(s, "queue_total", g.QueueTotal, g.QueueBytes, math.MaxInt32),
-		Log:              g.logger(s, os.Stderr),
+		LogFormat:        g.Format,
 	}
+	c.Log, c.LogLevel, c.SetLevel = g.logger(s, os.Stderr)
 	if s.err != nil { // what follows is judged by the pool
 		return settings.Config{}, s.err
 	}
@@ -154,6 +157,22 @@ func (g *Gateway) Load() (settings.Config, error) {
 	c.Reserved = reserved(s, g.Reserved, c.PlainPool)
 	c.Sites = sites(s, g.Sites, c.PlainPool)
 	return boundQueues(c, s.isSet("queue_total"), memory()), s.err
+}
+
+// Reread returns what Load would return if the program was started now, with the same flags. The file that
+// Load has read has to be there still: without it a gateway would go back to defaults, and be open.
+func (g *Gateway) Reread() (settings.Config, error) {
+	fs := pflag.NewFlagSet("vpnsrv", pflag.ContinueOnError)
+	fresh := NewGateway(fs)
+	if err := again(fs, g.flags); err != nil {
+		return settings.Config{}, err
+	}
+	if g.file != "" {
+		if err := fs.Set("config", g.file); err != nil {
+			return settings.Config{}, err
+		}
+	}
+	return fresh.Load()
 }
 
 // limits reads those on who may come in.

@@ -33,14 +33,21 @@ func (l *Process) bind(fs *pflag.FlagSet) {
 // NewLogger returns a logger to stderr for values that were checked.
 func NewLogger(format, level string) *slog.Logger {
 	l := Process{Format: format, Level: level}
-	return l.logger(&source{flags: new(pflag.FlagSet)}, os.Stderr)
+	log, _, _ := l.logger(&source{flags: new(pflag.FlagSet)}, os.Stderr)
+	return log
 }
 
-func (l *Process) logger(s *source, w io.Writer) *slog.Logger {
-	o := &slog.HandlerOptions{Level: read(s, "log_level", l.Level, parseLevel)}
+// logger returns a logger, its level, and what changes that.
+func (l *Process) logger(s *source, w io.Writer) (*slog.Logger, slog.Level, func(slog.Level)) {
+	level := new(slog.LevelVar)
+	level.Set(read(s, "log_level", l.Level, parseLevel))
+	return slog.New(l.handler(s, w, &slog.HandlerOptions{Level: level})), level.Level(), level.Set
+}
+
+func (l *Process) handler(s *source, w io.Writer, o *slog.HandlerOptions) slog.Handler {
 	switch l.Format {
 	case "json":
-		return slog.New(slog.NewJSONHandler(w, o))
+		return slog.NewJSONHandler(w, o)
 	case "text":
 		if inJournal() {
 			o.ReplaceAttr = dropTime
@@ -48,7 +55,7 @@ func (l *Process) logger(s *source, w io.Writer) *slog.Logger {
 	default:
 		s.fail("log_format", fmt.Errorf("%q is not a format: use text or json", l.Format))
 	}
-	return slog.New(slog.NewTextHandler(w, o))
+	return slog.NewTextHandler(w, o)
 }
 
 func parseLevel(s string) (slog.Level, error) {

@@ -82,6 +82,18 @@ func restore(given []setFlag) error {
 	return nil
 }
 
+// again gives flags what was given to others of the same names.
+func again(to, from *pflag.FlagSet) error {
+	for _, f := range setFlags(from) {
+		for _, v := range f.values {
+			if err := to.Set(f.flag.Name, v); err != nil {
+				return fmt.Errorf("--%s: %w", f.flag.Name, err)
+			}
+		}
+	}
+	return nil
+}
+
 func decode(path string, text []byte, keys any) error {
 	err := toml.NewDecoder(bytes.NewReader(text)).DisallowUnknownFields().Decode(keys)
 	var unknown *toml.StrictMissingError

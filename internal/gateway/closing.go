@@ -120,7 +120,7 @@ func (g *Gateway) reports(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-g.c.Report:
+		case <-g.c().Report:
 			g.report("report")
 		}
 	}

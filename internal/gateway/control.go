@@ -60,6 +60,7 @@ func (g *Gateway) routes() []route {
 		{"DELETE /v1/peers/{name}", api.Handle(status, func(r *http.Request, _ struct{}) (api.Peer, error) {
 			return g.removePeer(r.PathValue("name"))
 		})},
+		{"POST /v1/reload", api.Handle(status, func(*http.Request, struct{}) (api.Reloaded, error) { return g.reload() })},
 		{"POST /v1/invitations", api.Handle(status, func(_ *http.Request, i api.Invite) (api.Invited, error) { return g.invite(i) })},
 		{"/metrics", g.metrics},
 		{"/healthz", g.metrics},
@@ -80,7 +81,7 @@ func status(err error) int {
 	switch {
 	case errors.Is(err, peerstore.ErrUnknown), errors.Is(err, errNoSession):
 		return http.StatusNotFound
-	case errors.Is(err, peerstore.ErrTaken), errors.Is(err, peerstore.ErrExhausted), errors.Is(err, errNoKey):
+	case errors.Is(err, peerstore.ErrTaken), errors.Is(err, peerstore.ErrExhausted), errors.Is(err, errNoKey), errors.Is(err, errNoFile):
 		return http.StatusConflict
 	case errors.Is(err, peerstore.ErrUnavailable):
 		return http.StatusServiceUnavailable
@@ -213,7 +214,7 @@ func (g *Gateway) invite(i api.Invite) (made api.Invited, err error) {
 	if err != nil {
 		return made, err
 	}
-	text := identity.Invitation{Servers: servers, Gateway: g.c.Key.Public().Pin(), Secret: secret}.String()
+	text := identity.Invitation{Servers: servers, Gateway: g.c().Key.Public().Pin(), Secret: secret}.String()
 	if _, err := identity.ParseInvitation(text); err != nil {
 		return made, fmt.Errorf("the addresses of the gateway make no invitation: %v: %w", servers, err)
 	}
@@ -225,7 +226,7 @@ func (g *Gateway) invite(i api.Invite) (made api.Invited, err error) {
 // notSites refuses networks that the configuration puts behind a client without a key.
 func (g *Gateway) notSites(routes []netip.Prefix) error {
 	for _, r := range routes {
-		if via, ok := g.c.Sites[r]; ok {
+		if via, ok := g.c().Sites[r]; ok {
 			return fmt.Errorf("route %s is %w: 'sites' of the configuration leads it to %s", r, peerstore.ErrTaken, via)
 		}
 	}
@@ -288,7 +289,7 @@ func (g *Gateway) status() api.Status {
 	s := g.total.Stats()
 	pool, disk := g.leases.stats()
 	st := api.Status{
-		Version: g.c.Version, Started: g.started, Interface: g.c.TUN, Gateway: g.gateway, Pool: g.c.Pool, PlainPool: g.c.PlainPool,
+		Version: g.c().Version, Started: g.started, Interface: g.c().TUN, Gateway: g.gateway, Pool: g.c().Pool, PlainPool: g.c().PlainPool,
 		Packets: s.Packets, Bytes: s.Bytes, Drops: s.Drops, Closed: g.closed.counts(), Queued: g.budget.Used(),
 		Leases: api.Leases{Free: pool.Free, Live: pool.Live, Held: pool.Held},
 	}
@@ -298,8 +299,11 @@ func (g *Gateway) status() api.Status {
 	for _, l := range g.listeners {
 		st.Listeners = append(st.Listeners, api.Listener{URL: listenerURL(l), Allow: l.allow.String()})
 	}
+	g.mu.Lock()
+	st.Waiting = g.waiting
+	g.mu.Unlock()
 	if g.devices != nil {
-		st.Fingerprint = g.c.Key.Public().Pin().String()
+		st.Fingerprint = g.c().Key.Public().Pin().String()
 		peers, _ := g.devices.List(time.Now())
 		st.Peers = len(peers)
 	}
@@ -311,8 +315,8 @@ func (g *Gateway) status() api.Status {
 // servers are where devices find this gateway: what the operator says, or else each address of the host
 // on which a listener takes TLS by TCP.
 func (g *Gateway) servers() []string {
-	if len(g.c.Public) > 0 {
-		return g.c.Public
+	if len(g.c().Public) > 0 {
+		return g.c().Public
 	}
 	const most = 4 // or the invitation is too long for a QR code
 	var all []string
@@ -337,7 +341,7 @@ func (g *Gateway) reachable() (all []netip.Addr) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for _, a := range g.host {
-		if a.IsGlobalUnicast() && !g.c.Pool.Contains(a) {
+		if a.IsGlobalUnicast() && !g.c().Pool.Contains(a) {
 			all = append(all, a)
 		}
 	}

@@ -113,7 +113,9 @@ func (g *Gateway) devicesChanged() map[string]error {
 	if g.devices != nil {
 		peers, _ = g.devices.List(time.Now())
 	}
-	if g.route(g.sitesWith(peers...)) == nil {
+	c := g.c()
+	if g.route(c, sitesWith(c, peers)) == nil {
+		g.routed = peers
 		return nil
 	}
 	failed := map[string]error{}
@@ -122,23 +124,24 @@ func (g *Gateway) devicesChanged() map[string]error {
 		if len(d.Routes) == 0 {
 			continue
 		}
-		if err := g.route(g.sitesWith(append(good, d)...)); err != nil {
+		if err := g.route(c, sitesWith(c, append(good, d))); err != nil {
 			failed[d.Name] = err
 			g.log.Error("network behind a device can not be routed", "name", d.Name, "routes", d.Routes, "err", err)
 			continue
 		}
 		good = append(good, d)
 	}
-	if err := g.route(g.sitesWith(good...)); err != nil { // mutate: only a line in the log
+	if err := g.route(c, sitesWith(c, good)); err != nil { // mutate: only a line in the log
 		g.log.Error("networks behind devices can not be routed", "err", err)
 	}
+	g.routed = good
 	return failed
 }
 
 // sitesWith are the networks behind clients without a key, and behind devices.
-func (g *Gateway) sitesWith(devices ...peerstore.Peer) map[netip.Prefix]netip.Addr {
+func sitesWith(c *Config, devices []peerstore.Peer) map[netip.Prefix]netip.Addr {
 	sites := map[netip.Prefix]netip.Addr{}
-	maps.Copy(sites, g.c.Sites)
+	maps.Copy(sites, c.Sites)
 	for _, d := range devices {
 		for _, r := range d.Routes {
 			sites[r] = d.Addrs[0]
@@ -148,14 +151,14 @@ func (g *Gateway) sitesWith(devices ...peerstore.Peer) map[netip.Prefix]netip.Ad
 }
 
 // route sends what is for networks behind clients to them.
-func (g *Gateway) route(sites map[netip.Prefix]netip.Addr) error {
-	return errors.Join(g.table.SetSites(sites), g.exit.Apply(g.hostState(sites)))
+func (g *Gateway) route(c *Config, sites map[netip.Prefix]netip.Addr) error {
+	return errors.Join(g.table.SetSites(sites), g.exit.Apply(g.hostState(c, sites)))
 }
 
 // hostState is what the gateway wants of its host's network.
-func (g *Gateway) hostState(sites map[netip.Prefix]netip.Addr) hostnet.State {
+func (g *Gateway) hostState(c *Config, sites map[netip.Prefix]netip.Addr) hostnet.State {
 	return hostnet.State{
-		Addr: netip.PrefixFrom(g.gateway, g.c.Pool.Bits()), MTU: g.c.MTU,
-		Masquerade: g.c.NAT, Routes: slices.Collect(maps.Keys(sites)),
+		Addr: netip.PrefixFrom(g.gateway, c.Pool.Bits()), MTU: c.MTU,
+		Masquerade: c.NAT, Routes: slices.Collect(maps.Keys(sites)),
 	}
 }

@@ -425,7 +425,7 @@ func TestRemoveOnBrokenDisk(t *testing.T) {
 		}
 		a := l.join(cam, "")
 		a.take()
-		if err := os.RemoveAll(l.g.c.StateDir); err != nil { // nothing can be written there any more
+		if err := os.RemoveAll(l.g.c().StateDir); err != nil { // nothing can be written there any more
 			return err
 		}
 		_, err = l.g.removePeer("cam1")
@@ -485,7 +485,7 @@ func TestBadRoute(t *testing.T) {
 		if !slices.Equal(e.routes, []netip.Prefix{good}) {
 			return fmt.Errorf("the host has %v, want %s", e.routes, good)
 		}
-		_, err = newGateway(l.g.c, e, l.g.leases)
+		_, err = newGateway(*l.g.c(), e, l.g.leases)
 		return err
 	})
 }

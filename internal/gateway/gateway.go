@@ -49,7 +49,7 @@ type Config = settings.Config
 
 // A Gateway serves clients. It is made by Run.
 type Gateway struct {
-	c       Config
+	inForce atomic.Pointer[Config]
 	log     *slog.Logger
 	strange *strangerLog
 	gateway netip.Addr // its own address in the pool
@@ -61,7 +61,6 @@ type Gateway struct {
 	gate    *admission.Gate
 	budget  router.Budget // of all queues
 	plain   router.Budget // of the queues of clients without a key, a part of it
-	limits  keepalive.Limits
 	offer   proto.Features
 
 	total  router.Counters
@@ -71,14 +70,23 @@ type Gateway struct {
 	started   time.Time
 	listeners []*listener // set by run
 
-	changing sync.Mutex // held while what devicesChanged wants is brought about
+	// changing is held while what the configuration and the devices want is brought about; it guards
+	// routed: the devices whose networks are routed.
+	changing sync.Mutex
+	routed   []peerstore.Peer
 
-	mu     sync.Mutex   // guards what follows
-	host   []netip.Addr // of this machine, IPv4
-	peers  map[uint64]*peer
-	owners map[netip.Addr]*peer // of the addresses of devices with a key
-	ids    atomic.Uint64
+	mu      sync.Mutex   // guards what follows
+	host    []netip.Addr // of this machine, IPv4
+	knows   bool         // host is known
+	waiting []string     // settings that were changed and wait for a restart
+	peers   map[uint64]*peer
+	owners  map[netip.Addr]*peer // of the addresses of devices with a key
+	ids     atomic.Uint64
 }
+
+// c returns the configuration that is in force. It is replaced as a whole: who needs two settings that fit
+// together takes them of one.
+func (g *Gateway) c() *Config { return g.inForce.Load() }
 
 // An Exit is the network behind the gateway: the TUN of package exit, or what stands in for it.
 type Exit interface {
@@ -152,15 +160,16 @@ func Run(ctx context.Context, c Config, host Host) (err error) {
 
 func newGateway(c Config, exit Exit, leases *leases) (*Gateway, error) {
 	g := &Gateway{
-		c: c, log: c.Log, strange: newStrangerLog(c.Log), gateway: c.Pool.Masked().Addr().Next(),
+		log: c.Log, strange: newStrangerLog(c.Log), gateway: c.Pool.Masked().Addr().Next(),
 		exit: exit, leases: leases,
 		gate:    admission.New(c.Limits),
-		budget:  router.Budget{Limit: c.QueueTotal},
-		limits:  keepalive.Limits{Join: c.JoinTimeout, Frame: c.FrameTimeout, Write: c.WriteTimeout, Idle: c.IdleTimeout},
 		offer:   proto.FeatureSuper | proto.FeatureConfig | proto.FeaturePing | proto.FeatureGoodbye | proto.FeatureHello,
 		started: time.Now(),
 		peers:   map[uint64]*peer{}, owners: map[netip.Addr]*peer{},
 	}
+	g.inForce.Store(&c)
+	g.plain.Above = &g.budget
+	g.setBudgets()
 	g.metrics = metrics.Handler(g.status)
 	if exit.Port().Caps.USO {
 		g.offer |= proto.FeatureUSO
@@ -172,16 +181,14 @@ func newGateway(c Config, exit Exit, leases *leases) (*Gateway, error) {
 	if err != nil {
 		return nil, err
 	}
-	g.plain = router.Budget{Limit: c.QueueTotal, Above: &g.budget}
 	if !c.Key.IsZero() {
-		g.plain.Limit /= 2
 		g.tls = c.Key.Server(g.known)
 		g.devices, err = peerstore.Open(leases.dir, peerstore.Config{Pool: c.Pool, Plain: c.PlainPool})
 		if err != nil {
 			return nil, err
 		}
 	}
-	if err := g.route(c.Sites); err != nil {
+	if err := g.route(&c, c.Sites); err != nil {
 		return nil, err
 	}
 	g.devicesChanged()
@@ -204,13 +211,14 @@ func (g *Gateway) run(ctx context.Context, listeners []*listener, others ...func
 	})
 	group.Go(func() error { g.judge(ctx); return nil })
 	group.Go(func() error { g.reports(ctx); return nil })
+	group.Go(func() error { g.reloads(ctx); return nil })
 	for _, f := range others {
 		group.Go(func() error { return f(ctx) })
 	}
-	g.log.Info("serving", "pool", g.c.Pool, "gateway", g.gateway, "interface", g.c.TUN, "mtu", g.c.MTU, "state", g.c.StateDir, "nat", g.c.NAT)
+	g.log.Info("serving", "pool", g.c().Pool, "gateway", g.gateway, "interface", g.c().TUN, "mtu", g.c().MTU, "state", g.c().StateDir, "nat", g.c().NAT)
 	g.warnPlain(listeners)
-	if g.c.Ready != nil {
-		g.c.Ready()
+	if g.c().Ready != nil {
+		g.c().Ready()
 	}
 	err := group.Wait()
 	g.report("stopped")
@@ -257,10 +265,10 @@ func (g *Gateway) accept(ctx context.Context, l *listener) error {
 // warnPlain says where anybody may come in.
 func (g *Gateway) warnPlain(listeners []*listener) {
 	switch open := slices.ContainsFunc(listeners, func(l *listener) bool { return l.allow&carrier.Plain != 0 }); {
-	case open && g.c.Key.IsZero():
+	case open && g.c().Key.IsZero():
 		g.log.Warn("plain mode: no authentication and no encryption; whoever reaches a listener joins; 'vpnsrv init' makes a key and closes it")
 	case open:
-		g.log.Warn("some listeners allow clients without a key: no authentication and no encryption for those", "pool", g.c.PlainPool)
+		g.log.Warn("some listeners allow clients without a key: no authentication and no encryption for those", "pool", g.c().PlainPool)
 	}
 }
 
@@ -287,7 +295,8 @@ func (g *Gateway) peer(id uint64) *peer {
 
 // judge ends the connections that are over a deadline.
 func (g *Gateway) judge(ctx context.Context) {
-	ticker := time.NewTicker(g.limits.Tick())
+	tick := g.tick()
+	ticker := time.NewTicker(tick)
 	defer ticker.Stop()
 	var all []*peer
 	var crowd crowd
@@ -305,7 +314,7 @@ func (g *Gateway) judge(ctx context.Context) {
 		g.mu.Unlock()
 		now := time.Now()
 		for _, p := range all {
-			if v := g.limits.Judge(now, p.seen()); v != keepalive.Alive {
+			if v := p.limits().Judge(now, p.seen()); v != keepalive.Alive {
 				p.end(v.String(), proto.GoodbyeMessage{Reason: proto.ReasonSilent})
 			}
 		}
@@ -314,7 +323,21 @@ func (g *Gateway) judge(ctx context.Context) {
 		if crowd.settled(g.ids.Load()) {
 			debug.FreeOSMemory()
 		}
+		if t := g.tick(); t != tick { // the configuration has changed
+			tick = t
+			ticker.Reset(tick)
+		}
 	}
+}
+
+// longestTick is how late a configuration with shorter deadlines may be heard of.
+const longestTick = settings.DefaultDeadline / 8
+
+func (g *Gateway) tick() time.Duration { return min(deadlines(g.c()).Tick(), longestTick) }
+
+// deadlines are those of the clients that come under a configuration.
+func deadlines(c *Config) keepalive.Limits {
+	return keepalive.Limits{Join: c.JoinTimeout, Frame: c.FrameTimeout, Write: c.WriteTimeout, Idle: c.IdleTimeout}
 }
 
 // crowdSize is how many connections leave so much garbage that it is worth a collection at once.
@@ -337,16 +360,12 @@ func (c *crowd) settled(n uint64) bool {
 
 // protect keeps clients away from the other addresses of this machine, unless they are allowed.
 func (g *Gateway) protect(host []netip.Addr) {
+	g.changing.Lock()
+	defer g.changing.Unlock()
 	g.mu.Lock()
-	g.host = slices.Clone(host)
+	g.host, g.knows = slices.Clone(host), true
 	g.mu.Unlock()
-	deny := slices.Clone(g.c.Deny)
-	for _, a := range host {
-		if !g.c.Pool.Contains(a) {
-			deny = append(deny, netip.PrefixFrom(a, 32))
-		}
-	}
-	g.table.SetEgress(g.c.Allow, deny)
+	g.setEgress()
 }
 
 func closeAll(listeners []*listener) {

@@ -135,7 +135,7 @@ func (l *lab) dial() *raw {
 func (l *lab) dialTLS(p identity.Protocol, key identity.Key) *raw {
 	a, b := net.Pipe()
 	l.m.conns <- b
-	return collect(tls.Client(buffered(a), key.Client(p, l.g.c.Key.Public().Pin())))
+	return collect(tls.Client(buffered(a), key.Client(p, l.g.c().Key.Public().Pin())))
 }
 
 // A patient connection takes what is written at once, as a socket does. Both ends of a handshake may

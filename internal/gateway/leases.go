@@ -24,9 +24,7 @@ type leases struct {
 }
 
 func openLeases(c *Config) (*leases, error) {
-	pool, err := addrpool.New(addrpool.Config{
-		Prefix: c.PlainPool, Reserved: c.Reserved, OnRequest: slices.Collect(maps.Values(c.Sites)), Hold: c.IdleTimeout,
-	})
+	pool, err := addrpool.New(poolConfig(c))
 	if err != nil {
 		return nil, err
 	}
@@ -44,6 +42,21 @@ func openLeases(c *Config) (*leases, error) {
 		c.Log.Info("addresses are held for the clients of an earlier run", "held", s.Held, "for", c.IdleTimeout)
 	}
 	return l, nil
+}
+
+func poolConfig(c *Config) addrpool.Config {
+	return addrpool.Config{
+		Prefix: c.PlainPool, Reserved: c.Reserved, OnRequest: slices.Collect(maps.Values(c.Sites)), Hold: c.IdleTimeout,
+	}
+}
+
+// reconfigure makes another configuration true. displaced are the owners who have lost their address by it.
+func (l *leases) reconfigure(c *Config) (displaced []uint64, err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	displaced, events, err := l.pool.Reconfigure(poolConfig(c), time.Now())
+	l.keep(events)
+	return displaced, err
 }
 
 // Close writes down what has not been written yet, and closes the state directory.

@@ -26,7 +26,7 @@ func TestSlowAuthentication(t *testing.T) {
 				if err != nil {
 					return err
 				}
-				l.g.tls = l.g.c.Key.Server(func(identity.Protocol, identity.Public) error {
+				l.g.tls = l.g.c().Key.Server(func(identity.Protocol, identity.Public) error {
 					time.Sleep(slow)
 					return verdict
 				})
@@ -111,7 +111,7 @@ func TestTokens(t *testing.T) {
 			}
 		}
 		victim.conn.Close()
-		time.Sleep(2*l.g.c.IdleTimeout + time.Second) // until it is held no longer
+		time.Sleep(2*l.g.c().IdleTimeout + time.Second) // until it is held no longer
 		l.settle()
 		next := l.dial()
 		if got, _, err := join(l, next, request(addr.String(), features)); err != nil || got != addr {

@@ -38,6 +38,7 @@ const (
 // Fields without a remark belong to the reading one.
 type peer struct {
 	g       *Gateway
+	c       *Config // that was in force when it came: what it was told stays true
 	id      uint64
 	key     identity.Public // zero: the client has none
 	visit   *admission.Visit
@@ -68,11 +69,12 @@ func newPeer(g *Gateway, id uint64, s *carrier.Stream, key identity.Public, visi
 	if key == (identity.Public{}) {
 		budget = &g.plain
 	}
+	c := g.c()
 	p := &peer{
-		g: g, id: id, key: key, visit: visit, stream: s,
+		g: g, c: c, id: id, key: key, visit: visit, stream: s,
 		log:     g.log.With("peer", id, "from", s.RemoteAddr().String()),
-		queue:   router.NewQueue(s, router.QueueConfig{Limit: g.c.QueueBytes, Budget: budget}),
-		session: session.NewServer(g.c.Pool, g.offer),
+		queue:   router.NewQueue(s, router.QueueConfig{Limit: c.QueueBytes, Budget: budget}),
+		session: session.NewServer(c.Pool, g.offer),
 		start:   arrived,
 		ended:   make(chan struct{}),
 	}
@@ -154,7 +156,7 @@ func (p *peer) item(ctx context.Context, kind proto.Kind, buf []byte, i, j int) 
 		p.forward.Frame(buf, i, j)
 		return nil
 	case proto.KindIPv4:
-		if p.g.c.LegacySelfAssign && !p.lease.Addr.IsValid() {
+		if p.c.LegacySelfAssign && !p.lease.Addr.IsValid() {
 			p.selfAssign(ctx, packet.IPv4(buf[i:j]))
 		}
 		p.forward.Packet(buf, i, j)
@@ -275,21 +277,21 @@ func (p *peer) agree(ask session.Ask) {
 	p.port.Caps = router.Caps{
 		Super: ask.Features.Has(proto.FeatureSuper),
 		USO:   ask.Features.Has(proto.FeatureUSO),
-		MTU:   p.g.c.MTU,
+		MTU:   p.c.MTU,
 	}
 	if !ask.Extended {
-		p.port.Caps.MTU = min(p.g.c.MTU, legacyMTU)
+		p.port.Caps.MTU = min(p.c.MTU, legacyMTU)
 	}
 }
 
 func (p *peer) push(lease addrpool.Lease) proto.PushedConfig {
 	return proto.PushedConfig{
-		Prefix:  netip.PrefixFrom(lease.Addr, p.g.c.Pool.Bits()),
+		Prefix:  netip.PrefixFrom(lease.Addr, p.c.Pool.Bits()),
 		Gateway: p.g.gateway,
-		MTU:     p.g.c.MTU,
-		Routes:  p.g.c.PushRoutes,
+		MTU:     p.c.MTU,
+		Routes:  p.c.PushRoutes,
 		Token:   proto.Token(lease.Token),
-		Idle:    p.g.c.IdleTimeout,
+		Idle:    p.c.IdleTimeout,
 	}
 }
 
@@ -297,7 +299,7 @@ func (p *peer) push(lease addrpool.Lease) proto.PushedConfig {
 // is free. If not, its packets are dropped like those of anybody without an address.
 func (p *peer) selfAssign(ctx context.Context, ip packet.IPv4) {
 	src := ip.Src()
-	if !p.g.c.PlainPool.Contains(src) || p.key != (identity.Public{}) {
+	if !p.c.PlainPool.Contains(src) || p.key != (identity.Public{}) {
 		return
 	}
 	if p.visit.Known(true, time.Now()) != admission.Admitted {
@@ -374,6 +376,9 @@ func (p *peer) seen() keepalive.Seen {
 		Frame: p.time(p.frame.Load()), Blocked: p.queue.Blocked(),
 	}
 }
+
+// limits are the deadlines that p was told of.
+func (p *peer) limits() keepalive.Limits { return deadlines(p.c) }
 
 // now is never 0, which means "not so".
 func (p *peer) now() int64 { return int64(time.Since(p.start)) + 1 }

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 
+	"ferry/internal/addrpool"
 	"ferry/internal/carrier"
 	"ferry/internal/carrier/tcp"
 	"ferry/internal/carrier/unix"
@@ -61,17 +62,9 @@ func listenAll(ctx context.Context, c *Config) (all []*listener, err error) {
 }
 
 func listen(ctx context.Context, c *Config, url string) (*listener, error) {
-	e, err := carrier.ParseListen(url)
+	e, err := parseListen(c, url)
 	if err != nil {
 		return nil, err
-	}
-	switch {
-	case e.Allow == 0 && c.Key.IsZero():
-		e.Allow = carrier.Plain
-	case e.Allow == 0:
-		e.Allow = carrier.TLS
-	case e.Allow&carrier.TLS != 0 && c.Key.IsZero():
-		return nil, fmt.Errorf("listen on %s: allow=%s needs a key: 'vpnsrv init' makes one", e, e.Allow)
 	}
 	w := ways[e.Scheme]
 	l, err := w.listen(ctx, e.Endpoint)
@@ -79,6 +72,34 @@ func listen(ctx context.Context, c *Config, url string) (*listener, error) {
 		return nil, err
 	}
 	return &listener{Listener: l, allow: e.Allow, admit: permits(w, e), from: w.from}, nil
+}
+
+// parseListen returns what a URL stands for.
+func parseListen(c *Config, url string) (carrier.Listening, error) {
+	e, err := carrier.ParseListen(url)
+	switch {
+	case err != nil:
+	case e.Allow == 0 && c.Key.IsZero():
+		e.Allow = carrier.Plain
+	case e.Allow == 0:
+		e.Allow = carrier.TLS
+	case e.Allow&carrier.TLS != 0 && c.Key.IsZero():
+		err = fmt.Errorf("listen on %s: allow=%s needs a key: 'vpnsrv init' makes one", e, e.Allow)
+	}
+	return e, err
+}
+
+// Check says what would keep a gateway with a configuration from starting, as far as that can be told without
+// touching the host.
+func Check(c Config) error {
+	c.SetDefaults()
+	for _, url := range c.Listen {
+		if _, err := parseListen(&c, url); err != nil {
+			return err
+		}
+	}
+	_, err := addrpool.New(poolConfig(&c))
+	return err
 }
 
 // source is what stands for where a connection comes from, to be bounded: an IP address; for a guest or a

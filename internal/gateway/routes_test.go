@@ -113,11 +113,11 @@ func TestIDsAreNoPaths(t *testing.T) {
 		if _, err := l.add("cam1"); err != nil {
 			return err
 		}
-		secret := filepath.Join(filepath.Dir(l.g.c.StateDir), "secret")
+		secret := filepath.Join(filepath.Dir(l.g.c().StateDir), "secret")
 		if err := os.WriteFile(secret, []byte("secret"), 0o600); err != nil {
 			return err
 		}
-		before := files(l.g.c.StateDir)
+		before := files(l.g.c().StateDir)
 		for _, id := range []string{
 			"..%2fsecret", "..%2f..%2fetc%2fpasswd", "%2e%2e%2fsecret", "../secret", "%2fetc%2fpasswd", "cam1%00", "%00", "peers.json", ".",
 			"%0d%0aX:%201", "cam1%0a", "%ff", "-1", "18446744073709551616", "0x1", strings.Repeat("a", 4000), strings.Repeat("%2f", 1000),
@@ -135,7 +135,7 @@ func TestIDsAreNoPaths(t *testing.T) {
 		if _, err := os.Stat(secret); err != nil {
 			return err
 		}
-		if after := files(l.g.c.StateDir); !slices.Equal(before, after) {
+		if after := files(l.g.c().StateDir); !slices.Equal(before, after) {
 			return fmt.Errorf("the state directory had %v, and has %v", before, after)
 		}
 		return nil

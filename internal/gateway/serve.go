@@ -92,7 +92,7 @@ func (g *Gateway) greet(ctx context.Context, l *listener, conn net.Conn) (*carri
 	if l.allow == carrier.Plain {
 		return carrier.NewStream(conn), none, nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, g.c.JoinTimeout)
+	ctx, cancel := context.WithTimeout(ctx, g.c().JoinTimeout)
 	defer cancel()
 	first, conn, err := carrier.FirstByte(ctx, conn)
 	switch {

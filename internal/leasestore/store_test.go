@@ -374,7 +374,7 @@ func FuzzOpen(f *testing.F) {
 		if err := os.WriteFile(path, b, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		s, found, err := Open(dir, slog.New(slog.DiscardHandler))
+		s, found, err := openPath(dir, slog.New(slog.DiscardHandler))
 		if err != nil {
 			if got, _ := os.ReadFile(path); !errors.Is(err, ErrVersion) || !bytes.Equal(got, b) {
 				t.Errorf("%v; the file has become %x", err, got)

@@ -23,17 +23,21 @@ type Stream interface {
 // A Budget bounds the memory of all queues together, or of some of them within another Budget. The zero
 // value bounds nothing.
 type Budget struct {
-	Limit int     // bytes; 0: none
-	Above *Budget // of which this one is a part; nil: none
+	Above *Budget // of which this one is a part; nil: none. Set before use
+	limit atomic.Int64
 	used  atomic.Int64
 }
+
+// SetLimit bounds the budget to n bytes; 0: to nothing. What waits already stays. It may be called at any
+// time.
+func (b *Budget) SetLimit(n int) { b.limit.Store(int64(n)) }
 
 // Used returns the bytes that queues hold now.
 func (b *Budget) Used() int { return int(b.used.Load()) }
 
 func (b *Budget) full() bool {
 	for ; b != nil; b = b.Above {
-		if b.Limit > 0 && b.used.Load() >= int64(b.Limit) {
+		if limit := b.limit.Load(); limit > 0 && b.used.Load() >= limit {
 			return true
 		}
 	}

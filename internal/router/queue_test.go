@@ -255,7 +255,8 @@ func TestRestIsBounded(t *testing.T) {
 
 func TestBudgetIsShared(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		budget := &Budget{Limit: 2 * smallBlock}
+		budget := new(Budget)
+		budget.SetLimit(2 * smallBlock)
 		one := startQueue(t, newPipe(0), QueueConfig{Limit: 1 << 20, Budget: budget})
 		two := startQueue(t, newPipe(0), QueueConfig{Limit: 1 << 20, Budget: budget})
 		one.Send(item(60, 1))
@@ -268,8 +269,10 @@ func TestBudgetIsShared(t *testing.T) {
 
 // A part of a budget takes no more than its own, and no more than is left of the whole.
 func TestBudgetWithin(t *testing.T) {
-	whole := &Budget{Limit: 100}
-	part := &Budget{Limit: 60, Above: whole}
+	whole := new(Budget)
+	whole.SetLimit(100)
+	part := &Budget{Above: whole}
+	part.SetLimit(60)
 	part.add(59)
 	if part.full() || whole.Used() != 59 {
 		t.Errorf("full %v, %d of the whole; want room, 59", part.full(), whole.Used())
@@ -301,15 +304,16 @@ func TestBudgetHolds(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				budget := &Budget{Limit: 1 << 20}
+				budget := new(Budget)
+				budget.SetLimit(1 << 20)
 				for range 32 {
 					q := startQueue(t, newPipe(0), QueueConfig{Limit: 256 << 10, Budget: budget})
 					go fill(q)
 					synctest.Wait()
 				}
 				// The last one that found it not yet full may exceed it.
-				if n := budget.Used(); n > budget.Limit+256<<10 {
-					t.Errorf("%d KiB are in use, want at most about %d", n>>10, budget.Limit>>10)
+				if n := budget.Used(); int64(n) > budget.limit.Load()+256<<10 {
+					t.Errorf("%d KiB are in use, want at most about %d", n>>10, budget.limit.Load()>>10)
 				}
 			})
 		})

@@ -182,7 +182,7 @@ func TestIsolate(t *testing.T) {
 func TestGuests(t *testing.T) {
 	for _, mix := range []bool{false, true} {
 		w := newWorld(t, false)
-		w.table.mix = mix
+		w.table.mix.Store(mix)
 		w.l.Guest = true
 		want := DropIsolated
 		if mix {

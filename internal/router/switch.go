@@ -24,8 +24,8 @@ type Switch struct {
 	mask    uint32
 	gateway uint32
 	exit    *Port
-	isolate bool
-	mix     bool
+	isolate atomic.Bool
+	mix     atomic.Bool
 	sites   atomic.Pointer[bart.Table[uint32]] // prefix -> address of the client that routes it
 	egress  atomic.Pointer[bart.Table[bool]]   // destination outside the pool -> allowed; unknown: allowed
 	slots   [1 << 16]atomic.Pointer[Port]      // by the low 16 bits of the address
@@ -47,12 +47,19 @@ func NewSwitch(c SwitchConfig) (*Switch, error) {
 	}
 	s := &Switch{
 		pool: c.Pool.Masked(), mask: ^uint32(0) << (32 - c.Pool.Bits()),
-		gateway: fromAddr(c.Gateway), exit: c.Exit, isolate: c.Isolate, mix: c.Mix,
+		gateway: fromAddr(c.Gateway), exit: c.Exit,
 	}
+	s.SetPeers(c.Isolate, c.Mix)
 	s.base = fromAddr(s.pool.Addr())
 	s.sites.Store(new(bart.Table[uint32]))
 	s.SetEgress(nil, nil)
 	return s, nil
+}
+
+// SetPeers says which clients reach each other, as SwitchConfig does. It may be called at any time.
+func (s *Switch) SetPeers(isolate, mix bool) {
+	s.isolate.Store(isolate)
+	s.mix.Store(mix)
 }
 
 // SetSites replaces the networks behind clients: prefix -> address of the client that routes it. It may
@@ -183,7 +190,7 @@ func (s *Switch) toPeer(from *Port, addr uint32) (*Port, Reason) {
 	case to == from:
 		return nil, DropHairpin
 	case from == s.exit:
-	case s.isolate, from.Guest != to.Guest && !s.mix:
+	case s.isolate.Load(), from.Guest != to.Guest && !s.mix.Load():
 		return nil, DropIsolated
 	}
 	return to, None

@@ -95,9 +95,16 @@ type Config struct {
 
 	Version string // of the program, for the operator
 
-	Log    *slog.Logger    // nil: discard
+	Log       *slog.Logger     // nil: discard
+	LogFormat string           // that Log has, to tell whether it was changed
+	LogLevel  slog.Level       // that Log has
+	SetLevel  func(slog.Level) // changes that of Log; nil: it can not be changed
+
 	Ready  func()          // called once when clients can connect; may be nil
 	Report <-chan struct{} // each receive logs all counters; may be nil
+	// Reread returns what the configuration says now, for a reload; nil: there is none to read again.
+	Reread func() (Config, error)
+	Reload <-chan struct{} // each receive applies what Reread returns; may be nil
 }
 
 // SetDefaults puts defaults where a field is zero.
