@@ -34,13 +34,14 @@ the network of this device; SIGUSR1 logs its counters.`,
   sudo vpncli join ferry1-... && sudo vpncli
   sudo vpncli -s vsock://2:2002 -a 10.0.3.7
   sudo vpncli -s tcp://gateway.example:2002 --default-route
+  sudo vpncli status
   vpncli completion bash > /etc/bash_completion.d/vpncli`,
 		Args: cli.NoArgs("name the gateway with -s, as in vpncli -s 192.168.0.1"),
 	}
 	lines := cmd.Flags().Bool("json", false, "print each event as a line of JSON on stdout")
 	keys := config.NewClient(cmd.Flags())
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return connect(cmd.Context(), keys, *lines) }
-	cmd.AddCommand(joinCommand(), keyCommand())
+	cmd.AddCommand(joinCommand(), keyCommand(), statusCommand())
 	cli.CompleteURL(cmd, "server", "tcp://", "vsock://2:", "unix://")
 	return cmd
 }
@@ -57,6 +58,7 @@ func connect(ctx context.Context, keys *config.Client, lines bool) error {
 	if lines {
 		t.lines = os.Stdout
 	}
+	c.Version = version
 	c.Report, c.Events = cli.Reports(ctx), t.tell
 	host, err := cli.StartHost(netadmin.Rules{
 		Program: "vpncli", TUN: c.TUN, MTU: cmp.Or(c.MTU, client.DefaultMTU), Mark: c.Mark, Connect: sockets(c),

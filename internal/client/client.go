@@ -7,8 +7,8 @@
 // The interface, its address and its routes belong to the client, not to a connection: they stay as
 // they are while it connects again, and are taken back when Run returns.
 //
-// Goroutines, each waited for by the one that started it: Run has one that reads the TUN and one
-// that connects and reads the connection; a connection has one that writes what could not be sent at
+// Goroutines, each waited for by the one that started it: Run has one that reads the TUN, one
+// that answers 'vpncli status', and one that connects and reads the connection; a connection has one that writes what could not be sent at
 // once, and one that keeps it alive.
 package client
 
@@ -71,6 +71,7 @@ type client struct {
 	uplink  *router.Uplink
 	total   router.Counters
 	last    session.Lease // of the last connection that had one
+	story   *story
 }
 
 // Run keeps this device connected until ctx is done, and then takes back all that it did to the
@@ -86,10 +87,14 @@ func Run(ctx context.Context, c Config, host Host) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, tun.Close()) }()
+	asked := listenStatus(ctx, tun.Name(), c.Log)
 	if err := host.Confine(nil); err != nil {
+		if asked != nil {
+			_ = asked.Close()
+		}
 		return err
 	}
-	return run(ctx, c, servers, dialer(host), tun)
+	return run(ctx, c, servers, dialer(host), tun, asked)
 }
 
 func endpoints(urls []string, port int) (all []carrier.Endpoint, err error) {
@@ -115,8 +120,8 @@ func dialer(o carrier.Opener) func(context.Context, carrier.Endpoint) (net.Conn,
 	}
 }
 
-func run(ctx context.Context, c Config, servers []carrier.Endpoint, dial func(context.Context, carrier.Endpoint) (net.Conn, error), e Exit) error {
-	cl := &client{c: c, log: c.Log, servers: servers, dial: dial, exit: e, uplink: router.NewUplink(e.Port())}
+func run(ctx context.Context, c Config, servers []carrier.Endpoint, dial func(context.Context, carrier.Endpoint) (net.Conn, error), e Exit, asked net.Listener) error {
+	cl := &client{c: c, log: c.Log, servers: servers, dial: dial, exit: e, uplink: router.NewUplink(e.Port()), story: newStory(&c, e.Name())}
 	if !c.Key.IsZero() {
 		cl.tls = c.Key.Client(identity.Tunnel, c.Gateway)
 	}
@@ -129,6 +134,7 @@ func run(ctx context.Context, c Config, servers []carrier.Endpoint, dial func(co
 	})
 	group.Go(func() error { return cl.keepConnected(ctx) })
 	group.Go(func() error { cl.reports(ctx); return nil })
+	group.Go(func() error { cl.answer(ctx, asked); return nil })
 	err := group.Wait()
 	cl.report("stopped")
 	cl.event(Event{Kind: EventStopped})
@@ -198,12 +204,15 @@ func retryAfter(err error) time.Duration {
 // configure puts a lease on the interface.
 func (c *client) configure(l session.Lease, server net.Addr) error {
 	s := hostnet.State{Addr: l.Prefix, MTU: l.MTU, Routes: slices.Clone(c.c.Routes)}
+	var refused []Refused
 	for _, r := range l.Routes {
 		switch why := unroutable(r, l.Prefix); {
 		case c.c.RefuseRoutes:
 			c.log.Debug("pushed route ignored", "route", r)
+			refused = append(refused, Refused{r, "routes of the gateway are not accepted (--accept-routes=false)"})
 		case why != "":
 			c.log.Warn("pushed route refused", "route", r, "reason", why)
+			refused = append(refused, Refused{r, why})
 		default:
 			s.Routes = append(s.Routes, r)
 		}
@@ -218,6 +227,7 @@ func (c *client) configure(l session.Lease, server net.Addr) error {
 	if err := c.exit.Apply(s); err != nil {
 		return fmt.Errorf("%w: %w", errInterface, err)
 	}
+	c.story.setRoutes(s.Routes, refused)
 	return nil
 }
 
@@ -237,6 +247,7 @@ func unroutable(r, own netip.Prefix) string {
 
 func (c *client) event(e Event) {
 	e.Time = time.Now()
+	c.story.note(e)
 	if c.c.Events != nil {
 		c.c.Events(e)
 	}

@@ -56,6 +56,8 @@ type Config struct {
 
 	QueueBytes int // waiting for the gateway
 
+	Version string // of the program, for the user
+
 	Log    *slog.Logger    // nil: discard
 	Events func(Event)     // called for each event, in order, from one goroutine; may be nil
 	Report <-chan struct{} // each receive logs all counters; may be nil

@@ -339,7 +339,9 @@ func (x *connection) pong(payload []byte) {
 		return
 	}
 	sent := time.Duration(binary.BigEndian.Uint64(payload))
-	x.client.log.Debug("gateway answers", "rtt", time.Since(x.start)-sent)
+	rtt := time.Since(x.start) - sent
+	x.client.log.Debug("gateway answers", "rtt", rtt)
+	x.client.story.setRTT(rtt)
 }
 
 // end closes the connection. The first call counts; it may come from any goroutine.
