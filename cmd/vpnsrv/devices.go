@@ -1,13 +1,11 @@
 package main
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"io"
 	"net/netip"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/mdp/qrterminal/v3"
@@ -121,42 +119,34 @@ func peerAdd() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		fmt.Fprintf(cmd.OutOrStdout(), "%s has %s\n", p.Name, join(p.Addresses))
+		fmt.Fprintf(cmd.OutOrStdout(), "%s has %s\n", p.Name, cli.Join(p.Addresses))
 		return nil
 	}
 	return cmd
 }
 
 func peerList() *cobra.Command {
-	cmd := &cobra.Command{Use: "list", Short: "List devices and open invitations", Args: cli.Args()}
-	lines := cmd.Flags().Bool("json", false, "print JSON")
-	state := ask(cmd)
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		all, err := api.NewClient(*state).Peers(cmd.Context())
-		if err != nil {
-			return err
-		}
-		if *lines {
-			return cli.PrintJSON(cmd.OutOrStdout(), all)
-		}
-		return table(cmd.OutOrStdout(), "NAME\tADDRESSES\tROUTES\tSTATE\tKEY", func(row func(...any)) {
-			for _, p := range all.Peers {
-				row(p.Name, join(p.Addresses), cmp.Or(join(p.Routes), "-"), stateOf(p), p.Key)
-			}
-			for _, i := range all.Invitations {
-				row(i.Name, "-", "-", "invited, until "+i.Expires.Local().Format(time.DateTime), "-")
-			}
-		})
-	}
-	return cmd
+	return show("list", "List devices and open invitations",
+		func(c *api.Client, cmd *cobra.Command) (api.Peers, error) { return c.Peers(cmd.Context()) }, printPeers)
 }
 
-func stateOf(p api.Peer) string {
+func printPeers(w io.Writer, all api.Peers) error {
+	var rows [][]any
+	for _, p := range all.Peers {
+		rows = append(rows, []any{p.Name, cli.Join(p.Addresses), cli.Join(p.Routes), stateOf(p), p.Key})
+	}
+	for _, i := range all.Invitations {
+		rows = append(rows, []any{i.Name, "", "", cli.Fair("invited until " + i.Expires.Local().Format(time.DateTime)), ""})
+	}
+	return cli.Table(w, []string{"NAME", "ADDRESSES", "ROUTES", "STATE", "KEY"}, rows)
+}
+
+func stateOf(p api.Peer) any {
 	switch {
 	case p.Disabled:
-		return "disabled"
+		return cli.Bad("disabled")
 	case len(p.Sessions) > 0:
-		return "connected"
+		return cli.Good("connected")
 	}
 	return "away"
 }
@@ -201,28 +191,4 @@ func peerNames(state *string) cobra.CompletionFunc {
 		}
 		return names, cobra.ShellCompDirectiveNoFileComp
 	}
-}
-
-// table writes rows under a head; their cells are separated by tabs.
-func table(w io.Writer, head string, rows func(row func(cells ...any))) error {
-	t := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
-	fmt.Fprintln(t, head)
-	rows(func(cells ...any) {
-		for i, c := range cells {
-			if i > 0 {
-				fmt.Fprint(t, "\t")
-			}
-			fmt.Fprint(t, c)
-		}
-		fmt.Fprintln(t)
-	})
-	return t.Flush()
-}
-
-func join[T fmt.Stringer](all []T) string {
-	texts := make([]string, len(all))
-	for i, v := range all {
-		texts[i] = v.String()
-	}
-	return strings.Join(texts, ", ")
 }

@@ -1,11 +1,8 @@
 package main
 
 import (
-	"cmp"
 	"fmt"
 	"io"
-	"maps"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -17,89 +14,110 @@ import (
 	"ferry/internal/config"
 )
 
-func statusCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "status", Short: "Show how the gateway does", Args: cli.Args()}
+// show makes a command that asks the gateway for something, and prints that as a table or as JSON.
+func show[T any](use, short string, get func(*api.Client, *cobra.Command) (T, error), print func(io.Writer, T) error) *cobra.Command {
+	cmd := &cobra.Command{Use: use, Short: short, Args: cli.Args()}
 	lines := cmd.Flags().Bool("json", false, "print JSON")
 	state := ask(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		s, err := api.NewClient(*state).Status(cmd.Context())
-		if err != nil {
+		got, err := get(api.NewClient(*state), cmd)
+		switch {
+		case err != nil:
 			return err
+		case *lines:
+			return cli.PrintJSON(cmd.OutOrStdout(), got)
 		}
-		if *lines {
-			return cli.PrintJSON(cmd.OutOrStdout(), s)
-		}
-		return printStatus(cmd.OutOrStdout(), s)
+		return print(cmd.OutOrStdout(), got)
 	}
 	return cmd
+}
+
+func statusCommand() *cobra.Command {
+	return show("status", "Show how the gateway does",
+		func(c *api.Client, cmd *cobra.Command) (api.Status, error) { return c.Status(cmd.Context()) }, printStatus)
 }
 
 func printStatus(w io.Writer, s api.Status) error {
-	return table(w, "gateway\t"+s.Gateway.String()+" on "+s.Interface, func(row func(...any)) {
-		row("version", s.Version)
-		row("up", time.Since(s.Started).Round(time.Second))
-		row("fingerprint", cmp.Or(s.Fingerprint, "none: plain mode, 'vpnsrv init' makes a key"))
-		for _, l := range s.Listeners {
-			row("listener", l.URL+" allows "+l.Allow)
-		}
-		row("pool", s.Pool.String()+", of it without a key: "+s.PlainPool.String())
-		row("connections", fmt.Sprintf("%d, of which %d have proven nothing yet", s.Sessions, s.Unauthenticated))
-		row("devices", s.Peers)
-		row("plain leases", fmt.Sprintf("%d live, %d held, %d free", s.Leases.Live, s.Leases.Held, s.Leases.Free))
-		if s.Leases.Err != "" {
-			row("disk", s.Leases.Err)
-		}
-		row("forwarded", fmt.Sprintf("%d packets, %d bytes", s.Packets, s.Bytes))
-		if len(s.Waiting) > 0 {
-			row("wait for a restart", strings.Join(s.Waiting, ", "))
-		}
-		row("waiting", fmt.Sprintf("%d bytes", s.Queued))
-		row("dropped", counts(s.Drops))
-		row("ended", counts(s.Closed))
-	})
-}
-
-// counts writes counters with their reasons.
-func counts(n map[string]uint64) string {
-	var all []string
-	for _, reason := range slices.Sorted(maps.Keys(n)) {
-		all = append(all, fmt.Sprintf("%s %d", reason, n[reason]))
+	var f cli.Fields
+	f.Add("gateway", s.Gateway.String()+" on "+s.Interface)
+	f.Add("up", fmt.Sprintf("%s, since %s", cli.Age(s.Started), s.Started.Local().Format(time.DateTime)))
+	f.Add("version", s.Version)
+	if s.Fingerprint != "" {
+		f.Add("fingerprint", s.Fingerprint)
+	} else {
+		f.Add("fingerprint", cli.Bad("none: plain mode, 'vpnsrv init' makes a key"))
 	}
-	return cmp.Or(strings.Join(all, ", "), "nothing")
+	for _, l := range s.Listeners {
+		f.Add("listener", l.URL+" allows "+l.Allow)
+	}
+	if s.Fingerprint != "" {
+		f.Add("pool", s.Pool.String()+", of it without a key "+s.PlainPool.String())
+	} else {
+		f.Add("pool", s.Pool)
+	}
+	if len(s.Waiting) > 0 {
+		f.Add("wait for a restart", cli.Fair(strings.Join(s.Waiting, ", ")))
+	}
+	f.Add("devices", s.Peers)
+	f.Add("connections", fmt.Sprintf("%d, of which %d have proven nothing yet", s.Sessions, s.Unauthenticated))
+	f.Add("leases without a key", fmt.Sprintf("%d live, %d held, %d free", s.Leases.Live, s.Leases.Held, s.Leases.Free))
+	f.Add("disk", cli.Bad(s.Leases.Err))
+	f.Add("forwarded", fmt.Sprintf("%d packets, %s", s.Packets, cli.Bytes(s.Bytes)))
+	f.Add("waiting for clients", cli.Bytes(s.Queued))
+	f.Add("dropped", cli.Counts(s.Drops))
+	f.Add("ended or refused", cli.Counts(s.Closed))
+	return f.Write(w)
 }
 
 func sessionsCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "sessions", Short: "List the connections", Args: cli.Args()}
-	lines := cmd.Flags().Bool("json", false, "print JSON")
-	state := ask(cmd)
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		all, err := api.NewClient(*state).Sessions(cmd.Context())
-		if err != nil {
-			return err
+	return show("sessions", "List the connections",
+		func(c *api.Client, cmd *cobra.Command) ([]api.Session, error) { return c.Sessions(cmd.Context()) }, printSessions)
+}
+
+func printSessions(w io.Writer, all []api.Session) error {
+	rows := make([][]any, len(all))
+	for i, s := range all {
+		var addr, key any = "", cli.Bad("none")
+		if s.Address.IsValid() {
+			addr = s.Address
 		}
-		if *lines {
-			return cli.PrintJSON(cmd.OutOrStdout(), all)
+		if s.Secure {
+			key = cli.Good("proven")
 		}
-		return table(cmd.OutOrStdout(), "ID\tNAME\tADDRESS\tFROM\tSECURE\tSINCE\tRECEIVED\tSENT\tDROPPED", func(row func(...any)) {
-			for _, s := range all {
-				addr := "-"
-				if s.Address.IsValid() {
-					addr = s.Address.String()
-				}
-				secure := "no"
-				if s.Secure {
-					secure = "yes"
-				}
-				row(s.ID, cmp.Or(s.Name, "-"), addr, s.From, secure, time.Since(s.Since).Round(time.Second), s.Received, s.Sent, counts(s.Drops))
-			}
-		})
+		rows[i] = []any{s.ID, s.Name, addr, s.From, key, cli.Age(s.Since), cli.Bytes(s.Received), cli.Bytes(s.Sent), cli.Counts(s.Drops)}
 	}
-	return cmd
+	return cli.Table(w, []string{"ID", "NAME", "ADDRESS", "FROM", "KEY", "SINCE", "RECEIVED", "SENT", "DROPPED"}, rows)
+}
+
+func leasesCommand() *cobra.Command {
+	return show("leases", "List the addresses of clients without a key",
+		func(c *api.Client, cmd *cobra.Command) ([]api.Lease, error) { return c.Leases(cmd.Context()) }, printLeases)
+}
+
+func printLeases(w io.Writer, all []api.Lease) error {
+	rows := make([][]any, len(all))
+	for i, l := range all {
+		var state, session any = cli.Good("live"), any(l.Session)
+		if l.Session == 0 {
+			state, session = cli.Fair(fmt.Sprintf("held for %s", max(time.Until(l.Until), 0).Round(time.Second))), ""
+		}
+		rows[i] = []any{l.Address, l.Name, state, session}
+	}
+	return cli.Table(w, []string{"ADDRESS", "NAME", "STATE", "SESSION"}, rows)
 }
 
 func kickCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "kick ID", Short: "End a connection ('vpnsrv sessions' lists them)", Args: cli.Args("ID")}
 	state := ask(cmd)
+	cmd.ValidArgsFunction = func(cmd *cobra.Command, args []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
+		var ids []cobra.Completion
+		if all, err := api.NewClient(*state).Sessions(cmd.Context()); err == nil && len(args) == 0 {
+			for _, s := range all {
+				ids = append(ids, cobra.CompletionWithDesc(strconv.FormatUint(s.ID, 10), strings.TrimSpace(s.Name+" "+s.From)))
+			}
+		}
+		return ids, cobra.ShellCompDirectiveNoFileComp
+	}
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		id, err := strconv.ParseUint(args[0], 10, 64)
 		if err != nil {

@@ -4,7 +4,9 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
+	"slices"
 	"time"
 )
 
@@ -348,6 +350,23 @@ func (p *Pool) Restore(leases []Lease, now time.Time) (events []Event) {
 		p.hold(off, s, now)
 	}
 	return events
+}
+
+// A Holding is a lease, and who has it.
+type Holding struct {
+	Lease Lease
+	Owner uint64    // 0: it is held for its owner
+	Until time.Time // so long
+}
+
+// Holdings returns all leases by their addresses. It takes a time that grows with their number.
+func (p *Pool) Holdings() []Holding {
+	all := make([]Holding, 0, len(p.slots))
+	for _, off := range slices.Sorted(maps.Keys(p.slots)) {
+		s := p.slots[off]
+		all = append(all, Holding{s.lease, s.owner, s.until})
+	}
+	return all
 }
 
 // Stats count the addresses that clients can have, each in one state: the first four add up to Total.

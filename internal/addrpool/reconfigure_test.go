@@ -39,6 +39,21 @@ func TestReconfigureOnRequest(t *testing.T) {
 	checkLists(t, p)
 }
 
+// Holdings are what is live and what is held.
+func TestHoldings(t *testing.T) {
+	p := newPool(t, "10.0.0.0/24", nil)
+	dynamic(p, 7)
+	dynamic(p, 8)
+	p.Release(8, true, start)
+	dynamic(p, 9)
+	p.Release(9, false, start)
+	got := p.Holdings()
+	if len(got) != 2 || got[0].Lease.Addr != addr("10.0.0.253") || got[0].Owner != 0 || got[0].Until != start.Add(time.Minute) ||
+		got[1].Lease.Addr != addr("10.0.0.254") || got[1].Owner != 7 || !got[1].Until.IsZero() {
+		t.Errorf("got %+v", got)
+	}
+}
+
 // A configuration with a fault changes nothing.
 func TestReconfigureFault(t *testing.T) {
 	p := newPool(t, "10.0.0.0/24", map[string]netip.Addr{"a": addr("10.0.0.9")})

@@ -8,6 +8,7 @@
 //	POST   /v1/invitations           Invite        -> Invited        let a device join once
 //	GET    /v1/sessions              the connections
 //	DELETE /v1/sessions/{id}                                         end one
+//	GET    /v1/leases                the addresses that clients without a key have, or that are held for them
 //	GET    /v1/status                Status
 //	POST   /v1/reload                              -> Reloaded       apply the configuration file anew
 //	GET    /metrics, /healthz        for Prometheus; also by TCP, if that is configured
@@ -106,6 +107,14 @@ type Status struct {
 	Queued          int               `json:"queued"` // bytes
 	Leases          Leases            `json:"leases"`
 	Waiting         []string          `json:"waits_for_restart,omitempty"` // settings that a reload could not apply
+}
+
+// A Lease is an address of a client without a key.
+type Lease struct {
+	Address netip.Addr `json:"address"`
+	Name    string     `json:"name,omitempty"`    // what the client called itself
+	Session uint64     `json:"session,omitempty"` // 0: it has vanished, and the address is held for it
+	Until   time.Time  `json:"until,omitzero"`    // of a held one
 }
 
 // Reloaded is what came of a reload.

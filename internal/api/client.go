@@ -75,6 +75,11 @@ func (c *Client) Status(ctx context.Context) (s Status, err error) {
 	return s, c.call(ctx, http.MethodGet, "/v1/status", nil, &s)
 }
 
+// Leases returns the addresses of clients without a key.
+func (c *Client) Leases(ctx context.Context) (l []Lease, err error) {
+	return l, c.call(ctx, http.MethodGet, "/v1/leases", nil, &l)
+}
+
 // Reload applies the configuration anew.
 func (c *Client) Reload(ctx context.Context) (done Reloaded, err error) {
 	return done, c.call(ctx, http.MethodPost, "/v1/reload", nil, &done)

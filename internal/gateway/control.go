@@ -60,6 +60,7 @@ func (g *Gateway) routes() []route {
 		{"DELETE /v1/peers/{name}", api.Handle(status, func(r *http.Request, _ struct{}) (api.Peer, error) {
 			return g.removePeer(r.PathValue("name"))
 		})},
+		{"GET /v1/leases", api.Handle(status, func(*http.Request, struct{}) ([]api.Lease, error) { return g.leases.list(), nil })},
 		{"POST /v1/reload", api.Handle(status, func(*http.Request, struct{}) (api.Reloaded, error) { return g.reload() })},
 		{"POST /v1/invitations", api.Handle(status, func(_ *http.Request, i api.Invite) (api.Invited, error) { return g.invite(i) })},
 		{"/metrics", g.metrics},

@@ -34,7 +34,8 @@ func (g *Gateway) enrol(ctx context.Context, s *carrier.Stream, key identity.Pub
 		} else if !errors.Is(err, peerstore.ErrInvitation) {
 			bye.Text = err.Error()
 		}
-		g.strange.Info("device refused", "from", s.RemoteAddr().String(), "key", key, "err", err)
+		cause, _ := explain(err)
+		g.strange.Info(cause, "device refused", "from", s.RemoteAddr().String(), "key", key, "err", err)
 		return errors.Join(err, s.Write(proto.AppendGoodbye(nil, bye), nil))
 	}
 	g.log.Info("device joined by invitation", "from", s.RemoteAddr().String(), "key", key, "name", p.Name, "addr", p.Addrs[0])

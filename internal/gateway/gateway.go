@@ -255,6 +255,7 @@ func (g *Gateway) accept(ctx context.Context, l *listener) error {
 		visit, why := g.gate.Enter(l.source(conn), time.Now(), func() { _ = conn.Close() })
 		if why != admission.Admitted {
 			g.closed.count(string(why))
+			g.strange.Info(string(why), "connection refused", "from", conn.RemoteAddr().String())
 			carrier.Reset(conn)
 			continue
 		}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"ferry/internal/addrpool"
+	"ferry/internal/api"
 	"ferry/internal/durable"
 	"ferry/internal/leasestore"
 )
@@ -110,6 +111,18 @@ func (l *leases) stats() (addrpool.Stats, leasestore.Stats) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.pool.Stats(), l.store.Stats()
+}
+
+// list returns all leases by their addresses.
+func (l *leases) list() []api.Lease {
+	l.mu.Lock()
+	holdings := l.pool.Holdings()
+	l.mu.Unlock()
+	all := make([]api.Lease, len(holdings))
+	for i, h := range holdings {
+		all[i] = api.Lease{Address: h.Lease.Addr, Name: h.Lease.Name, Session: h.Owner, Until: h.Until}
+	}
+	return all
 }
 
 // attrs are what a report says of them.

@@ -318,7 +318,8 @@ func (p *peer) selfAssign(ctx context.Context, ip packet.IPv4) {
 // refused ends the connection: a client that understands it is told why, a 2013 client gets no bytes.
 func (p *peer) refused(ask session.Ask, err error) error {
 	p.goodbye.Store(ask.Features.Has(proto.FeatureGoodbye))
-	p.g.strange.Info("address refused", "peer", p.id, "from", p.stream.RemoteAddr().String(), "static", ask.Static, "name", ask.Name, "err", err)
+	cause, _ := explain(refusal{err})
+	p.g.strange.Info(cause, "address refused", "peer", p.id, "from", p.stream.RemoteAddr().String(), "static", ask.Static, "name", ask.Name, "err", err)
 	return refusal{err}
 }
 

@@ -61,7 +61,7 @@ func (g *Gateway) serve(ctx context.Context, l *listener, conn net.Conn, visit *
 		if errors.Is(err, errJoined) { // mutate: only a line in the log
 			return
 		}
-		g.strange.Info("connection refused", "from", conn.RemoteAddr().String(), "cause", cause, "err", err)
+		g.strange.Info(cause, "connection refused", "from", conn.RemoteAddr().String(), "err", err)
 		return
 	}
 	if key != (identity.Public{}) { // the time for a request begins behind the handshake

@@ -27,7 +27,7 @@ func (d *device) status(args string) client.Status {
 
 func TestClientStatus(t *testing.T) {
 	t.Parallel()
-	n := newSecure(t, "--push-route", "198.51.100.0/24")
+	n := newSecure(t, "--push-route", "203.0.113.0/24")
 	c := newClient(t, n.c1, "--state", n.join(n.c1, "cam1"), "--tun", "cam0")
 	c.waitConnected()
 	ping(t, n.c1, gatewayVPN, 20)
@@ -35,7 +35,7 @@ func TestClientStatus(t *testing.T) {
 	if s.State != client.EventConnected || s.Interface != "cam0" || s.Address.String() != "10.0.127.254" || !s.Secure || s.Fingerprint == nil || s.Connections != 1 {
 		t.Errorf("got %+v", s)
 	}
-	if len(s.Routes) != 1 || s.Routes[0].String() != "198.51.100.0/24" || s.Sent.Packets < 20 || s.Received.Packets < 20 || s.Sent.Bytes < 20*84 {
+	if len(s.Routes) != 1 || s.Routes[0].String() != "203.0.113.0/24" || s.Sent.Packets < 20 || s.Received.Packets < 20 || s.Sent.Bytes < 20*84 {
 		t.Errorf("got %+v", s)
 	}
 	vpncli := filepath.Join(bin, "vpncli")
