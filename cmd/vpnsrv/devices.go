@@ -145,8 +145,12 @@ func stateOf(p api.Peer) any {
 	switch {
 	case p.Disabled:
 		return cli.Bad("disabled")
+	case len(p.Sessions) > 0 && p.KnowsNext:
+		return cli.Good("connected, knows the next key")
 	case len(p.Sessions) > 0:
 		return cli.Good("connected")
+	case p.KnowsNext:
+		return "away, knows the next key"
 	}
 	return "away"
 }

@@ -50,7 +50,7 @@ SIGTERM and SIGINT stop it, SIGHUP applies its configuration anew, SIGUSR1 logs 
 		}
 		return serve(cmd.Context(), keys, c)
 	}
-	cmd.AddCommand(initCommand(), inviteCommand(), peerCommand(), statusCommand(), sessionsCommand(), leasesCommand(), kickCommand(), reloadCommand())
+	cmd.AddCommand(initCommand(), inviteCommand(), peerCommand(), statusCommand(), sessionsCommand(), leasesCommand(), kickCommand(), reloadCommand(), keyCommand())
 	cli.CompleteURL(cmd, "listen", "tcp://:2002", "vsock://:2002", "unix:///")
 	return cmd
 }

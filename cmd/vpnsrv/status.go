@@ -47,6 +47,9 @@ func printStatus(w io.Writer, s api.Status) error {
 	} else {
 		f.Add("fingerprint", cli.Bad("none: plain mode, 'vpnsrv init' makes a key"))
 	}
+	if s.NextFingerprint != "" {
+		f.Add("next key", cli.Fair(s.NextFingerprint))
+	}
 	for _, l := range s.Listeners {
 		f.Add("listener", l.URL+" allows "+l.Allow)
 	}

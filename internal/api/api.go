@@ -41,6 +41,8 @@ type Peer struct {
 	Disabled  bool           `json:"disabled,omitempty"`
 	Added     time.Time      `json:"added,omitzero"`
 	Sessions  []uint64       `json:"sessions,omitempty"` // its connections
+	// KnowsNext is set once it was told of the gateway's next key.
+	KnowsNext bool `json:"knows_next_key,omitempty"`
 }
 
 // A Change is what can be changed of a Peer. A field that is missing stays as it is.
@@ -88,15 +90,17 @@ type Session struct {
 
 // Status is how the gateway does.
 type Status struct {
-	Version     string       `json:"version"`
-	Started     time.Time    `json:"started"`
-	Fingerprint string       `json:"fingerprint,omitempty"` // of its key
-	Interface   string       `json:"interface"`
-	Gateway     netip.Addr   `json:"gateway"`
-	Pool        netip.Prefix `json:"pool"`
-	PlainPool   netip.Prefix `json:"plain_pool"`
-	Listeners   []Listener   `json:"listeners"`
-	Sessions    int          `json:"sessions"`
+	Version     string    `json:"version"`
+	Started     time.Time `json:"started"`
+	Fingerprint string    `json:"fingerprint,omitempty"` // of its key
+	// NextFingerprint is that of the key which the gateway will have next.
+	NextFingerprint string       `json:"next_fingerprint,omitempty"`
+	Interface       string       `json:"interface"`
+	Gateway         netip.Addr   `json:"gateway"`
+	Pool            netip.Prefix `json:"pool"`
+	PlainPool       netip.Prefix `json:"plain_pool"`
+	Listeners       []Listener   `json:"listeners"`
+	Sessions        int          `json:"sessions"`
 	// Unauthenticated are those that have proven nothing yet.
 	Unauthenticated int               `json:"unauthenticated"`
 	Peers           int               `json:"peers"`

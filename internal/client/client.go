@@ -30,7 +30,6 @@ import (
 	"ferry/internal/durable"
 	"ferry/internal/exit"
 	"ferry/internal/hostnet"
-	"ferry/internal/identity"
 	"ferry/internal/proto"
 	"ferry/internal/router"
 	"ferry/internal/session"
@@ -67,6 +66,7 @@ type client struct {
 	servers []carrier.Endpoint
 	dial    func(context.Context, carrier.Endpoint) (net.Conn, error)
 	tls     *tls.Config // nil: none is spoken
+	pins    pins
 	exit    Exit
 	uplink  *router.Uplink
 	total   router.Counters
@@ -123,7 +123,7 @@ func dialer(o carrier.Opener) func(context.Context, carrier.Endpoint) (net.Conn,
 func run(ctx context.Context, c Config, servers []carrier.Endpoint, dial func(context.Context, carrier.Endpoint) (net.Conn, error), e Exit, asked net.Listener) error {
 	cl := &client{c: c, log: c.Log, servers: servers, dial: dial, exit: e, uplink: router.NewUplink(e.Port()), story: newStory(&c, e.Name())}
 	if !c.Key.IsZero() {
-		cl.tls = c.Key.Client(identity.Tunnel, c.Gateway)
+		cl.trust(c.Gateway, c.Next)
 	}
 	if cl.tls == nil {
 		cl.log.Warn("plain mode: no authentication and no encryption; 'vpncli join' with an invitation of the gateway has both")

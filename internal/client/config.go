@@ -37,6 +37,10 @@ type Config struct {
 	// 2013 protocol is spoken as it is.
 	Key     identity.Key
 	Gateway identity.Pin
+	// Next is the pin of a key that the gateway has announced, over TLS: it may have that one already. Learn
+	// keeps what is announced, and which key it has; nil: what the owner has said stays.
+	Next  identity.Pin
+	Learn func(gateway, next identity.Pin) error
 
 	Address netip.Addr // static address to ask for; invalid: dynamic
 	Name    string     // told to a Ferry gateway, which may have an address reserved for it

@@ -131,7 +131,7 @@ func notGateway(err error) error {
 	case errors.Is(err, syscall.ECONNRESET):
 		return fmt.Errorf("the gateway refuses connections of this device's address for now: there were too many, or too many failed: %w", err)
 	case errors.Is(err, identity.ErrWrongKey):
-		return fmt.Errorf("this is not the gateway that is known to this device: if its key was replaced, join again with a new invitation: %w", err)
+		return fmt.Errorf("this is not the gateway that is known to this device: if its key was replaced while this device was away, join again with a new invitation: %w", err)
 	}
 	return err
 }
@@ -251,6 +251,7 @@ func (x *connection) progress(done bool, err error) error {
 	if err := c.configure(l, x.stream.RemoteAddr()); err != nil {
 		return err
 	}
+	c.learn(l)
 	x.up = true
 	x.goodbye.Store(l.Features.Has(proto.FeatureGoodbye))
 	changed := c.last.Prefix != l.Prefix

@@ -31,6 +31,27 @@ type Enrolment struct {
 	Name    string       `json:"name"` // of the device, there
 	Servers []string     `json:"servers"`
 	Gateway identity.Pin `json:"gateway"`
+	Next    identity.Pin `json:"next_gateway,omitzero"` // of the key that the gateway has announced
+}
+
+// save writes down what this device knows of its gateway.
+func (e Enrolment) save(stateDir string) error {
+	b, err := json.MarshalIndent(e, "", "  ")
+	if err != nil {
+		return err
+	}
+	return durable.Replace(filepath.Join(stateDir, enrolmentName), append(b, '\n'))
+}
+
+// Learn writes down the pins of a gateway that has joined keys to replace: of the key that it has shown, and of
+// the next one, which may be none.
+func Learn(stateDir string, gateway, next identity.Pin) error {
+	e, err := LoadEnrolment(stateDir)
+	if err != nil {
+		return err
+	}
+	e.Gateway, e.Next = gateway, next
+	return e.save(stateDir)
 }
 
 // LoadEnrolment reads what Join wrote; the error is fs.ErrNotExist for a device that has not joined.
@@ -101,11 +122,7 @@ func Join(ctx context.Context, invitation identity.Invitation, stateDir string, 
 		return e, j, err
 	}
 	e = Enrolment{Version: enrolmentVersion, Name: j.Name, Servers: invitation.Servers, Gateway: invitation.Gateway}
-	b, err := json.MarshalIndent(e, "", "  ")
-	if err != nil {
-		return e, j, err
-	}
-	if err := durable.Replace(filepath.Join(stateDir, enrolmentName), append(b, '\n')); err != nil {
+	if err := e.save(stateDir); err != nil {
 		return e, j, fmt.Errorf("the gateway knows this device now, but that can not be stored: run the same command again: %w", err)
 	}
 	return e, j, nil

@@ -133,6 +133,12 @@ func (st *story) setRoutes(taken []netip.Prefix, refused []Refused) {
 	st.s.Routes, st.s.Refused = append([]netip.Prefix{}, taken...), refused
 }
 
+func (st *story) setPin(pin identity.Pin) {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	st.s.Fingerprint = &pin
+}
+
 func (st *story) setRTT(d time.Duration) {
 	st.mu.Lock()
 	defer st.mu.Unlock()

@@ -131,7 +131,10 @@ func (k *Client) known(c *client.Config) error {
 		case err != nil && !errors.Is(err, fs.ErrNotExist):
 			return err
 		}
-		c.Gateway = e.Gateway
+		c.Gateway, c.Next = e.Gateway, e.Next
+		if c.Gateway != (identity.Pin{}) {
+			c.Learn = func(gateway, next identity.Pin) error { return client.Learn(k.State, gateway, next) }
+		}
 		if len(c.Servers) == 0 {
 			c.Servers = e.Servers
 		}

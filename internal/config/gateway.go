@@ -3,6 +3,7 @@ package config
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"math"
 	"net/netip"
@@ -149,6 +150,9 @@ func (g *Gateway) Load() (settings.Config, error) {
 		LogFormat:        g.Format,
 	}
 	c.Log, c.LogLevel, c.SetLevel = g.logger(s, os.Stderr)
+	if !c.Key.IsZero() {
+		c.NextKey = read(s, "key", g.Key+settings.NextKeySuffix, nextPin)
+	}
 	if s.err != nil { // what follows is judged by the pool
 		return settings.Config{}, s.err
 	}
@@ -189,6 +193,18 @@ func (g *Gateway) limits(s *source) admission.Limits {
 		Penalty:        read(s, "penalty", g.Penalty, between(timeMin, timeMax)),
 		PenaltyMax:     read(s, "penalty_max", g.PenaltyMax, between(timeMin, timeMax)),
 	}
+}
+
+// nextPin returns the pin of a key that may be there.
+func nextPin(path string) (identity.Pin, error) {
+	k, err := identity.LoadKey(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return identity.Pin{}, nil
+	case err != nil:
+		return identity.Pin{}, err
+	}
+	return k.Public().Pin(), nil
 }
 
 // plainPool returns where clients without a key get their addresses.

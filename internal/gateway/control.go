@@ -99,7 +99,7 @@ func (g *Gateway) listPeers() (all api.Peers, err error) {
 	all.Peers, all.Invitations = []api.Peer{}, []api.Invited{}
 	for _, p := range peers {
 		shown := show(p)
-		shown.Sessions = live[p.Key]
+		shown.Sessions, shown.KnowsNext = live[p.Key], g.knowsNext(p.Key)
 		all.Peers = append(all.Peers, shown)
 	}
 	for _, i := range invitations {
@@ -156,6 +156,9 @@ func (g *Gateway) removePeer(name string) (api.Peer, error) {
 		g.log.Info("invitation withdrawn", "name", name)
 		return api.Peer{Name: name}, nil
 	}
+	g.mu.Lock()
+	delete(g.told, p.Key)
+	g.mu.Unlock()
 	g.devicesChanged()
 	g.log.Info("device removed", "name", p.Name, "key", p.Key)
 	return show(p), nil
@@ -305,6 +308,9 @@ func (g *Gateway) status() api.Status {
 	g.mu.Unlock()
 	if g.devices != nil {
 		st.Fingerprint = g.c().Key.Public().Pin().String()
+		if next := g.c().NextKey; next != (identity.Pin{}) {
+			st.NextFingerprint = next.String()
+		}
 		peers, _ := g.devices.List(time.Now())
 		st.Peers = len(peers)
 	}

@@ -89,6 +89,24 @@ func (g *Gateway) disown(p *peer) {
 	}
 }
 
+// tell notes that a device was told of the gateway's next key, if there is one.
+func (g *Gateway) tell(key identity.Public, next identity.Pin) {
+	if key == (identity.Public{}) || next == (identity.Pin{}) {
+		return
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.told[key] = next
+}
+
+// knows tells whether a device was told of the key that is the next one now.
+func (g *Gateway) knowsNext(key identity.Public) bool {
+	next := g.c().NextKey
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return next != identity.Pin{} && g.told[key] == next
+}
+
 // revoke ends the connections of a device that may not be here any more.
 func (g *Gateway) revoke(key identity.Public) {
 	g.mu.Lock()

@@ -80,7 +80,8 @@ type Gateway struct {
 	knows   bool         // host is known
 	waiting []string     // settings that were changed and wait for a restart
 	peers   map[uint64]*peer
-	owners  map[netip.Addr]*peer // of the addresses of devices with a key
+	owners  map[netip.Addr]*peer             // of the addresses of devices with a key
+	told    map[identity.Public]identity.Pin // the next key of the gateway, since it was started
 	ids     atomic.Uint64
 }
 
@@ -165,7 +166,7 @@ func newGateway(c Config, exit Exit, leases *leases) (*Gateway, error) {
 		gate:    admission.New(c.Limits),
 		offer:   proto.FeatureSuper | proto.FeatureConfig | proto.FeaturePing | proto.FeatureGoodbye | proto.FeatureHello,
 		started: time.Now(),
-		peers:   map[uint64]*peer{}, owners: map[netip.Addr]*peer{},
+		peers:   map[uint64]*peer{}, owners: map[netip.Addr]*peer{}, told: map[identity.Public]identity.Pin{},
 	}
 	g.inForce.Store(&c)
 	g.plain.Above = &g.budget

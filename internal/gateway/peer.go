@@ -237,6 +237,7 @@ func (p *peer) grant(ctx context.Context, ask session.Ask) error {
 	if !p.queue.SendFirst(p.reply, func() { p.bind(lease.Addr) }) {
 		return net.ErrClosed
 	}
+	p.g.tell(p.key, p.c.NextKey)
 	if changed {
 		p.log.Info("client joined", "addr", lease.Addr, "name", lease.Name, "extended", ask.Extended)
 	}
@@ -285,6 +286,10 @@ func (p *peer) agree(ask session.Ask) {
 }
 
 func (p *peer) push(lease addrpool.Lease) proto.PushedConfig {
+	var next identity.Pin // nobody else has a use for it
+	if p.key != (identity.Public{}) {
+		next = p.c.NextKey
+	}
 	return proto.PushedConfig{
 		Prefix:  netip.PrefixFrom(lease.Addr, p.c.Pool.Bits()),
 		Gateway: p.g.gateway,
@@ -292,6 +297,7 @@ func (p *peer) push(lease addrpool.Lease) proto.PushedConfig {
 		Routes:  p.c.PushRoutes,
 		Token:   proto.Token(lease.Token),
 		Idle:    p.c.IdleTimeout,
+		NextKey: next,
 	}
 }
 

@@ -38,10 +38,11 @@ func (k Key) Server(admit func(Protocol, Public) error) *tls.Config {
 	return c
 }
 
-// Client returns the configuration of a device that knows its gateway's pin.
-func (k Key) Client(p Protocol, gateway Pin) *tls.Config {
+// Client returns the configuration of a device that knows its gateway's pin: more than one while the gateway
+// replaces its key.
+func (k Key) Client(p Protocol, gateway ...Pin) *tls.Config {
 	c := k.config([]string{string(p)}, func(_ Protocol, key Public) error {
-		if key.Pin() != gateway {
+		if !slices.Contains(gateway, key.Pin()) {
 			return fmt.Errorf("%w: the gateway has %s, want %s", ErrWrongKey, key.Pin(), gateway)
 		}
 		return nil

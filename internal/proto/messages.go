@@ -23,6 +23,7 @@ type PushedConfig struct {
 	Routes  []netip.Prefix // to send into the tunnel; at most MaxRoutes are sent
 	Token   Token          // for HelloMessage after a lost connection
 	Idle    time.Duration  // silence after which the gateway drops the client; whole seconds on the wire
+	NextKey [32]byte       // pin of the key that the gateway will have next
 }
 
 // MaxRoutes is how many routes one config frame can carry.
@@ -43,6 +44,7 @@ const (
 	configRoutes
 	configToken
 	configIdle
+	configNextKey
 )
 
 const (
@@ -75,6 +77,9 @@ func AppendConfig(b []byte, c PushedConfig) []byte {
 	if c.Idle != 0 {
 		p = appendField(p, configIdle, binary.BigEndian.AppendUint16(nil, uint16(c.Idle/time.Second)))
 	}
+	if c.NextKey != [32]byte{} {
+		p = appendField(p, configNextKey, c.NextKey[:])
+	}
 	return appendFrame(b, typeConfig, p)
 }
 
@@ -105,6 +110,8 @@ func ParseConfig(frame []byte) (c PushedConfig, err error) {
 			n, ok := parseUint16(v)
 			c.Idle = time.Duration(n) * time.Second
 			return ok
+		case configNextKey:
+			return copy(c.NextKey[:], v) == len(c.NextKey) && len(v) == len(c.NextKey)
 		}
 		return true
 	})

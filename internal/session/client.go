@@ -29,6 +29,7 @@ type Lease struct {
 	Extended bool           // false for a 2013 server
 	Token    proto.Token    // proves the lease to the gateway later; zero: none
 	Idle     time.Duration  // silence that the gateway tolerates; 0: unknown
+	NextKey  [32]byte       // pin of the gateway's next key; zero: none
 }
 
 // Want is what a client asks for.
@@ -120,7 +121,7 @@ func (c *Client) Config(frame []byte) (done bool, err error) {
 		}
 		c.lease.MTU = p.MTU
 	}
-	c.lease.Routes, c.lease.Token, c.lease.Idle = p.Routes, p.Token, p.Idle
+	c.lease.Routes, c.lease.Token, c.lease.Idle, c.lease.NextKey = p.Routes, p.Token, p.Idle, p.NextKey
 	c.done = true
 	return true, nil
 }

@@ -16,7 +16,7 @@ var (
 	static = netip.MustParseAddr("10.0.3.4")
 	pushed = proto.PushedConfig{
 		Prefix: netip.MustParsePrefix("10.0.254.254/16"), Gateway: netip.MustParseAddr("10.0.0.1"), MTU: 1400,
-		Routes: []netip.Prefix{netip.MustParsePrefix("192.168.7.0/24")}, Token: proto.Token{1, 2}, Idle: time.Minute,
+		Routes: []netip.Prefix{netip.MustParsePrefix("192.168.7.0/24")}, Token: proto.Token{1, 2}, Idle: time.Minute, NextKey: [32]byte{3},
 	}
 )
 
@@ -102,7 +102,7 @@ func TestJoin(t *testing.T) {
 			}
 			want := Lease{
 				Prefix: pushed.Prefix, Gateway: pushed.Gateway, MTU: pushed.MTU, Routes: pushed.Routes,
-				Token: pushed.Token, Idle: pushed.Idle, Features: ask.Features, Extended: true,
+				Token: pushed.Token, Idle: pushed.Idle, NextKey: pushed.NextKey, Features: ask.Features, Extended: true,
 			}
 			if got := c.Lease(); !done || !reflect.DeepEqual(got, want) {
 				t.Errorf("client got %+v, done %v; want %+v", got, done, want)

@@ -30,6 +30,7 @@ var all = []setting{
 	{"metrics", restart, func(c *Config) any { return &c.Metrics }},
 	{"log_format", restart, func(c *Config) any { return &c.LogFormat }},
 
+	{"next key", atOnce, func(c *Config) any { return &c.NextKey }},
 	{"public", atOnce, func(c *Config) any { return &c.Public }},
 	{"mix_plain", atOnce, func(c *Config) any { return &c.Mix }},
 	{"isolate", atOnce, func(c *Config) any { return &c.Isolate }},

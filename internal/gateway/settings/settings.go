@@ -25,6 +25,12 @@ const (
 	DefaultQueueTotal  = 512 << 20
 )
 
+// Names of keys besides the gateway's own are that with one of these behind it.
+const (
+	NextKeySuffix = ".next"
+	OldKeySuffix  = ".old"
+)
+
 // DefaultLimits are those of a gateway with a key, on the Internet. One without a key, as in 2013, has those
 // in all alone: whoever runs it knows who comes.
 var DefaultLimits = admission.Limits{
@@ -48,6 +54,8 @@ type Config struct {
 	// Key is the gateway's identity. Without one it speaks the 2013 protocol with whoever comes; with
 	// one it speaks TLS with the devices that it knows, and the 2013 protocol where a URL allows it.
 	Key identity.Key
+	// NextKey is the pin of the key that the gateway will have next, which it tells devices; zero: none.
+	NextKey identity.Pin
 
 	Pool netip.Prefix // addresses of the clients; the first one is the gateway's
 	// PlainPool is the part of Pool for clients without a key: all of it where the gateway has none,

@@ -1,0 +1,110 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	"ferry/internal/cli"
+	"ferry/internal/config"
+	"ferry/internal/durable"
+	"ferry/internal/gateway/settings"
+	"ferry/internal/identity"
+)
+
+// The gateway's key is replaced in two steps, with as much time between them as the devices need to hear of it:
+//
+//	next    FILE.next is made, and announced
+//	switch  FILE -> FILE.old, FILE.next -> FILE; with the next start
+func keyCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "key",
+		Short: "Show the gateway's key, or replace it",
+		RunE: func(*cobra.Command, []string) error {
+			return &config.UsageError{Err: errors.New("say what to do: vpnsrv key show, next or switch")}
+		},
+	}
+	cmd.AddCommand(
+		keyStep("show", "Print the fingerprints of the gateway's keys", showKeys),
+		keyStep("next", "Make the key that the gateway will have next, for devices to hear of", nextKey),
+		keyStep("switch", "Put the next key into the place of the gateway's key, for its next start", switchKey))
+	return cmd
+}
+
+func keyStep(use, short string, do func(cmd *cobra.Command, path string) error) *cobra.Command {
+	cmd := &cobra.Command{Use: use, Short: short, Args: cli.Args()}
+	path := cmd.Flags().String("key", filepath.Join(settings.DefaultStateDir, "gateway.key"), "`file` with the gateway's key")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return do(cmd, *path) }
+	return cmd
+}
+
+func showKeys(cmd *cobra.Command, path string) error {
+	for _, suffix := range []string{"", settings.NextKeySuffix, settings.OldKeySuffix} {
+		k, err := identity.LoadKey(path + suffix)
+		if errors.Is(err, fs.ErrNotExist) && suffix != "" {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(cmd.OutOrStdout(), "%s  %s\n", k.Public().Pin(), path+suffix)
+	}
+	return nil
+}
+
+func nextKey(cmd *cobra.Command, path string) error {
+	if _, err := identity.LoadKey(path); err != nil {
+		return err
+	}
+	next, err := identity.LoadKey(path + settings.NextKeySuffix)
+	if errors.Is(err, fs.ErrNotExist) {
+		next = identity.NewKey()
+		err = next.Save(path + settings.NextKeySuffix)
+	}
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(cmd.OutOrStdout(), `next key     %s
+fingerprint  %s
+
+Announce it:                vpnsrv reload
+Who has heard of it:        vpnsrv peer list
+When all have:              vpnsrv key switch
+`, path+settings.NextKeySuffix, next.Public().Pin())
+	return nil
+}
+
+func switchKey(cmd *cobra.Command, path string) error {
+	next, err := identity.LoadKey(path + settings.NextKeySuffix)
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("there is no next key: 'vpnsrv key next' makes one: %w", err)
+	}
+	if err != nil {
+		return err
+	}
+	// At no moment is there no key: a crash in between leaves two names for the old one.
+	old := path + settings.OldKeySuffix
+	if err := os.Remove(old); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err := os.Link(path, old); err != nil {
+		return err
+	}
+	if err := os.Rename(path+settings.NextKeySuffix, path); err != nil {
+		return err
+	}
+	if err := durable.SyncDir(filepath.Dir(path)); err != nil {
+		return err
+	}
+	fmt.Fprintf(cmd.OutOrStdout(), `key          %s
+fingerprint  %s
+before       %s: remove it when no device is left that knows that one alone
+
+Restart the gateway now:    systemctl restart vpnsrv
+`, path, next.Public().Pin(), old)
+	return nil
+}
