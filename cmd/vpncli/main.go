@@ -60,8 +60,13 @@ func connect(ctx context.Context, keys *config.Client, lines bool) error {
 	}
 	c.Version = version
 	c.Report, c.Events = cli.Reports(ctx), t.tell
+	var joined []string
+	if c.Joined != "" {
+		joined = append(joined, c.Joined)
+	}
 	host, err := cli.StartHost(netadmin.Rules{
 		Program: "vpncli", TUN: c.TUN, MTU: cmp.Or(c.MTU, client.DefaultMTU), Mark: c.Mark, Connect: sockets(c),
+		Read: joined, Write: joined,
 	}, keys.Process, confine.Rules{
 		Read:     []string{"/etc"}, // resolv.conf and hosts, which other programs replace
 		Families: []int{unix.AF_INET, unix.AF_INET6, unix.AF_VSOCK, unix.AF_NETLINK},

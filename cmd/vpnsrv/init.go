@@ -53,10 +53,15 @@ func initialise(w io.Writer, state, file string, public []string) error {
 	if err != nil {
 		return err
 	}
-	if err := durable.MakeDir(filepath.Dir(file)); err != nil {
+	// There is no secret in it, and a service may run as another user.
+	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
 		return err
 	}
-	switch err := durable.Create(file, []byte(settingsText(state, public))); {
+	err = durable.Create(file, []byte(settingsText(state, public)))
+	if err == nil {
+		err = os.Chmod(file, 0o644)
+	}
+	switch {
 	case errors.Is(err, fs.ErrExist):
 		fmt.Fprintf(w, "configuration  %s is there already: see that it has\n%s", file, indented(settingsText(state, public)))
 	case err != nil:

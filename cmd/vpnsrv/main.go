@@ -60,10 +60,10 @@ func serve(ctx context.Context, keys *config.Gateway, c gateway.Config) error {
 		return err
 	}
 	c.Version = version
-	c.Report, c.Reload, c.Reread = cli.Reports(ctx), cli.Reloads(ctx), keys.Reread
+	c.Report, c.Reload = cli.Reports(ctx), cli.Reloads(ctx)
 	c.Ready = func() { cli.Notify(cli.Ready, "STATUS=serving "+c.Pool.String()+" by "+c.TUN) }
 	host, err := cli.StartHost(netadmin.Rules{
-		Program: "vpnsrv", TUN: c.TUN, MTU: c.MTU, Remove: sockets(c.Listen),
+		Program: "vpnsrv", TUN: c.TUN, MTU: c.MTU, Read: keys.Files(), Remove: sockets(c.Listen),
 	}, keys.Process, confine.Rules{
 		Read:     []string{"/proc/self", "/proc/stat"}, // for metrics of this process
 		Families: []int{unix.AF_UNIX, unix.AF_NETLINK}, // the service manager; addresses of this host
@@ -71,6 +71,7 @@ func serve(ctx context.Context, keys *config.Gateway, c gateway.Config) error {
 	if err != nil {
 		return err
 	}
+	c.Reread = func() (gateway.Config, error) { return keys.Reread(host.Open) }
 	return errors.Join(gateway.Run(ctx, c, host), host.Close())
 }
 

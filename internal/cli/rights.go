@@ -3,6 +3,7 @@ package cli
 import (
 	"fmt"
 	"log/slog"
+	"os"
 
 	"ferry/internal/config"
 	"ferry/internal/confine"
@@ -35,19 +36,21 @@ func StartHost(r netadmin.Rules, p config.Process, rights confine.Rules, log *sl
 }
 
 // Confine implements gateway.Host and client.Host.
-func (h *Host) Confine(state *durable.Dir) error {
+func (h *Host) Confine(state *durable.Dir, files ...string) error {
 	var lacking []string
-	if err := h.user.Reachable(); err != nil {
-		lacking = append(lacking, "user: "+err.Error())
-	} else {
-		h.rights.User = &h.user
+	if os.Geteuid() == 0 { // anybody else was chosen by who started this
+		if err := h.user.Reachable(); err != nil {
+			lacking = append(lacking, "user: "+err.Error())
+		} else {
+			h.rights.User = &h.user
+		}
 	}
 	if state != nil {
 		h.rights.Write = append(h.rights.Write, state.Name())
-		if h.rights.User != nil {
-			if err := state.Give(h.user.UID, h.user.GID); err != nil {
-				return err
-			}
+	}
+	if state != nil && h.rights.User != nil {
+		if err := state.Give(h.user.UID, h.user.GID, files...); err != nil {
+			return err
 		}
 	}
 	more, err := confine.Process(h.rights)

@@ -55,8 +55,9 @@ type Host interface {
 	exit.Host
 	carrier.Opener
 	// Confine gives up all rights that are not needed any more. It is called once, before anything is read
-	// from the network. state is the directory that stays open to the program, if it has one.
-	Confine(state *durable.Dir) error
+	// from the network. No directory stays open.
+	Confine(none *durable.Dir, files ...string) error
+	files // of the Enrolment
 }
 
 // A client is what lives as long as Run.
@@ -67,6 +68,7 @@ type client struct {
 	dial    func(context.Context, carrier.Endpoint) (net.Conn, error)
 	tls     *tls.Config // nil: none is spoken
 	pins    pins
+	keep    files // of the Enrolment
 	exit    Exit
 	uplink  *router.Uplink
 	total   router.Counters
@@ -94,7 +96,7 @@ func Run(ctx context.Context, c Config, host Host) (err error) {
 		}
 		return err
 	}
-	return run(ctx, c, servers, dialer(host), tun, asked)
+	return run(ctx, c, servers, dialer(host), tun, asked, host)
 }
 
 func endpoints(urls []string, port int) (all []carrier.Endpoint, err error) {
@@ -120,8 +122,8 @@ func dialer(o carrier.Opener) func(context.Context, carrier.Endpoint) (net.Conn,
 	}
 }
 
-func run(ctx context.Context, c Config, servers []carrier.Endpoint, dial func(context.Context, carrier.Endpoint) (net.Conn, error), e Exit, asked net.Listener) error {
-	cl := &client{c: c, log: c.Log, servers: servers, dial: dial, exit: e, uplink: router.NewUplink(e.Port()), story: newStory(&c, e.Name())}
+func run(ctx context.Context, c Config, servers []carrier.Endpoint, dial func(context.Context, carrier.Endpoint) (net.Conn, error), e Exit, asked net.Listener, keep files) error {
+	cl := &client{c: c, log: c.Log, servers: servers, dial: dial, exit: e, uplink: router.NewUplink(e.Port()), story: newStory(&c, e.Name()), keep: keep}
 	if !c.Key.IsZero() {
 		cl.trust(c.Gateway, c.Next)
 	}

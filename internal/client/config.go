@@ -37,10 +37,11 @@ type Config struct {
 	// 2013 protocol is spoken as it is.
 	Key     identity.Key
 	Gateway identity.Pin
-	// Next is the pin of a key that the gateway has announced, over TLS: it may have that one already. Learn
-	// keeps what is announced, and which key it has; nil: what the owner has said stays.
-	Next  identity.Pin
-	Learn func(gateway, next identity.Pin) error
+	// Next is the pin of a key that the gateway has announced, over TLS: it may have that one already.
+	Next identity.Pin
+	// Joined is the file of the Enrolment, where it is kept what is announced, and which key the gateway has;
+	// empty: what the owner has said stays.
+	Joined string
 
 	Address netip.Addr // static address to ask for; invalid: dynamic
 	Name    string     // told to a Ferry gateway, which may have an address reserved for it

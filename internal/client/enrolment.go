@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -34,35 +35,65 @@ type Enrolment struct {
 	Next    identity.Pin `json:"next_gateway,omitzero"` // of the key that the gateway has announced
 }
 
-// save writes down what this device knows of its gateway.
-func (e Enrolment) save(stateDir string) error {
+// encode is the form in the file.
+func (e Enrolment) encode() ([]byte, error) {
 	b, err := json.MarshalIndent(e, "", "  ")
-	if err != nil {
-		return err
-	}
-	return durable.Replace(filepath.Join(stateDir, enrolmentName), append(b, '\n'))
+	return append(b, '\n'), err
 }
 
-// Learn writes down the pins of a gateway that has joined keys to replace: of the key that it has shown, and of
+// EnrolmentFile is where a device keeps what it knows of its gateway.
+func EnrolmentFile(stateDir string) string { return filepath.Join(stateDir, enrolmentName) }
+
+// files are opened and replaced by who may.
+type files interface {
+	Open(path string) (*os.File, error)
+	Replace(path string, b []byte) error
+}
+
+// learn writes down the pins of a gateway that has joined keys to replace: of the key that it has shown, and of
 // the next one, which may be none.
-func Learn(stateDir string, gateway, next identity.Pin) error {
-	e, err := LoadEnrolment(stateDir)
+func learn(host files, path string, gateway, next identity.Pin) error {
+	f, err := host.Open(path)
 	if err != nil {
 		return err
 	}
+	defer f.Close()
+	e, err := readEnrolment(f)
+	if err != nil {
+		return err
+	}
+	if gateway != e.Gateway && gateway != e.Next {
+		return fmt.Errorf("%s: this device has joined another gateway meanwhile: start vpncli anew", path)
+	}
 	e.Gateway, e.Next = gateway, next
-	return e.save(stateDir)
+	b, err := e.encode()
+	if err != nil {
+		return err
+	}
+	return host.Replace(path, b)
 }
 
 // LoadEnrolment reads what Join wrote; the error is fs.ErrNotExist for a device that has not joined.
-func LoadEnrolment(stateDir string) (e Enrolment, err error) {
-	path := filepath.Join(stateDir, enrolmentName)
-	b, err := os.ReadFile(path)
+func LoadEnrolment(stateDir string) (Enrolment, error) {
+	f, err := os.Open(EnrolmentFile(stateDir))
 	if err != nil {
-		return e, fmt.Errorf("what this device knows of its gateway: %w", err)
+		return Enrolment{}, fmt.Errorf("what this device knows of its gateway: %w", err)
 	}
-	if e, err = parseEnrolment(b); err != nil {
-		return e, fmt.Errorf("%s: %w", path, err)
+	defer f.Close()
+	return readEnrolment(f)
+}
+
+// maxEnrolment is longer than any file that was written by Join.
+const maxEnrolment = 64 << 10
+
+func readEnrolment(f *os.File) (Enrolment, error) {
+	b, err := io.ReadAll(io.LimitReader(f, maxEnrolment))
+	if err != nil {
+		return Enrolment{}, fmt.Errorf("what this device knows of its gateway: %w", err)
+	}
+	e, err := parseEnrolment(b)
+	if err != nil {
+		return e, fmt.Errorf("%s: %w", f.Name(), err)
 	}
 	return e, nil
 }
@@ -122,7 +153,11 @@ func Join(ctx context.Context, invitation identity.Invitation, stateDir string, 
 		return e, j, err
 	}
 	e = Enrolment{Version: enrolmentVersion, Name: j.Name, Servers: invitation.Servers, Gateway: invitation.Gateway}
-	if err := e.save(stateDir); err != nil {
+	b, err := e.encode()
+	if err == nil {
+		err = durable.Replace(EnrolmentFile(stateDir), b)
+	}
+	if err != nil {
 		return e, j, fmt.Errorf("the gateway knows this device now, but that can not be stored: run the same command again: %w", err)
 	}
 	return e, j, nil

@@ -44,7 +44,7 @@ func (c *client) trust(gateway, next identity.Pin) {
 
 // learn keeps what the gateway says of its keys. If that can not be stored, all stays as it was.
 func (c *client) learn(l session.Lease) {
-	if c.tls == nil || c.c.Learn == nil || !l.Extended {
+	if c.tls == nil || c.c.Joined == "" || !l.Extended {
 		return
 	}
 	gateway, next := c.pins.shown, identity.Pin(l.NextKey)
@@ -54,7 +54,7 @@ func (c *client) learn(l session.Lease) {
 	if gateway == c.pins.gateway && next == c.pins.next {
 		return
 	}
-	if err := c.c.Learn(gateway, next); err != nil {
+	if err := learn(c.keep, c.c.Joined, gateway, next); err != nil {
 		c.log.Error("what the gateway says of its keys can not be stored", "err", err)
 		return
 	}

@@ -3,9 +3,11 @@ package client
 import (
 	"errors"
 	"fmt"
-	"slices"
+	"os"
+	"path/filepath"
 	"testing"
 
+	"ferry/internal/durable"
 	"ferry/internal/identity"
 	"ferry/internal/session"
 )
@@ -30,14 +32,17 @@ func TestLearn(t *testing.T) {
 	} {
 		for _, broken := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s %v", name, broken), func(t *testing.T) {
-				var stored [][2]identity.Pin
-				cl, _ := answering(t, Config{Key: identity.NewKey(), Gateway: tt.gateway, Next: tt.next, Learn: func(g, n identity.Pin) error {
-					stored = append(stored, [2]identity.Pin{g, n})
-					if broken {
-						return errors.New("disk full")
-					}
-					return nil
-				}})
+				disk := &disk{broken: broken}
+				path := filepath.Join(t.TempDir(), "gateway.json")
+				b, err := Enrolment{Version: enrolmentVersion, Name: "cam1", Servers: []string{"gw"}, Gateway: tt.gateway, Next: tt.next}.encode()
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := os.WriteFile(path, b, 0o600); err != nil {
+					t.Fatal(err)
+				}
+				cl, _ := answering(t, Config{Key: identity.NewKey(), Gateway: tt.gateway, Next: tt.next, Joined: path})
+				cl.keep = disk
 				cl.trust(tt.gateway, tt.next)
 				cl.pins.shown = tt.shown
 				cl.learn(session.Lease{Extended: true, NextKey: tt.pushed})
@@ -48,11 +53,49 @@ func TestLearn(t *testing.T) {
 				if got := [2]identity.Pin{cl.pins.gateway, cl.pins.next}; got != want {
 					t.Errorf("%s, broken %v: trusts %v, want %v", name, broken, got, want)
 				}
-				if tt.stored != (len(stored) == 1) || tt.stored && !slices.Contains(stored, tt.want) {
-					t.Errorf("%s: stored %v, want %v once: %v", name, stored, tt.want, tt.stored)
+				if wrote := disk.writes == 1; wrote != tt.stored {
+					t.Errorf("%s: written %v, want %v", name, wrote, tt.stored)
+				}
+				e, err := LoadEnrolment(filepath.Dir(path))
+				if got := [2]identity.Pin{e.Gateway, e.Next}; err != nil || got != want || e.Name != "cam1" {
+					t.Errorf("%s, broken %v: stored %+v, %v, want %v", name, broken, e, err, want)
 				}
 			})
 		}
+	}
+}
+
+// A disk writes down what a client has learned, unless it is broken.
+type disk struct {
+	broken bool
+	writes int
+}
+
+func (d *disk) Open(path string) (*os.File, error) { return os.Open(path) }
+
+func (d *disk) Replace(path string, b []byte) error {
+	d.writes++
+	if d.broken {
+		return errors.New("disk full")
+	}
+	return durable.Replace(path, b)
+}
+
+// A device that was told another gateway meanwhile keeps that one.
+func TestLearnOfAnother(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "gateway.json")
+	b, err := Enrolment{Version: enrolmentVersion, Name: "cam1", Servers: []string{"gw"}, Gateway: identity.Pin{9}}.encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := learn(&disk{}, path, identity.Pin{1}, identity.Pin{2}); err == nil {
+		t.Error("the other gateway is forgotten")
+	}
+	if e, err := LoadEnrolment(filepath.Dir(path)); err != nil || e.Gateway != (identity.Pin{9}) {
+		t.Errorf("got %+v, %v", e, err)
 	}
 }
 

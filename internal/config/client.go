@@ -69,7 +69,7 @@ func NewClient(fs *pflag.FlagSet) *Client {
 // Load reads the file of --config, if any, and returns what it and the flags say, checked, with a
 // logger to stderr. A fault of the command line is a *UsageError.
 func (k *Client) Load() (client.Config, error) {
-	s, err := load(k.flags, "vpncli", k)
+	s, err := load(k.flags, "vpncli", k, os.Open)
 	if err != nil {
 		return client.Config{}, err
 	}
@@ -133,7 +133,7 @@ func (k *Client) known(c *client.Config) error {
 		}
 		c.Gateway, c.Next = e.Gateway, e.Next
 		if c.Gateway != (identity.Pin{}) {
-			c.Learn = func(gateway, next identity.Pin) error { return client.Learn(k.State, gateway, next) }
+			c.Joined = client.EnrolmentFile(k.State)
 		}
 		if len(c.Servers) == 0 {
 			c.Servers = e.Servers

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -116,8 +117,10 @@ func shortest(d time.Duration) string {
 
 // Load reads the file of --config, if any, and returns what it and the flags say, checked, with a
 // logger to stderr. A fault of the command line is a *UsageError.
-func (g *Gateway) Load() (settings.Config, error) {
-	s, err := load(g.flags, "vpnsrv", g)
+func (g *Gateway) Load() (settings.Config, error) { return g.load(os.Open) }
+
+func (g *Gateway) load(open open) (settings.Config, error) {
+	s, err := load(g.flags, "vpnsrv", g, open)
 	if err != nil {
 		return settings.Config{}, err
 	}
@@ -125,7 +128,7 @@ func (g *Gateway) Load() (settings.Config, error) {
 	wait := between(timeMin, timeMax)
 	c := settings.Config{
 		Listen:           readList(s, "listen", g.Listen, parseListen),
-		Key:              read(s, "key", g.Key, optional(identity.LoadKey)),
+		Key:              read(s, "key", g.Key, optional(keyBy(open))),
 		Public:           readList(s, "public", g.Public, parsePublic),
 		Pool:             read(s, "pool", g.Pool, parsePool),
 		Mix:              g.MixPlain,
@@ -151,7 +154,7 @@ func (g *Gateway) Load() (settings.Config, error) {
 	}
 	c.Log, c.LogLevel, c.SetLevel = g.logger(s, os.Stderr)
 	if !c.Key.IsZero() {
-		c.NextKey = read(s, "key", g.Key+settings.NextKeySuffix, nextPin)
+		c.NextKey = read(s, "key", g.Key+settings.NextKeySuffix, nextPin(open))
 	}
 	if s.err != nil { // what follows is judged by the pool
 		return settings.Config{}, s.err
@@ -164,8 +167,9 @@ func (g *Gateway) Load() (settings.Config, error) {
 }
 
 // Reread returns what Load would return if the program was started now, with the same flags. The file that
-// Load has read has to be there still: without it a gateway would go back to defaults, and be open.
-func (g *Gateway) Reread() (settings.Config, error) {
+// Load has read has to be there still: without it a gateway would go back to defaults, and be open. open opens the
+// files that Files names.
+func (g *Gateway) Reread(open func(path string) (*os.File, error)) (settings.Config, error) {
 	fs := pflag.NewFlagSet("vpnsrv", pflag.ContinueOnError)
 	fresh := NewGateway(fs)
 	if err := again(fs, g.flags); err != nil {
@@ -176,7 +180,16 @@ func (g *Gateway) Reread() (settings.Config, error) {
 			return settings.Config{}, err
 		}
 	}
-	return fresh.Load()
+	return fresh.load(open)
+}
+
+// Files returns the paths that Reread opens.
+func (g *Gateway) Files() []string {
+	files := []string{cmp.Or(g.file, DefaultFile("vpnsrv"))}
+	if g.Key != "" {
+		files = append(files, g.Key, g.Key+settings.NextKeySuffix)
+	}
+	return files
 }
 
 // limits reads those on who may come in.
@@ -195,16 +208,30 @@ func (g *Gateway) limits(s *source) admission.Limits {
 	}
 }
 
-// nextPin returns the pin of a key that may be there.
-func nextPin(path string) (identity.Pin, error) {
-	k, err := identity.LoadKey(path)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return identity.Pin{}, nil
-	case err != nil:
-		return identity.Pin{}, err
+// keyBy returns what reads a key from a path.
+func keyBy(open open) func(string) (identity.Key, error) {
+	return func(path string) (identity.Key, error) {
+		f, err := open(path)
+		if err != nil {
+			return identity.Key{}, fmt.Errorf("load key: %w", err)
+		}
+		defer f.Close()
+		return identity.ReadKey(f)
 	}
-	return k.Public().Pin(), nil
+}
+
+// nextPin returns what reads the pin of a key that may be there.
+func nextPin(open open) func(string) (identity.Pin, error) {
+	return func(path string) (identity.Pin, error) {
+		k, err := keyBy(open)(path)
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			return identity.Pin{}, nil
+		case err != nil:
+			return identity.Pin{}, err
+		}
+		return k.Public().Pin(), nil
+	}
 }
 
 // plainPool returns where clients without a key get their addresses.

@@ -35,7 +35,7 @@ func TestReread(t *testing.T) {
 		if err := os.WriteFile(path, []byte(step.text), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		c, err := keys.Reread()
+		c, err := keys.Reread(os.Open)
 		if step.err != "" {
 			if err == nil || !strings.Contains(err.Error(), step.err) {
 				t.Errorf("%q: got %v, want an error with %q", step.text, err, step.err)
@@ -62,7 +62,7 @@ func TestReread(t *testing.T) {
 	if err := os.Remove(path); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := keys.Reread(); err == nil {
+	if _, err := keys.Reread(os.Open); err == nil {
 		t.Error("the file is gone, and that is no error: the gateway would be open to all")
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"strings"
@@ -16,6 +17,9 @@ import (
 // DefaultFile is the file that a program reads when no other is named, if it is there.
 func DefaultFile(program string) string { return "/etc/ferry/" + program + ".toml" }
 
+// open opens a file: os.Open, or what a process does that may not open it itself.
+type open func(path string) (*os.File, error)
+
 // A source knows where each key got its value from. It keeps the first error of those who read it.
 type source struct {
 	flags *pflag.FlagSet
@@ -26,18 +30,20 @@ type source struct {
 
 // load puts what the file says, and then what the flags say, into keys, to whose fields the flags
 // are bound.
-func load(flags *pflag.FlagSet, program string, keys any) (*source, error) {
+func load(flags *pflag.FlagSet, program string, keys any, open open) (*source, error) {
 	s := &source{flags: flags, path: flags.Lookup("config").Value.String()}
-	if s.path == "" && !flags.Changed("config") {
+	mayLack := s.path == "" && !flags.Changed("config")
+	if mayLack {
 		s.path = DefaultFile(program)
-		if _, err := os.Stat(s.path); errors.Is(err, fs.ErrNotExist) {
-			s.path = ""
-		}
 	}
 	if s.path == "" {
 		return s, nil
 	}
-	text, err := os.ReadFile(s.path)
+	text, err := readFile(open, s.path)
+	if mayLack && errors.Is(err, fs.ErrNotExist) {
+		s.path = ""
+		return s, nil
+	}
 	if err != nil {
 		return nil, fmt.Errorf("--config: %w", err)
 	}
@@ -47,6 +53,15 @@ func load(flags *pflag.FlagSet, program string, keys any) (*source, error) {
 	}
 	s.lines = keyLines(text)
 	return s, restore(given)
+}
+
+func readFile(open open, path string) ([]byte, error) {
+	f, err := open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(f)
 }
 
 // A setFlag is a flag of the command line, with what was given to it.

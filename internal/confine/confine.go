@@ -69,15 +69,10 @@ func FindUser(name string) (User, error) {
 	return User{uid, gid}, errors.Join(uidErr, gidErr)
 }
 
-// Reachable says why this process can not become u; nil: it can.
+// Reachable says why this process, of root, can not become u; nil: it can.
 func (u User) Reachable() error {
 	need := bits([]int{unix.CAP_SETUID, unix.CAP_SETGID, unix.CAP_CHOWN})
-	switch {
-	case os.Geteuid() == u.UID:
-		return nil
-	case os.Geteuid() != 0:
-		return nil // as another user than root, which somebody chose: it stays so
-	case permitted()&need != need:
+	if permitted()&need != need {
 		return errors.New("root without CAP_SETUID, CAP_SETGID and CAP_CHOWN can not become another user")
 	}
 	for _, m := range []struct {
@@ -117,7 +112,7 @@ func Process(r Rules) (lacking []string, err error) {
 	lack("Landlock", r.landlock())
 	death, _ := unix.PrctlRetInt(unix.PR_GET_PDEATHSIG, 0, 0, 0, 0)
 	dropBounding(r.Capabilities)
-	if r.User != nil && os.Geteuid() == 0 {
+	if r.User != nil {
 		lack("user", r.User.become())
 	}
 	if err := setCapabilities(r.Capabilities); err != nil {

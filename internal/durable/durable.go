@@ -12,9 +12,10 @@ import (
 	"io/fs"
 	"math/rand/v2"
 	"os"
-	"path"
 	"path/filepath"
+	"slices"
 	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -34,21 +35,24 @@ func Open(path string) (*Dir, error) {
 	return &Dir{root}, nil
 }
 
-// Give makes the directory and what is in it another user's, but for keys (*.key), which stay as they are.
-func (d *Dir) Give(uid, gid int) error {
+// Give lets another user work in the directory: he can make files in it, and those whose names begin with one
+// of the prefixes become his. All others he can neither read nor replace.
+func (d *Dir) Give(uid, gid int, prefixes ...string) error {
 	entries, err := fs.ReadDir(d.FS(), ".")
 	if err != nil {
 		return d.Explain(err)
 	}
 	for _, e := range entries {
-		if path.Ext(e.Name()) == ".key" || e.Type()&fs.ModeSocket != 0 {
-			continue
-		}
-		if err := d.Lchown(e.Name(), uid, gid); err != nil {
-			return d.Explain(err)
+		if slices.ContainsFunc(prefixes, func(p string) bool { return strings.HasPrefix(e.Name(), p) }) {
+			if err := d.Lchown(e.Name(), uid, gid); err != nil {
+				return d.Explain(err)
+			}
 		}
 	}
-	if err := d.Chown(".", uid, gid); err != nil {
+	if err := d.Chown(".", -1, gid); err != nil {
+		return d.Explain(err)
+	}
+	if err := d.Chmod(".", fs.ModeSticky|0o770); err != nil {
 		return d.Explain(err)
 	}
 	return nil
@@ -148,6 +152,9 @@ func with(dir string, do func(*Dir) error) error {
 	return do(&Dir{root})
 }
 
+// SyncDir is Sync for a path.
+func SyncDir(path string) error { return with(path, (*Dir).Sync) }
+
 // MakeDir makes a directory, and those above it if need be.
 func MakeDir(dir string) error {
 	above := filepath.Dir(dir)
@@ -166,5 +173,5 @@ func MakeDir(dir string) error {
 	if err != nil {
 		return err
 	}
-	return with(above, (*Dir).Sync)
+	return SyncDir(above)
 }

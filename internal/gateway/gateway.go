@@ -38,6 +38,7 @@ import (
 	"ferry/internal/hostnet"
 	"ferry/internal/identity"
 	"ferry/internal/keepalive"
+	"ferry/internal/leasestore"
 	"ferry/internal/metrics"
 	"ferry/internal/peerstore"
 	"ferry/internal/proto"
@@ -101,8 +102,8 @@ type Exit interface {
 type Host interface {
 	exit.Host
 	// Confine gives up all rights that are not needed any more. It is called once, before anything is read
-	// from the network. state is the directory that stays open to the gateway.
-	Confine(state *durable.Dir) error
+	// from the network. state is the directory that stays open to the gateway, with the files of these prefixes.
+	Confine(state *durable.Dir, files ...string) error
 }
 
 // Run serves clients until ctx is done, and then takes back all that it did to the host. It returns
@@ -147,7 +148,7 @@ func Run(ctx context.Context, c Config, host Host) (err error) {
 			return errors.Join(err, control.Close())
 		}
 	}
-	if err := host.Confine(leases.dir); err != nil {
+	if err := host.Confine(leases.dir, leasestore.Prefix, peerstore.Prefix); err != nil {
 		closeAll(listeners)
 		return errors.Join(err, control.Close())
 	}

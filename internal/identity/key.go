@@ -130,6 +130,12 @@ func LoadKey(path string) (Key, error) {
 		return Key{}, fmt.Errorf("load key: %w", err)
 	}
 	defer f.Close()
+	return ReadKey(f)
+}
+
+// ReadKey is LoadKey for a file that was opened.
+func ReadKey(f *os.File) (Key, error) {
+	path := f.Name()
 	info, err := f.Stat()
 	if err != nil {
 		return Key{}, fmt.Errorf("load key: %w", err)

@@ -22,6 +22,9 @@ import (
 // ErrUnavailable is returned when events could not be written to disk.
 var ErrUnavailable = errors.New("leases can not be stored")
 
+// Prefix is that of the names of all files that a Store replaces.
+const Prefix = "leases."
+
 const (
 	logName  = "leases.log"
 	newName  = "leases.new"

@@ -99,7 +99,8 @@ func (s *Store) snapshot() (err error) {
 		_ = s.file.Close()
 		s.file = nil
 	}
-	f, err := s.dir.OpenFile(newName, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|os.O_APPEND, 0o600)
+	_ = s.dir.Remove(newName) // one that a killed process left may be another user's
+	f, err := s.dir.OpenFile(newName, os.O_WRONLY|os.O_CREATE|os.O_EXCL|os.O_APPEND, 0o600)
 	if err != nil {
 		return err
 	}

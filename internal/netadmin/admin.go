@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"ferry/internal/durable"
 	"ferry/internal/hostnet"
 	"ferry/internal/tun"
 )
@@ -80,8 +81,10 @@ func (a *admin) answer(ctx context.Context, w *wire, q question) error {
 		fd, err = a.connect(ctx, q.Arg)
 		done = func() { _ = unix.Close(fd) }
 	case opRead:
-		fd, err = a.open()
+		fd, err = a.open(q.Arg)
 		done = func() { _ = unix.Close(fd) }
+	case opWrite:
+		err = a.write(q.Arg, q.Data)
 	default:
 		err = fmt.Errorf("%q is no question", q.Op)
 	}
@@ -229,14 +232,22 @@ func (a *admin) connect(ctx context.Context, path string) (fd int, err error) {
 	return unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
 }
 
-// open opens the file that may be read.
-func (a *admin) open() (fd int, err error) {
-	if a.rules.Read == "" {
-		return -1, errors.New("this client has no file to read")
+// open opens a file that may be read.
+func (a *admin) open(path string) (fd int, err error) {
+	if !slices.Contains(a.rules.Read, path) {
+		return -1, fmt.Errorf("%s is not a file that this program was told to read when it was started: start it anew", path)
 	}
-	fd, err = unix.Open(a.rules.Read, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	fd, err = unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0) // a FIFO would wait for who writes
 	if err != nil {
-		return -1, &os.PathError{Op: "open", Path: a.rules.Read, Err: err}
+		return -1, &os.PathError{Op: "open", Path: path, Err: err}
 	}
 	return fd, nil
+}
+
+// write replaces a file that may be replaced.
+func (a *admin) write(path string, b []byte) error {
+	if !slices.Contains(a.rules.Write, path) {
+		return fmt.Errorf("%s is not a file that this program was told to write", path)
+	}
+	return durable.Replace(path, b)
 }

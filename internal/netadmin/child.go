@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -73,10 +74,10 @@ func confineSelf(r Rules, log *slog.Logger) error {
 		Bind:         true,
 		Ioctl:        true,
 	}
-	if r.Read != "" { // editors put a new file in the place of the old one
-		rules.Read = append(rules.Read, filepath.Dir(r.Read))
+	for _, path := range r.Read { // editors put a new file in the place of the old one
+		rules.Read = append(rules.Read, filepath.Dir(path))
 	}
-	for _, path := range r.Remove {
+	for _, path := range slices.Concat(r.Write, r.Remove) {
 		rules.Write = append(rules.Write, filepath.Dir(path))
 	}
 	if len(r.Connect) > 0 { // a hypervisor's socket may belong to anybody

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"math"
 	"math/bits"
 	"net"
@@ -238,13 +237,17 @@ func (c *Client) Connect(path string) (net.Conn, error) {
 	return net.FileConn(f)
 }
 
-// ReadFile returns what the file of Rules.Read says now.
-func (c *Client) ReadFile() ([]byte, error) {
-	r, err := c.descriptor(question{Op: opRead})
+// Open opens a file of Rules.Read.
+func (c *Client) Open(path string) (*os.File, error) {
+	r, err := c.descriptor(question{Op: opRead, Arg: path})
 	if err != nil {
 		return nil, err
 	}
-	f := os.NewFile(uintptr(r.fd), "configuration")
-	defer f.Close()
-	return io.ReadAll(f)
+	return os.NewFile(uintptr(r.fd), path), nil
+}
+
+// Replace writes a file of Rules.Write, in the place of one that may be there.
+func (c *Client) Replace(path string, b []byte) error {
+	_, err := c.ask(question{Op: opWrite, Arg: path, Data: b})
+	return err
 }

@@ -29,7 +29,8 @@ type Rules struct {
 	Mark      uint32   // of the sockets that are asked for; 0: none may be
 	Connect   []string // paths of unix sockets that may be connected to
 	Remove    []string // paths of unix sockets that are removed at the end, if nobody listens there
-	Read      string   // path of the file that may be read; empty: none
+	Read      []string // paths of files that may be read
+	Write     []string // paths of files that may be replaced
 	LogFormat string
 	LogLevel  string
 }
@@ -42,12 +43,14 @@ const (
 	opUndo    = "undo"    // ->
 	opSocket  = "socket"  // Arg: a network of package net -> a descriptor
 	opConnect = "connect" // Arg: a path -> a descriptor
-	opRead    = "read"    // -> the descriptor of the file
+	opRead    = "read"    // Arg: a path -> the descriptor of the file
+	opWrite   = "write"   // Arg: a path; Data ->
 )
 
 type question struct {
 	Op    string         `json:"op"`
 	Arg   string         `json:"arg,omitempty"`
+	Data  []byte         `json:"data,omitempty"`
 	State *hostnet.State `json:"state,omitempty"`
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"os"
@@ -181,7 +182,7 @@ func TestRules(t *testing.T) {
 	if err := os.WriteFile(file, []byte("text"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	c := begin(t, Rules{Mark: 7, Connect: []string{l.Addr().String()}, Read: file})
+	c := begin(t, Rules{Mark: 7, Connect: []string{l.Addr().String()}, Read: []string{file}, Write: []string{file}})
 	open(t, c)
 
 	marked, err := c.Socket("tcp4")
@@ -203,7 +204,15 @@ func TestRules(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	if b, err := c.ReadFile(); err != nil || string(b) != "text" {
+	if err := c.Replace(file, []byte("other text")); err != nil {
+		t.Error(err)
+	}
+	f, err := c.Open(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if b, err := io.ReadAll(f); err != nil || string(b) != "other text" {
 		t.Errorf("got %q, %v", b, err)
 	}
 
@@ -212,6 +221,8 @@ func TestRules(t *testing.T) {
 	for what, err := range map[string]error{
 		"a state with another mark": c.Apply(other),
 		"another path":              second(c.Connect(filepath.Join(dir, "other"))),
+		"reading another file":      second(c.Open("/etc/passwd")),
+		"writing another file":      c.Replace(filepath.Join(dir, "other"), nil),
 		"a raw socket":              second(c.Socket("ip4:1")),
 		"a program": func() error {
 			_, err := c.ask(question{Op: "exec", Arg: "/bin/true"})
@@ -223,7 +234,7 @@ func TestRules(t *testing.T) {
 		}
 	}
 	bare := begin(t, Rules{})
-	for what, err := range map[string]error{"a socket": second(bare.Socket("tcp4")), "a file": second(bare.ReadFile())} {
+	for what, err := range map[string]error{"a socket": second(bare.Socket("tcp4")), "a file": second(bare.Open(file))} {
 		if err == nil {
 			t.Errorf("%s without rules: nothing keeps it from that", what)
 		}

@@ -52,6 +52,9 @@ func (h *Hash) UnmarshalText(b []byte) error {
 
 const fileName = "peers.json"
 
+// Prefix is that of the names of all files that a Store replaces.
+const Prefix = fileName
+
 func filePath(dir *durable.Dir) string { return filepath.Join(dir.Name(), fileName) }
 
 // version of the file's format.
