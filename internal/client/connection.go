@@ -221,7 +221,11 @@ func (x *connection) item(kind proto.Kind, buf []byte, i, j int) error {
 	case proto.KindReply:
 		return x.progress(x.session.Reply(b))
 	case proto.KindConfig:
-		return x.progress(x.session.Config(b))
+		done, err := x.session.Config(b)
+		if err == nil && x.up { // it says something new of the gateway's keys
+			x.client.learn(x.session.Lease())
+		}
+		return x.progress(done, err)
 	case proto.KindPing:
 		x.queue.SendControl(proto.AppendPong(nil, b))
 	case proto.KindPong:

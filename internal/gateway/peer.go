@@ -59,6 +59,7 @@ type peer struct {
 	accepted, frame atomic.Int64
 
 	goodbye atomic.Bool // the client understands goodbye frames
+	pushed  atomic.Bool // it has an address, and understands config frames
 	endOnce sync.Once
 	cause   string        // why it ended; set before ended is closed
 	ended   chan struct{} // closed by end
@@ -237,7 +238,10 @@ func (p *peer) grant(ctx context.Context, ask session.Ask) error {
 	if !p.queue.SendFirst(p.reply, func() { p.bind(lease.Addr) }) {
 		return net.ErrClosed
 	}
-	p.g.tell(p.key, p.c.NextKey)
+	if ask.Features.Has(proto.FeatureConfig) {
+		p.pushed.Store(true)
+		p.g.tell(p.key, p.g.c().NextKey)
+	}
 	if changed {
 		p.log.Info("client joined", "addr", lease.Addr, "name", lease.Name, "extended", ask.Extended)
 	}
@@ -288,7 +292,7 @@ func (p *peer) agree(ask session.Ask) {
 func (p *peer) push(lease addrpool.Lease) proto.PushedConfig {
 	var next identity.Pin // nobody else has a use for it
 	if p.key != (identity.Public{}) {
-		next = p.c.NextKey
+		next = p.g.c().NextKey
 	}
 	return proto.PushedConfig{
 		Prefix:  netip.PrefixFrom(lease.Addr, p.c.Pool.Bits()),

@@ -79,10 +79,32 @@ func (g *Gateway) reload() (done api.Reloaded, err error) {
 	g.setEgress()
 	g.gate.SetLimits(next.Limits)
 	g.setBudgets()
+	if next.NextKey != old.NextKey {
+		g.announce(next.NextKey)
+	}
 	if next.SetLevel != nil {
 		next.SetLevel(next.LogLevel)
 	}
 	return done, nil
+}
+
+// announce tells the devices that are connected of the gateway's next key, or that there is none any more. Whose
+// queue is full hears of it when it comes again.
+func (g *Gateway) announce(next identity.Pin) {
+	g.mu.Lock()
+	var all []*peer
+	for _, p := range g.peers {
+		if p.key != (identity.Public{}) && p.pushed.Load() {
+			all = append(all, p)
+		}
+	}
+	g.mu.Unlock()
+	frame := proto.AppendConfig(nil, proto.PushedConfig{NextKey: next})
+	for _, p := range all {
+		if dropped, _ := p.queue.Send(frame); dropped == 0 {
+			g.tell(p.key, next)
+		}
+	}
 }
 
 // displace ends the connections whose addresses are another's now.

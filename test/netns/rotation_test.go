@@ -29,15 +29,28 @@ func TestKeyRotation(t *testing.T) {
 	if out := n.vpnsrv("reload"); !strings.Contains(out, "next key") {
 		t.Errorf("reload says %s", out)
 	}
-	if out := n.vpnsrv("peer list"); strings.Contains(out, "knows the next key") {
-		t.Errorf("nobody was told yet:\n%s", out)
-	}
-	n.vpnsrv("kick 1")
-	c.event(client.EventConnected, 1)
 	until(t, patience, "the device has stored the next key", func() bool { return strings.Contains(string(readFile(t, dir+"/gateway.json")), next) })
 	if out := n.vpnsrv("peer list"); strings.Count(out, "knows the next key") != 1 {
 		t.Errorf("one was told:\n%s", out)
 	}
+
+	ping(t, n.c1, gatewayVPN, 3)
+	if c.Count(`"event":"lost"`) != 0 {
+		t.Error("the device was dropped")
+	}
+
+	// Given up, and taken up again.
+	run(t, n.gw, "mv "+key+".next "+key+".x")
+	n.vpnsrv("reload")
+	until(t, patience, "the device has forgotten the next key", func() bool { return !strings.Contains(string(readFile(t, dir+"/gateway.json")), next) })
+	if out := n.vpnsrv("peer list"); strings.Contains(out, "knows the next key") {
+		t.Errorf("there is none:\n%s", out)
+	}
+	run(t, n.gw, "mv "+key+".x "+key+".next")
+	stop(t, n.srv)
+	n.startSecure(n.args...)
+	c.event(client.EventConnected, 1)
+	until(t, patience, "the device has stored the next key again", func() bool { return strings.Contains(string(readFile(t, dir+"/gateway.json")), next) })
 
 	old := pinOf(t, strings.ReplaceAll(step("show"), key+".next", ""))
 	step("switch")
