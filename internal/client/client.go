@@ -205,7 +205,7 @@ func retryAfter(err error) time.Duration {
 
 // configure puts a lease on the interface.
 func (c *client) configure(l session.Lease, server net.Addr) error {
-	s := hostnet.State{Addr: l.Prefix, MTU: l.MTU, Routes: slices.Clone(c.c.Routes)}
+	s := hostnet.State{Addr: l.Prefix, MTU: l.MTU, Routes: slices.Clone(c.c.Routes), LocalNets: !c.c.CloseLAN, Guard: true}
 	var refused []Refused
 	for _, r := range l.Routes {
 		switch why := unroutable(r, l.Prefix); {

@@ -51,6 +51,7 @@ type Config struct {
 
 	Routes       []netip.Prefix // into the tunnel
 	DefaultRoute bool           // everything into the tunnel but the connection to the gateway
+	CloseLAN     bool           // with DefaultRoute: this device's own private networks, too
 	RefuseRoutes bool           // ignore the routes which the gateway pushes
 	Mark         uint32         // firewall mark of the connection to the gateway
 	Table        int            // routing table of the full tunnel

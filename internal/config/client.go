@@ -27,6 +27,7 @@ type Client struct {
 	MTU          int      `toml:"mtu"` // bytes; 0: as the gateway says
 	Route        []string `toml:"route"`
 	DefaultRoute bool     `toml:"default_route"`
+	AllowLAN     bool     `toml:"allow_lan"`
 	AcceptRoutes bool     `toml:"accept_routes"`
 	Mark         uint32   `toml:"mark"`
 	Table        int      `toml:"table"`
@@ -43,7 +44,7 @@ type Client struct {
 func NewClient(fs *pflag.FlagSet) *Client {
 	c := &Client{
 		State: client.DefaultStateDir,
-		Port:  client.DefaultPort, TUN: client.DefaultTUN, AcceptRoutes: true,
+		Port:  client.DefaultPort, TUN: client.DefaultTUN, AllowLAN: true, AcceptRoutes: true,
 		Mark: client.DefaultMark, Table: client.DefaultTable, Keepalive: shortest(client.DefaultKeepalive),
 		RetryMin: shortest(client.DefaultRetryMin), RetryMax: shortest(client.DefaultRetryMax),
 		QueueBytes: client.DefaultQueue,
@@ -61,6 +62,7 @@ func NewClient(fs *pflag.FlagSet) *Client {
 	fs.IntVar(&c.MTU, "mtu", 0, "of the interface, in `bytes` (default: what the gateway says, or 1500)")
 	fs.StringArrayVar(&c.Route, "route", nil, "`CIDR` to route into the tunnel; repeatable")
 	fs.BoolVar(&c.DefaultRoute, "default-route", false, "route everything into the tunnel but the connection to the gateway")
+	fs.BoolVar(&c.AllowLAN, "allow-lan", c.AllowLAN, "with --default-route: still reach the private networks that this device has an address in,\nand be reached from them (close them, too: --allow-lan=false)")
 	fs.BoolVar(&c.AcceptRoutes, "accept-routes", c.AcceptRoutes, "take the routes that the gateway pushes (refuse them: --accept-routes=false)")
 	addCommon(fs, &c.Process, "vpncli")
 	return c
@@ -83,6 +85,7 @@ func (k *Client) Load() (client.Config, error) {
 		MTU:          k.MTU,
 		Routes:       readList(s, "route", k.Route, parsePrefix),
 		DefaultRoute: k.DefaultRoute,
+		CloseLAN:     !k.AllowLAN,
 		RefuseRoutes: !k.AcceptRoutes,
 		Mark:         k.Mark,
 		Table:        inRange(s, "table", k.Table, 1, 9999),

@@ -30,7 +30,7 @@ func CleanUp(name string, log *slog.Logger) error {
 			alive[a.Index], names[a.Name] = true, true
 		}
 	}
-	return advise(errors.Join(cleanRouting(alive, log), cleanNAT(names, log)))
+	return advise(errors.Join(cleanRouting(alive, log), cleanTables(names, log)))
 }
 
 // cleanRouting deletes our routes to links that are not alive, and all of ours in tables through
@@ -46,15 +46,14 @@ func cleanRouting(alive map[int]bool, log *slog.Logger) error {
 	}
 	used := make(map[int]bool)
 	for _, k := range all {
-		if k.Type == unix.RTN_UNICAST && alive[k.LinkIndex] {
+		if toOurs(k) && alive[k.LinkIndex] {
 			used[k.Table] = true
 		}
 	}
 	rules = slices.DeleteFunc(rules, func(r rule) bool { return used[r.leadsTo()] })
 	var routes []route
 	for _, k := range all {
-		unicast := k.Type == unix.RTN_UNICAST
-		if unicast && !alive[k.LinkIndex] || !unicast && !used[k.Table] {
+		if toOurs(k) && !alive[k.LinkIndex] || !toOurs(k) && !used[k.Table] {
 			routes = append(routes, fromKernel(k))
 		}
 	}
@@ -64,8 +63,8 @@ func cleanRouting(alive map[int]bool, log *slog.Logger) error {
 	return errors.Join(delRules(nil, rules), delRoutes(nil, routes))
 }
 
-func cleanNAT(alive map[string]bool, log *slog.Logger) error {
-	tables, err := natTables()
+func cleanTables(alive map[string]bool, log *slog.Logger) error {
+	tables, err := ourTables()
 	if err != nil { // a kernel without nftables has none of ours
 		log.Debug("nft tables left as they are", "err", err)
 		return nil
@@ -74,7 +73,7 @@ func cleanNAT(alive map[string]bool, log *slog.Logger) error {
 	for link := range tables {
 		if !alive[link] {
 			log.Info("removing leftovers of a dead process", "nft", tablePrefix+link)
-			errs = append(errs, dropNAT(link, false))
+			errs = append(errs, dropTable(link, was0{}))
 		}
 	}
 	return errors.Join(errs...)

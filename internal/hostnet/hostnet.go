@@ -2,22 +2,37 @@
 // State, compared with what the kernel has, applied, repaired when somebody breaks it, and taken
 // back on Close.
 //
-//	                        ip rule                              table main
+//	                        ip rule                             covering routes: P and P+1
 //	packet ─ 0 local ─ P   main, but no route as short as  ──▶  LAN, site prefixes dev vpn0 (proto 202)
 //	                        the shortest one in TABLE            default via the router: never touched
-//	                 ─ P+1 not fwmark MARK: TABLE ──────────▶  table TABLE
-//	                                                             default dev vpn0
-//	                                                             throw SERVER          on to main
-//	                                                             unreachable default   link gone: no leak
+//	                 ─ P+1 not fwmark MARK: TABLE ──────────▶  198.51.0.0/16 dev vpn0
 //	                 ─ 32766 main                              P = 10000 + 2*TABLE
+//
+//	                        ip rule                             full tunnel: P+1 alone
+//	packet ─ 0 local ─ P+1 not fwmark MARK: TABLE ──────────▶  table TABLE
+//	                                                             default dev vpn0
+//	                                                             SERVER, site prefixes dev vpn0
+//	                                                             192.168.1.0/24 dev eth0       LocalNets
+//	                                                             unreachable all but the last: link gone
+//	                 ─ 32766 main: the outer connection only
 //
 // Routes go into table main, where the longest prefix wins. A route that would swallow the
 // connection which carries the tunnel (it contains an address of Outer.Peers, or is 0.0.0.0/0)
-// goes into a table of its own, which packets with the connection's mark do not look at. Throw
-// routes let the answers of the server pass a strict rp_filter. Local processes can reach the
-// server outside of the tunnel because of them; with no Peers they cannot, but then rp_filter has
-// to be 0 or 2. With 0.0.0.0/0 all IPv6 but that to the LAN is unreachable, since none is carried,
-// and while the link is away, or its process was killed, so is IPv4: until Apply, Close or CleanUp.
+// goes into a table of its own, which packets with the connection's mark do not look at.
+//
+// With 0.0.0.0/0 everything is in that table, and nothing but the marked connection ever sees table
+// main: whatever routes DHCP, router advertisements or an attacker in the LAN bring there, traffic
+// stays in the tunnel (TunnelVision, CVE-2024-3661). So it does if the LAN claims a public prefix, or
+// the server's name leads to somebody else's address (TunnelCrack, CVE-2023-36672 and -36671). With
+// LocalNets the private networks that this host has an address in are copied into the table, and
+// Watch tells when they change; what the tunnel's own routes contain is never copied. All IPv6 but
+// that to such a network is unreachable, since none is carried, and while the link is away, or its
+// process was killed, so is IPv4: until Apply, Close or CleanUp.
+//
+// A strict rp_filter asks for the way back of what the server sends, and finds the tunnel. Therefore
+// an nft rule gives packets for the marked socket its mark, ICMP errors included, and
+// net.ipv4.conf.all.src_valid_mark makes rp_filter look at it. A kernel without nft_socket can have a
+// full tunnel too, with rp_filter 0 or 2.
 //
 // What is made can be told from what others made: routes and rules have protocol 202 (unassigned
 // in rt_protos), the nft table is called ferry-LINK, and the priority of a rule gives its table.
@@ -25,7 +40,7 @@
 //
 // The link belongs to whoever holds its TUN descriptor; it is neither made nor deleted here.
 //
-// Limits: IPv4 inside; when routes of different lengths contain the server, the shortest decides
+// Limits: IPv4 inside; rules of others below P win; when routes of different lengths contain the server, the shortest decides
 // which routes of table main beat all of them; a FORWARD policy of another firewall (Docker's is
 // drop) is not overruled; an nft table that someone flushes is noticed by the next Apply only;
 // ip_forward goes back to what it was even if somebody else came to rely on it meanwhile.
@@ -58,6 +73,14 @@ type State struct {
 	Routes []netip.Prefix
 	Outer  Outer
 
+	// LocalNets lets private networks of this host's other links by a full tunnel.
+	LocalNets bool
+
+	// Guard drops what comes for Addr by another link than this one: nobody but the far end of the
+	// tunnel can speak to it, or find out whether it is there (CVE-2019-14899). It needs nftables;
+	// without them it is left out, and the log says so.
+	Guard bool
+
 	// Masquerade gives packets from Addr's prefix the address of the interface they leave by,
 	// clamps the MSS of TCP to the path, and turns on net.ipv4.ip_forward.
 	Masquerade bool
@@ -83,8 +106,9 @@ type Link struct {
 	mu     sync.Mutex
 	want   *plan // last one that Apply tried; nil before it and after Close
 	tables []int // routing tables that may hold something of ours, besides main
-	nat    bool  // there may be an nft table
-	wasOff bool  // forwarding, before we turned it on
+	nft    bool  // there may be an nft table
+	wasOff was0  // of switches that we turned on
+	told   bool  // that nftables are missing
 	made   onLink
 	seen   sight // what Watch reported last, or Apply made
 }
@@ -135,6 +159,11 @@ func (l *Link) apply(p *plan) (again bool, err error) {
 	if dev.index != l.made.index {
 		l.made = onLink{index: dev.index, was: dev}
 	}
+	lans, err := localNets(dev.index)
+	if err != nil {
+		return false, err
+	}
+	copies := p.copies(lans)
 	if err := l.applyDevice(p, dev); err != nil {
 		return false, err
 	}
@@ -155,13 +184,14 @@ func (l *Link) apply(p *plan) (again bool, err error) {
 	if err := addRoutes(l.name, l.made.index, p.routes, routes); err != nil {
 		return false, err
 	}
+	l.copyRoutes(copies, routes)
 	if err := addRules(p.rules, rules); err != nil {
 		return false, err
 	}
-	if err := l.applyNAT(p.nat); err != nil {
+	if err := l.applyTable(p.nft); err != nil {
 		return false, err
 	}
-	if err := errors.Join(delRules(p.rules, rules), delRoutes(p.routes, routes)); err != nil {
+	if err := errors.Join(delRules(p.rules, rules), delRoutes(slices.Concat(p.routes, copies), routes)); err != nil {
 		return false, err
 	}
 	l.tables = []int{p.table}
@@ -171,7 +201,7 @@ func (l *Link) apply(p *plan) (again bool, err error) {
 	if err := addPrefixRoute(l.name, l.made.index, p.addr); err != nil {
 		return false, err
 	}
-	l.seen = sight{index: dev.index, up: true, mtu: cmp.Or(p.mtu, dev.mtu)}
+	l.seen = sight{index: dev.index, up: true, mtu: cmp.Or(p.mtu, dev.mtu), lans: text(copies)}
 	return false, nil
 }
 
@@ -188,7 +218,7 @@ func (l *Link) Close() error {
 	if errors.Is(err, ErrNoLink) {
 		err = nil
 	}
-	return advise(errors.Join(err, l.dropRouting(), l.applyNAT(netip.Prefix{}), l.restoreDevice()))
+	return advise(errors.Join(err, l.dropRouting(), l.applyTable(nftPlan{}), l.restoreDevice()))
 }
 
 // dropRouting takes rules before routes: until the last rule is gone, nothing of a full tunnel

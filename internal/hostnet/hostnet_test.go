@@ -26,12 +26,13 @@ var (
 	}
 	outer = Outer{Mark: 0x2002, Table: 2002, Peers: addrs("198.51.100.1", "2001:db8:1::1")}
 
-	fullTunnel = State{Addr: client.Addr, Routes: prefixes("0.0.0.0/0", "172.20.0.0/24"), Outer: outer}
+	fullTunnel = State{Addr: client.Addr, Routes: prefixes("0.0.0.0/0", "172.20.0.0/24"), Outer: outer, LocalNets: true, Guard: true}
+	closed     = State{Addr: client.Addr, Routes: prefixes("0.0.0.0/0"), Outer: outer}
 	covering   = State{Addr: client.Addr, Routes: prefixes("198.51.0.0/16", "172.20.0.0/24"), Outer: outer}
 )
 
 var states = map[string]State{
-	"gateway": gateway, "client": client, "full tunnel": fullTunnel, "covering": covering,
+	"gateway": gateway, "client": client, "full tunnel": fullTunnel, "closed": closed, "covering": covering,
 }
 
 func TestApplyAndClose(t *testing.T) {
@@ -81,18 +82,27 @@ func TestWhatIsMade(t *testing.T) {
 			"net.ipv4.ip_forward = 1",
 		},
 		"full tunnel": {
-			"14004:	from all lookup main suppress_prefixlength 0 proto 202",
 			"14005:	not from all fwmark 0x2002 lookup 2002 proto 202",
 			"default dev vpn0 table 2002 proto 202 scope link src 10.0.0.5",
-			"throw 198.51.100.1 table 2002 proto 202",
+			"10.0.0.0/16 dev vpn0 table 2002 proto 202 scope link src 10.0.0.5",
+			"172.20.0.0/24 dev vpn0 table 2002 proto 202 scope link src 10.0.0.5",
+			"198.51.100.1 dev vpn0 table 2002 proto 202",
+			"unreachable 198.51.100.1 table 2002 proto 202",
+			"unreachable 2001:db8:1::1 dev lo table 2002 proto 202",
 			"unreachable default table 2002 proto 202",
 			"unreachable default dev lo table 2002 proto 202",
+			"throw fe80::/64 dev lo table 2002 proto 202",
+			`iifname != "vpn0" iifname != "lo" ip daddr 10.0.0.5 drop`,
+			"socket mark 0x00002002 meta mark set socket mark",
+			"chain src_valid_mark_was_0 {", "net.ipv4.conf.all.src_valid_mark = 1",
 			"default via 192.0.2.1 dev veth0 \n", // as it was
 		},
 		"covering": {
 			"14004:	from all lookup main suppress_prefixlength 16 proto 202",
 			"198.51.0.0/16 dev vpn0 table 2002 proto 202",
 			"\n172.20.0.0/24 dev vpn0 proto 202",
+			"14005:	not from all fwmark 0x2002 lookup 2002 proto 202",
+			"socket mark 0x00002002 meta mark set socket mark",
 		},
 	} {
 		l := New("vpn0", nil)
@@ -126,12 +136,14 @@ func TestRepair(t *testing.T) {
 		"ip link set vpn0 mtu 1000", // takes the sysctls of IPv6 away
 		"ip addr del 10.0.0.5/16 dev vpn0",
 		"ip route del 10.0.0.0/16 dev vpn0",
-		"ip route del 172.20.0.0/24",
+		"ip route del 172.20.0.0/24 table 2002",
 		"ip route flush table 2002",
-		"ip rule del priority 14004",
+		"ip rule del priority 14005",
 		"ip -6 rule del priority 14005",
 		"nft flush ruleset",
 		"nft flush chain ip ferry-vpn0 postrouting",
+		"nft flush chain ip ferry-vpn0 outer",
+		"sysctl -qw net.ipv4.conf.all.src_valid_mark=0",
 		"sysctl -qw net.ipv4.ip_forward=0",
 	} {
 		run(t, broken)
@@ -210,10 +222,12 @@ func TestForwardingIsHandedOver(t *testing.T) {
 	if got := snapshot(t); !strings.Contains(got, "net.ipv4.ip_forward = 1") {
 		t.Error("the first of two turned forwarding off")
 	}
+	mustApply(t, l0, fullTunnel) // uses another switch, and is no heir
 	mustClose(t, l1)
 	if got := snapshot(t); !strings.Contains(got, "net.ipv4.ip_forward = 0") {
 		t.Error("the last of two left forwarding on")
 	}
+	mustClose(t, l0)
 	run(t, "sysctl -qw net.ipv4.ip_forward=1")
 	mustApply(t, l0, gateway)
 	mustClose(t, l0)

@@ -130,7 +130,7 @@ func snapshot(t *testing.T) string {
 	var b strings.Builder
 	for _, c := range []string{"ip addr", "ip -4 route show table all", "ip -6 route show table all",
 		"ip -4 rule", "ip -6 rule", "nft list ruleset",
-		"sysctl -e net.ipv4.ip_forward net.ipv4.conf.vpn0.promote_secondaries net.ipv6.conf.vpn0.disable_ipv6"} {
+		"sysctl -e net.ipv4.ip_forward net.ipv4.conf.all.src_valid_mark net.ipv4.conf.vpn0.promote_secondaries net.ipv6.conf.vpn0.disable_ipv6"} {
 		out, err := try(c)
 		if err != nil {
 			t.Fatalf("%s: %v\n%s", c, err, out)

@@ -17,13 +17,16 @@ const (
 	// main (32766), above those that administrators number by hand.
 	firstPriority = 10_000
 	maxTable      = 9_999
-	// lastResort is the metric of routes that count only when no other is left.
-	lastResort = 1 << 30
+	// localMetric is that of copies of other links' routes, by which they are known. lastResort is
+	// that of routes which count only when no other is left.
+	localMetric = 1 << 29
+	lastResort  = 1 << 30
 )
 
 var (
 	everything4 = netip.MustParsePrefix("0.0.0.0/0")
 	everything6 = netip.MustParsePrefix("::/0")
+	linkLocal6  = netip.MustParsePrefix("fe80::/64")
 )
 
 // A plan is a State worked out: each kernel object that it asks for.
@@ -34,7 +37,8 @@ type plan struct {
 	table      int // 0: no rules, all routes are in table main
 	routes     []route
 	rules      []rule
-	nat        netip.Prefix // source addresses to masquerade; invalid: none
+	localNets  bool // copy those of other links into the table
+	nft        nftPlan
 }
 
 // A route is one of ours. Two routes with the same key cannot both exist.
@@ -42,6 +46,7 @@ type route struct {
 	routeKey
 	kind int        // unix.RTN_UNICAST (to the link), RTN_THROW or RTN_UNREACHABLE
 	src  netip.Addr // of packets that have no source yet; only for RTN_UNICAST
+	via  int        // index of another link that it leads to; 0: ours, or none
 }
 
 type routeKey struct {
@@ -65,29 +70,34 @@ func (s State) plan() (*plan, error) {
 	}
 	p := &plan{addr: s.Addr, mtu: s.MTU, txQueueLen: s.TxQueueLen}
 	if s.Masquerade {
-		p.nat = s.Addr.Masked()
+		p.nft.nat = s.Addr.Masked()
+	}
+	if s.Guard {
+		p.nft.guard = s.Addr.Addr()
 	}
 	shortest := 33
 	for _, dst := range s.Routes {
 		if !dst.IsValid() || !dst.Addr().Is4() {
 			return nil, fmt.Errorf("route %s: not an IPv4 prefix", dst)
 		}
-		dst = dst.Masked()
-		if contains(s.Addr, dst) {
-			continue
-		}
-		r := route{routeKey{unix.RT_TABLE_MAIN, dst, 0}, unix.RTN_UNICAST, s.Addr.Addr()}
-		if s.Outer.isIn(dst) {
-			r.table = s.Outer.Table
+		if s.Outer.isIn(dst) && !contains(s.Addr, dst) {
 			shortest = min(shortest, dst.Bits())
 		}
-		if !slices.Contains(p.routes, r) {
-			p.routes = append(p.routes, r)
+	}
+	for _, dst := range s.Routes {
+		dst = dst.Masked()
+		switch {
+		case contains(s.Addr, dst):
+		case shortest == 0 || s.Outer.isIn(dst):
+			p.toLink(s.Outer.Table, dst)
+		default:
+			p.toLink(unix.RT_TABLE_MAIN, dst)
 		}
 	}
 	if shortest > 32 {
 		return p, nil
 	}
+	p.localNets = s.LocalNets
 	return p, p.detour(s.Outer, shortest)
 }
 
@@ -102,39 +112,50 @@ func (p *plan) detour(o Outer, shortest int) error {
 			o.Table, maxTable, unix.RT_TABLE_COMPAT, unix.RT_TABLE_LOCAL)
 	}
 	p.table = o.Table
-	full := shortest == 0
-	for _, peer := range o.Peers {
-		peer = peer.Unmap().WithZone("")
-		if !peer.IsValid() || peer.Is6() && !full {
-			continue
-		}
-		dst := netip.PrefixFrom(peer, peer.BitLen())
-		if peer.Is4() && slices.ContainsFunc(p.routes, func(r route) bool { return r.dst == dst }) {
-			return fmt.Errorf("route %s: is the server itself", dst)
-		}
-		p.block(dst, unix.RTN_THROW)
+	p.nft.mark = o.Mark
+	first := firstPriority + 2*o.Table
+	byTable := rule{family: unix.AF_INET, priority: first + 1, table: o.Table, mark: o.Mark, suppress: -1}
+	p.rules = append(p.rules, byTable)
+	if shortest > 0 {
+		p.localNets = false // they are reached by table main
+		p.rules = append(p.rules, rule{family: unix.AF_INET, priority: first, table: unix.RT_TABLE_MAIN, suppress: shortest})
+		return nil
 	}
-	p.addRules(unix.AF_INET, o, shortest)
-	if full {
-		p.block(everything4, unix.RTN_UNREACHABLE)
-		p.block(everything6, unix.RTN_UNREACHABLE)
-		p.addRules(unix.AF_INET6, o, 0)
-	}
+	byTable.family = unix.AF_INET6
+	p.rules = append(p.rules, byTable)
+	p.fill(o.Peers)
 	return nil
 }
 
-func (p *plan) block(dst netip.Prefix, kind int) {
-	r := route{routeKey{p.table, dst, lastResort}, kind, netip.Addr{}}
+// fill makes the table of a full tunnel complete: it has no other one behind it. What is sent to the
+// link is unreachable when that is gone, for a local network may contain it.
+func (p *plan) fill(peers []netip.Addr) {
+	p.toLink(p.table, p.addr.Masked())
+	for _, peer := range peers {
+		peer = peer.Unmap().WithZone("")
+		switch dst := netip.PrefixFrom(peer, peer.BitLen()); {
+		case peer.Is4():
+			p.toLink(p.table, dst)
+		case peer.IsValid():
+			p.add(route{routeKey: routeKey{p.table, dst, lastResort}, kind: unix.RTN_UNREACHABLE})
+		}
+	}
+	for _, r := range slices.Clone(p.routes) {
+		p.add(route{routeKey: routeKey{p.table, r.dst, lastResort}, kind: unix.RTN_UNREACHABLE})
+	}
+	p.add(route{routeKey: routeKey{p.table, everything6, lastResort}, kind: unix.RTN_UNREACHABLE})
+	// Each link has this network, and only table main knows which one is meant.
+	p.add(route{routeKey: routeKey{p.table, linkLocal6, lastResort}, kind: unix.RTN_THROW})
+}
+
+func (p *plan) toLink(table int, dst netip.Prefix) {
+	p.add(route{routeKey: routeKey{table, dst, 0}, kind: unix.RTN_UNICAST, src: p.addr.Addr()})
+}
+
+func (p *plan) add(r route) {
 	if !slices.Contains(p.routes, r) {
 		p.routes = append(p.routes, r)
 	}
-}
-
-func (p *plan) addRules(family int, o Outer, shortest int) {
-	first := firstPriority + 2*o.Table
-	p.rules = append(p.rules,
-		rule{family: family, priority: first, table: unix.RT_TABLE_MAIN, suppress: shortest},
-		rule{family: family, priority: first + 1, table: o.Table, mark: o.Mark, suppress: -1})
 }
 
 // isIn says whether a route to dst would take the outer connection with it.

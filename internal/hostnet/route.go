@@ -1,6 +1,7 @@
 package hostnet
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net"
@@ -11,18 +12,21 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// listRoutes returns our routes to the link with this index, and those in the tables.
+// listRoutes returns our routes to the link with this index, and those of ours in the tables that lead
+// to no link or to another one as copies.
 func listRoutes(index int, tables ...int) ([]route, error) {
 	all, err := routesBy(protocol, unix.RT_TABLE_UNSPEC)
 	var ours []route
 	for _, k := range all {
-		unicast := k.Type == unix.RTN_UNICAST
-		if unicast && k.LinkIndex == index || !unicast && slices.Contains(tables, k.Table) {
+		if toOurs(k) && k.LinkIndex == index || !toOurs(k) && slices.Contains(tables, k.Table) {
 			ours = append(ours, fromKernel(k))
 		}
 	}
 	return ours, err
 }
+
+// toOurs tells a route to the link that it was made for from copies and from dead ends.
+func toOurs(k netlink.Route) bool { return k.Type == unix.RTN_UNICAST && k.Priority != localMetric }
 
 // routesBy returns the routes of both families in table (RT_TABLE_UNSPEC: in all) that have this
 // protocol. Since Linux 4.20 the kernel does the selecting, which a router of the whole Internet
@@ -94,7 +98,7 @@ func addPrefixRoute(link string, index int, addr netip.Prefix) error {
 	if have || err != nil {
 		return err
 	}
-	r := route{routeKey{unix.RT_TABLE_MAIN, addr.Masked(), 0}, unix.RTN_UNICAST, addr.Addr()}.toKernel(index)
+	r := route{routeKey{unix.RT_TABLE_MAIN, addr.Masked(), 0}, unix.RTN_UNICAST, addr.Addr(), 0}.toKernel(index)
 	r.Protocol = unix.RTPROT_KERNEL
 	if err := netlink.RouteAdd(r); err != nil {
 		return fmt.Errorf("add route %s dev %s: %w", addr.Masked(), link, err)
@@ -122,14 +126,21 @@ func (r route) toKernel(index int) *netlink.Route {
 		Protocol: protocol,
 	}
 	if r.kind == unix.RTN_UNICAST {
-		k.LinkIndex, k.Scope, k.Src = index, netlink.SCOPE_LINK, r.src.AsSlice()
+		k.LinkIndex, k.Src = cmp.Or(r.via, index), r.src.AsSlice()
+		if r.dst.Addr().Is4() {
+			k.Scope = netlink.SCOPE_LINK
+		}
 	}
 	return k
 }
 
 func fromKernel(k netlink.Route) route {
 	src, _ := netip.AddrFromSlice(k.Src)
-	return route{routeKey{k.Table, prefix(k.Dst), k.Priority}, k.Type, src}
+	via := 0
+	if k.Type == unix.RTN_UNICAST && !toOurs(k) {
+		via = k.LinkIndex
+	}
+	return route{routeKey{k.Table, prefix(k.Dst), k.Priority}, k.Type, src, via}
 }
 
 // whole repeats a dump that the kernel says was cut by a change.

@@ -12,6 +12,9 @@ type sysctl struct{ name, value string }
 
 func (s sysctl) path() string { return filepath.Join("/proc/sys", s.name) }
 
+// dotted is how people write the name of a sysctl.
+func dotted(name string) string { return strings.ReplaceAll(name, "/", ".") }
+
 // get returns the sysctl as it is now.
 func (s sysctl) get() (sysctl, error) {
 	b, err := os.ReadFile(s.path())

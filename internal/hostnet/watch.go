@@ -21,10 +21,11 @@ const (
 	MTUChanged                // by somebody else
 	AddrRemoved               // the address that was applied is missing
 	RouteRemoved              // a route or a rule that was applied is missing
+	LocalNets                 // a local network came or went beside a full tunnel that spares them
 )
 
 func (e Event) String() string {
-	return [...]string{"gone", "down", "up", "mtu changed", "address removed", "route removed"}[e]
+	return [...]string{"gone", "down", "up", "mtu changed", "address removed", "route removed", "local network changed"}[e]
 }
 
 // A sight is the part of the kernel's state that events are about.
@@ -34,6 +35,7 @@ type sight struct {
 	mtu     int
 	noAddr  bool
 	noRoute bool
+	lans    string // local networks, where a full tunnel spares them
 }
 
 // Watch calls report for each event since the last Apply until ctx is done, and then returns nil.
@@ -103,7 +105,7 @@ func concerns(kind uint16, data []byte, index int) bool {
 	switch kind {
 	case unix.RTM_NEWROUTE, unix.RTM_DELROUTE:
 		m := nl.DeserializeRtMsg(data)
-		return m.Protocol == protocol || m.Protocol == unix.RTPROT_KERNEL
+		return m.Protocol == protocol || m.Protocol == unix.RTPROT_KERNEL || m.Protocol == unix.RTPROT_RA
 	case unix.RTM_NEWADDR, unix.RTM_DELADDR:
 		return int(nl.DeserializeIfAddrmsg(data).Index) == index
 	}
@@ -144,13 +146,16 @@ func (l *Link) look() (sight, error) {
 	connected, err2 := hasPrefixRoute(dev.index, l.want.addr)
 	routes, err3 := listRoutes(dev.index, l.want.table)
 	rules, err4 := listRules(l.want.table)
+	lans, err5 := localNets(dev.index)
+	copies := l.want.copies(lans)
 	return sight{
 		index:   dev.index,
 		up:      dev.up,
 		mtu:     dev.mtu,
 		noAddr:  !addr,
-		noRoute: addr && !connected || !hasAll(routes, l.want.routes) || !hasAll(rules, l.want.rules),
-	}, errors.Join(err1, err2, err3, err4)
+		noRoute: addr && !connected || !hasAll(routes, l.want.routes) || !hasAll(routes, copies) || !hasAll(rules, l.want.rules),
+		lans:    text(copies),
+	}, errors.Join(err1, err2, err3, err4, err5)
 }
 
 // since returns what happened between before and now. A change of the link itself explains
@@ -172,7 +177,10 @@ func (now sight) since(before sight) (events []Event) {
 		if now.noAddr && !before.noAddr {
 			events = append(events, AddrRemoved)
 		}
-		if now.noRoute && !before.noRoute {
+		switch {
+		case now.lans != before.lans: // which may well explain a missing route
+			events = append(events, LocalNets)
+		case now.noRoute && !before.noRoute:
 			events = append(events, RouteRemoved)
 		}
 	}

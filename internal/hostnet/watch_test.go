@@ -26,11 +26,14 @@ func TestWatch(t *testing.T) {
 		want    []Event
 	}{
 		{"ip addr del 10.0.0.5/16 dev vpn0", []Event{AddrRemoved}},
-		{"ip route del 172.20.0.0/24", []Event{RouteRemoved}},
+		{"ip route del 172.20.0.0/24 table 2002 metric 0", []Event{RouteRemoved}},
 		{"ip route del 10.0.0.0/16 dev vpn0", []Event{RouteRemoved}},
 		{"ip route del default table 2002 dev vpn0", []Event{RouteRemoved}},
 		{"ip -6 route flush table 2002", []Event{RouteRemoved}},
 		{"ip rule del priority 14005", []Event{RouteRemoved}},
+		{"ip addr add 192.168.77.2/24 dev veth0", []Event{LocalNets}},
+		{"ip route del 192.168.77.0/24 table 2002", []Event{RouteRemoved}},
+		{"ip addr del 192.168.77.2/24 dev veth0", []Event{LocalNets}},
 		{"ip link set vpn0 mtu 1280", []Event{MTUChanged}},
 		{"ip link set vpn0 down", []Event{Down}},
 	} {
