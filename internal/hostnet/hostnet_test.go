@@ -83,9 +83,9 @@ func TestWhatIsMade(t *testing.T) {
 		},
 		"full tunnel": {
 			"14005:	not from all fwmark 0x2002 lookup 2002 proto 202",
-			"default dev vpn0 table 2002 proto 202 scope link src 10.0.0.5",
-			"10.0.0.0/16 dev vpn0 table 2002 proto 202 scope link src 10.0.0.5",
-			"172.20.0.0/24 dev vpn0 table 2002 proto 202 scope link src 10.0.0.5",
+			"default dev vpn0 table 2002 proto 202 src 10.0.0.5",
+			"10.0.0.0/16 dev vpn0 table 2002 proto 202 src 10.0.0.5",
+			"172.20.0.0/24 dev vpn0 table 2002 proto 202 src 10.0.0.5",
 			"198.51.100.1 dev vpn0 table 2002 proto 202",
 			"unreachable 198.51.100.1 table 2002 proto 202",
 			"unreachable 2001:db8:1::1 dev lo table 2002 proto 202",

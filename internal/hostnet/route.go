@@ -127,7 +127,9 @@ func (r route) toKernel(index int) *netlink.Route {
 	}
 	if r.kind == unix.RTN_UNICAST {
 		k.LinkIndex, k.Src = cmp.Or(r.via, index), r.src.AsSlice()
-		if r.dst.Addr().Is4() {
+		// Where a new route's gateway is reached, the kernel asks routes of scope link only: with none
+		// in our table, DHCP clients can still replace the default route behind a full tunnel.
+		if r.table == unix.RT_TABLE_MAIN {
 			k.Scope = netlink.SCOPE_LINK
 		}
 	}

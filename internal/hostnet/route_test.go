@@ -33,6 +33,11 @@ func TestFullTunnel(t *testing.T) {
 	wantRoute(t, "203.0.113.10", "dev vpn0")
 	wantRoute(t, "8.8.8.8", "dev vpn0")
 	wantRoute(t, "2001:db8:9::9", "No route to host")
+	// Who manages the LAN can, as before.
+	for _, c := range []string{"ip route replace default via 192.0.2.1 dev veth0", "ip route add 198.18.0.0/15 via 192.0.2.1"} {
+		run(t, c)
+	}
+	wantRoute(t, "198.18.0.1 mark 0x2002", "via 192.0.2.1 dev veth0")
 	run(t, "ip route del 203.0.113.9", "ip route del 203.0.113.0/24", "ip route del 0.0.0.0/1")
 
 	run(t, "ip link set vpn0 down") // exam S12, F9: blocked, not leaked

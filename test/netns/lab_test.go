@@ -265,7 +265,7 @@ func hostState(t *testing.T, ns *lab.Namespace) string {
 	var all strings.Builder
 	for _, cmd := range []string{
 		"ip address", "ip route show table all", "ip -6 route show table all", "ip rule", "ip -6 rule",
-		"nft list ruleset", "sysctl net.ipv4.ip_forward",
+		"nft list ruleset", "sysctl net.ipv4.ip_forward net.ipv4.conf.all.src_valid_mark",
 	} {
 		fmt.Fprintf(&all, "# %s\n%s\n", cmd, run(t, ns, cmd))
 	}
