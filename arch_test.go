@@ -37,6 +37,7 @@ var arrows = map[string][]string{
 	"internal/metrics":          {"internal/api"},
 	"internal/peerstore":        {"internal/durable", "internal/identity", "internal/proto"},
 	"internal/hostnet":          {},
+	"internal/policy":           {},
 	"internal/tun":              {"internal/packet", "internal/proto"},
 	"internal/exit":             {"internal/hostnet", "internal/proto", "internal/router", "internal/tun"},
 	"internal/admission":        {},
@@ -49,10 +50,10 @@ var arrows = map[string][]string{
 	},
 	"internal/client": {
 		"internal/carrier", "internal/carrier/tcp", "internal/carrier/tls", "internal/carrier/unix", "internal/carrier/vsock",
-		"internal/durable", "internal/exit", "internal/hostnet", "internal/identity", "internal/keepalive", "internal/proto",
-		"internal/router", "internal/session",
+		"internal/durable", "internal/exit", "internal/hostnet", "internal/identity", "internal/keepalive", "internal/policy",
+		"internal/proto", "internal/router", "internal/session",
 	},
-	"internal/config":      {"internal/admission", "internal/carrier", "internal/client", "internal/gateway/settings", "internal/identity", "internal/proto"},
+	"internal/config":      {"internal/admission", "internal/carrier", "internal/client", "internal/gateway/settings", "internal/identity", "internal/policy", "internal/proto"},
 	"internal/cli":         {"internal/config", "internal/confine", "internal/durable", "internal/netadmin", "internal/proto"},
 	"internal/cli/clitest": {"internal/cli"}, // tests only
 	"cmd/vpnsrv":           {"internal/api", "internal/carrier", "internal/cli", "internal/config", "internal/confine", "internal/durable", "internal/gateway", "internal/gateway/settings", "internal/identity", "internal/netadmin"},
@@ -67,7 +68,7 @@ var arrows = map[string][]string{
 
 // pure packages decide without doing: what they must not import. router counts and locks, so sync is
 // its own affair.
-var pure = []string{"internal/packet", "internal/proto", "internal/addrpool", "internal/keepalive", "internal/session"}
+var pure = []string{"internal/packet", "internal/policy", "internal/proto", "internal/addrpool", "internal/keepalive", "internal/session"}
 
 var impure = []string{"net", "os", "io", "log", "log/slog", "sync", "context", "syscall", "golang.org/x/sys/unix"}
 

@@ -65,7 +65,7 @@ func connect(ctx context.Context, keys *config.Client, lines bool) error {
 		joined = append(joined, c.Joined)
 	}
 	host, err := cli.StartHost(netadmin.Rules{
-		Program: "vpncli", TUN: c.TUN, MTU: cmp.Or(c.MTU, client.DefaultMTU), Mark: c.Mark, Connect: sockets(c),
+		Program: "vpncli", TUN: c.TUN, MTU: cmp.Or(c.Policy.MTU, client.DefaultMTU), Mark: c.Mark, Connect: sockets(c),
 		Read: joined, Write: joined,
 	}, keys.Process, confine.Rules{
 		Read:     []string{"/etc"}, // resolv.conf and hosts, which other programs replace

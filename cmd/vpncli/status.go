@@ -66,7 +66,7 @@ func printStatus(w io.Writer, s client.Status) error {
 	}
 	f.Add("routes", cli.Join(s.Routes))
 	for _, r := range s.Refused {
-		f.Add("route refused", cli.Fair(fmt.Sprintf("%s: %s", r.Route, r.Reason)))
+		f.Add("refused", cli.Fair(fmt.Sprintf("%s %s: %s", r.What, r.Value, r.Reason)))
 	}
 	f.Add("sent", traffic(s.Sent))
 	f.Add("received", traffic(s.Received))

@@ -30,6 +30,7 @@ import (
 	"ferry/internal/durable"
 	"ferry/internal/exit"
 	"ferry/internal/hostnet"
+	"ferry/internal/policy"
 	"ferry/internal/proto"
 	"ferry/internal/router"
 	"ferry/internal/session"
@@ -72,7 +73,8 @@ type client struct {
 	exit    Exit
 	uplink  *router.Uplink
 	total   router.Counters
-	last    session.Lease // of the last connection that had one
+	last    session.Lease    // of the last connection that had one
+	refused []policy.Refusal // what was not taken of it
 	story   *story
 }
 
@@ -192,7 +194,7 @@ func hopeless(err error) bool {
 	if errors.As(err, &bye) {
 		return bye.Reason == proto.ReasonInUse || bye.Reason == proto.ReasonRefused
 	}
-	return errors.Is(err, errRefused) || errors.Is(err, errInterface)
+	return errors.Is(err, errRefused) || errors.Is(err, errInterface) || errors.Is(err, errPolicy)
 }
 
 func retryAfter(err error) time.Duration {
@@ -203,48 +205,48 @@ func retryAfter(err error) time.Duration {
 	return 0
 }
 
-// configure puts a lease on the interface.
-func (c *client) configure(l session.Lease, server net.Addr) error {
-	s := hostnet.State{Addr: l.Prefix, MTU: l.MTU, Routes: slices.Clone(c.c.Routes), LocalNets: !c.c.CloseLAN, Guard: true}
-	var refused []Refused
-	for _, r := range l.Routes {
-		switch why := unroutable(r, l.Prefix); {
-		case c.c.RefuseRoutes:
-			c.log.Debug("pushed route ignored", "route", r)
-			refused = append(refused, Refused{r, "routes of the gateway are not accepted (--accept-routes=false)"})
-		case why != "":
-			c.log.Warn("pushed route refused", "route", r, "reason", why)
-			refused = append(refused, Refused{r, why})
-		default:
-			s.Routes = append(s.Routes, r)
-		}
-	}
-	if c.c.DefaultRoute {
-		s.Routes = append(s.Routes, netip.PrefixFrom(netip.IPv4Unspecified(), 0))
-	}
-	s.Outer = hostnet.Outer{Mark: c.c.Mark, Table: c.c.Table}
+// configure puts a lease on the interface, as far as the owner of this device agrees. The MTU of the
+// lease becomes what was taken.
+func (c *client) configure(l *session.Lease, server net.Addr) error {
+	offer := policy.Offer{Prefix: l.Prefix, MTU: l.MTU, Routes: l.Routes, DNS: l.DNS, Domains: l.Domains}
+	s := hostnet.State{Addr: l.Prefix, LocalNets: !c.c.CloseLAN, Guard: true, Outer: hostnet.Outer{Mark: c.c.Mark, Table: c.c.Table}}
 	if tcp, ok := server.(*net.TCPAddr); ok {
-		s.Outer.Peers = []netip.Addr{tcp.AddrPort().Addr().Unmap()}
+		offer.Server = tcp.AddrPort().Addr().Unmap()
+		s.Outer.Peers = []netip.Addr{offer.Server}
 	}
+	v, err := c.c.Policy.Judge(offer)
+	if err != nil {
+		return fmt.Errorf("%w: %w", errPolicy, err)
+	}
+	c.tellRefused(v.Refused)
+	l.MTU = v.MTU
+	s.MTU, s.Routes = v.MTU, v.Routes
 	if err := c.exit.Apply(s); err != nil {
 		return fmt.Errorf("%w: %w", errInterface, err)
 	}
-	c.story.setRoutes(s.Routes, refused)
+	c.story.setRoutes(s.Routes, v.Refused)
 	return nil
 }
 
-// unroutable says why a route that a gateway pushes is not believed; empty when it is.
-func unroutable(r, own netip.Prefix) string {
-	a := r.Addr()
-	switch {
-	case r.Bits() < 8:
-		return "so large a network is routed by --route or --default-route only"
-	case a.IsLoopback(), a.IsLinkLocalUnicast(), a.As4()[0] == 0, a.As4()[0] >= 224:
-		return "not a network that can be routed"
-	case r.Overlaps(own.Masked()):
-		return "inside the tunnel's own prefix"
+// maxRefusals is how many lines of the log one lease can fill.
+const maxRefusals = 20
+
+// tellRefused logs what was not taken of the gateway: once, not again with each connection.
+func (c *client) tellRefused(all []policy.Refusal) {
+	told := 0
+	for _, r := range all {
+		switch {
+		case slices.Contains(c.refused, r):
+			continue
+		case told == maxRefusals:
+			c.log.Warn("more that the gateway pushes is refused", "refused", len(all))
+			c.refused = all
+			return
+		}
+		told++
+		c.log.Warn("refused what the gateway pushes", "what", r.What, "value", proto.Printable(r.Value), "reason", r.Reason)
 	}
-	return ""
+	c.refused = all
 }
 
 func (c *client) event(e Event) {

@@ -15,6 +15,7 @@ import (
 
 	"ferry/internal/carrier"
 	"ferry/internal/hostnet"
+	"ferry/internal/policy"
 	"ferry/internal/proto"
 	"ferry/internal/router"
 )
@@ -172,7 +173,7 @@ func TestConnectsAgain(t *testing.T) {
 }
 
 func TestSettingsWin(t *testing.T) {
-	events, dev, _ := world(t, Config{MTU: 1280, RefuseRoutes: true, DefaultRoute: true}, time.Minute,
+	events, dev, _ := world(t, Config{Policy: policy.Rules{MTU: 1280, RefuseRoutes: true, DefaultRoute: true}}, time.Minute,
 		assign("10.0.254.254", echo))
 	if len(dev.states) != 1 || dev.states[0].MTU != 1280 || len(dev.states[0].Routes) != 1 || dev.states[0].Routes[0].Bits() != 0 {
 		t.Errorf("configured %+v", dev.states)

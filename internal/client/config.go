@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"ferry/internal/identity"
+	"ferry/internal/policy"
 )
 
 // Defaults that a user meets in the documentation.
@@ -47,14 +48,12 @@ type Config struct {
 	Name    string     // told to a Ferry gateway, which may have an address reserved for it
 
 	TUN string // name of the interface
-	MTU int    // bytes; 0: what the gateway pushes, or 1500
 
-	Routes       []netip.Prefix // into the tunnel
-	DefaultRoute bool           // everything into the tunnel but the connection to the gateway
-	CloseLAN     bool           // with DefaultRoute: this device's own private networks, too
-	RefuseRoutes bool           // ignore the routes which the gateway pushes
-	Mark         uint32         // firewall mark of the connection to the gateway
-	Table        int            // routing table of the full tunnel
+	// Policy is what the owner has decided: MTU, routes, and what the gateway may decide of them.
+	Policy   policy.Rules
+	CloseLAN bool   // with a default route: this device's own private networks go into the tunnel, too
+	Mark     uint32 // firewall mark of the connection to the gateway
+	Table    int    // routing table of the full tunnel
 
 	Keepalive time.Duration // sent when nothing else went out for so long
 	RetryMin  time.Duration // first pause before connecting again
@@ -107,6 +106,9 @@ func (c *Config) setDefaults() {
 	c.RetryMin = cmp.Or(c.RetryMin, DefaultRetryMin)
 	c.RetryMax = cmp.Or(c.RetryMax, DefaultRetryMax)
 	c.QueueBytes = cmp.Or(c.QueueBytes, DefaultQueue)
+	if c.Policy.Accept == nil {
+		c.Policy.Accept = policy.DefaultAccept
+	}
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}

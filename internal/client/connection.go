@@ -32,6 +32,7 @@ var (
 	errNoAnswer  = errors.New("the gateway closed the connection without an answer: it may let in only devices that have joined (vpncli join)")
 	errSilent    = errors.New("the gateway is silent")
 	errInterface = errors.New("interface can not be set up")
+	errPolicy    = errors.New("refused what the gateway pushes")
 	errKey       = errors.New("the gateway does not take this device's key: it was removed or disabled there, or has not been added yet ('vpncli key' prints it)")
 )
 
@@ -246,13 +247,10 @@ func (x *connection) progress(done bool, err error) error {
 		return err
 	}
 	c, l := x.client, x.session.Lease()
-	if c.c.MTU != 0 {
-		l.MTU = c.c.MTU
-	}
 	x.framer.Extended = l.Extended
 	x.queue.OnePerWrite(!l.Extended)
 	x.port.Caps = router.Caps{Super: l.Features.Has(proto.FeatureSuper), USO: l.Features.Has(proto.FeatureUSO)}
-	if err := c.configure(l, x.stream.RemoteAddr()); err != nil {
+	if err := c.configure(&l, x.stream.RemoteAddr()); err != nil {
 		return err
 	}
 	c.learn(l)

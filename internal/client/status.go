@@ -19,6 +19,7 @@ import (
 
 	"ferry/internal/carrier/unix"
 	"ferry/internal/identity"
+	"ferry/internal/policy"
 )
 
 // How a client does is asked by an abstract unix socket, which is named after the interface: it belongs to the
@@ -59,23 +60,17 @@ type Status struct {
 	RTT         float64       `json:"rtt,omitempty"` // seconds, as measured last
 
 	// What is on the interface, also while there is no connection.
-	Address netip.Addr     `json:"address,omitzero"`
-	Prefix  netip.Prefix   `json:"prefix,omitzero"`
-	Gateway netip.Addr     `json:"gateway,omitzero"`
-	MTU     int            `json:"mtu,omitempty"`
-	Routes  []netip.Prefix `json:"routes"`
-	Refused []Refused      `json:"refused_routes,omitempty"`
+	Address netip.Addr       `json:"address,omitzero"`
+	Prefix  netip.Prefix     `json:"prefix,omitzero"`
+	Gateway netip.Addr       `json:"gateway,omitzero"`
+	MTU     int              `json:"mtu,omitempty"`
+	Routes  []netip.Prefix   `json:"routes"`
+	Refused []policy.Refusal `json:"refused,omitempty"` // of what the gateway has pushed
 
 	Sent     Traffic           `json:"sent"`
 	Received Traffic           `json:"received"`
 	Drops    map[string]uint64 `json:"drops"`
 	Faults   []Fault           `json:"last_errors"` // the newest one last
-}
-
-// Refused is a route that the gateway has pushed, and why it is not taken.
-type Refused struct {
-	Route  netip.Prefix `json:"route"`
-	Reason string       `json:"reason"`
 }
 
 // Traffic is what passed the tunnel in one direction since the start; a super-packet is one packet.
@@ -127,7 +122,7 @@ func (st *story) note(e Event) {
 	}
 }
 
-func (st *story) setRoutes(taken []netip.Prefix, refused []Refused) {
+func (st *story) setRoutes(taken []netip.Prefix, refused []policy.Refusal) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	st.s.Routes, st.s.Refused = append([]netip.Prefix{}, taken...), refused

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"ferry/internal/identity"
+	"ferry/internal/policy"
 	"ferry/internal/proto"
 	"ferry/internal/router"
 	"ferry/internal/session"
@@ -40,14 +41,15 @@ func answering(t *testing.T, c Config) (*client, string) {
 
 func TestStatus(t *testing.T) {
 	pin := identity.NewKey().Public().Pin()
-	cl, name := answering(t, Config{Gateway: pin, Version: "1.0", Routes: []netip.Prefix{netip.MustParsePrefix("192.168.9.0/24")}})
+	cl, name := answering(t, Config{Gateway: pin, Version: "1.0", Policy: policy.Rules{Routes: []netip.Prefix{netip.MustParsePrefix("192.168.9.0/24")}}})
 	before, err := Ask(t.Context(), name)
 	if err != nil || before.State != EventConnecting || before.Connections != 0 || before.Fingerprint == nil || *before.Fingerprint != pin {
 		t.Errorf("before: %+v, %v", before, err)
 	}
 	lease := netip.MustParsePrefix("10.0.3.7/16")
 	cl.event(Event{Kind: EventConnecting, Server: "tcp://gw:2002"})
-	if err := cl.configure(leaseOf(lease, "192.168.7.0/24", "127.0.0.0/8"), &net.TCPAddr{}); err != nil {
+	offered := leaseOf(lease, "192.168.7.0/24", "127.0.0.0/8")
+	if err := cl.configure(&offered, &net.TCPAddr{}); err != nil {
 		t.Fatal(err)
 	}
 	cl.event(Event{Kind: EventConnected, Server: "192.0.2.1:2002", Address: lease.Addr(), Prefix: lease.Masked(), MTU: 1400, Protocol: "ferry", Secure: true})

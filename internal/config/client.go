@@ -12,6 +12,7 @@ import (
 	"ferry/internal/carrier"
 	"ferry/internal/client"
 	"ferry/internal/identity"
+	"ferry/internal/policy"
 )
 
 // Client has the keys of vpncli as they are written. NewClient makes one.
@@ -29,6 +30,8 @@ type Client struct {
 	DefaultRoute bool     `toml:"default_route"`
 	AllowLAN     bool     `toml:"allow_lan"`
 	AcceptRoutes bool     `toml:"accept_routes"`
+	AcceptDNS    bool     `toml:"accept_dns"`
+	AcceptPrefix []string `toml:"accept_prefix"`
 	Mark         uint32   `toml:"mark"`
 	Table        int      `toml:"table"`
 	Keepalive    string   `toml:"keepalive"`
@@ -44,7 +47,7 @@ type Client struct {
 func NewClient(fs *pflag.FlagSet) *Client {
 	c := &Client{
 		State: client.DefaultStateDir,
-		Port:  client.DefaultPort, TUN: client.DefaultTUN, AllowLAN: true, AcceptRoutes: true,
+		Port:  client.DefaultPort, TUN: client.DefaultTUN, AllowLAN: true, AcceptRoutes: true, AcceptDNS: true,
 		Mark: client.DefaultMark, Table: client.DefaultTable, Keepalive: shortest(client.DefaultKeepalive),
 		RetryMin: shortest(client.DefaultRetryMin), RetryMax: shortest(client.DefaultRetryMax),
 		QueueBytes: client.DefaultQueue,
@@ -64,6 +67,8 @@ func NewClient(fs *pflag.FlagSet) *Client {
 	fs.BoolVar(&c.DefaultRoute, "default-route", false, "route everything into the tunnel but the connection to the gateway")
 	fs.BoolVar(&c.AllowLAN, "allow-lan", c.AllowLAN, "with --default-route: still reach the private networks that this device has an address in,\nand be reached from them (close them, too: --allow-lan=false)")
 	fs.BoolVar(&c.AcceptRoutes, "accept-routes", c.AcceptRoutes, "take the routes that the gateway pushes (refuse them: --accept-routes=false)")
+	fs.BoolVar(&c.AcceptDNS, "accept-dns", c.AcceptDNS, "take the name servers that the gateway pushes: with --default-route for all names, else for the\ndomains that it pushes, if systemd-resolved runs (refuse them: --accept-dns=false)")
+	fs.StringArrayVar(&c.AcceptPrefix, "accept-prefix", nil, "`CIDR` of which the gateway may give an address; repeatable (default: 10.0.0.0/8, 172.16.0.0/12,\n192.168.0.0/16, 100.64.0.0/10, 198.18.0.0/15)")
 	addCommon(fs, &c.Process, "vpncli")
 	return c
 }
@@ -77,22 +82,26 @@ func (k *Client) Load() (client.Config, error) {
 	}
 	wait := between(timeMin, timeMax)
 	c := client.Config{
-		Port:         inRange(s, "port", k.Port, 1, math.MaxUint16),
-		Gateway:      read(s, "gateway", k.Gateway, optional(identity.ParsePin)),
-		Address:      read(s, "address", k.Address, optional(parseAddr)),
-		Name:         read(s, "name", k.Name, optional(identity.ParseName)),
-		TUN:          read(s, "tun", k.TUN, parseInterface),
-		MTU:          k.MTU,
-		Routes:       readList(s, "route", k.Route, parsePrefix),
-		DefaultRoute: k.DefaultRoute,
-		CloseLAN:     !k.AllowLAN,
-		RefuseRoutes: !k.AcceptRoutes,
-		Mark:         k.Mark,
-		Table:        inRange(s, "table", k.Table, 1, 9999),
-		Keepalive:    read(s, "keepalive", k.Keepalive, wait),
-		RetryMin:     read(s, "retry_min", k.RetryMin, wait),
-		RetryMax:     read(s, "retry_max", k.RetryMax, wait),
-		QueueBytes:   inRange(s, "queue_bytes", k.QueueBytes, queueMin, math.MaxInt32),
+		Port:    inRange(s, "port", k.Port, 1, math.MaxUint16),
+		Gateway: read(s, "gateway", k.Gateway, optional(identity.ParsePin)),
+		Address: read(s, "address", k.Address, optional(parseAddr)),
+		Name:    read(s, "name", k.Name, optional(identity.ParseName)),
+		TUN:     read(s, "tun", k.TUN, parseInterface),
+		Policy: policy.Rules{
+			Accept:       readList(s, "accept_prefix", k.AcceptPrefix, parsePrefix),
+			MTU:          k.MTU,
+			Routes:       readList(s, "route", k.Route, parsePrefix),
+			DefaultRoute: k.DefaultRoute,
+			RefuseRoutes: !k.AcceptRoutes,
+			RefuseDNS:    !k.AcceptDNS,
+		},
+		CloseLAN:   !k.AllowLAN,
+		Mark:       k.Mark,
+		Table:      inRange(s, "table", k.Table, 1, 9999),
+		Keepalive:  read(s, "keepalive", k.Keepalive, wait),
+		RetryMin:   read(s, "retry_min", k.RetryMin, wait),
+		RetryMax:   read(s, "retry_max", k.RetryMax, wait),
+		QueueBytes: inRange(s, "queue_bytes", k.QueueBytes, queueMin, math.MaxInt32),
 	}
 	c.Log, _, _ = k.logger(s, os.Stderr)
 	if k.MTU != 0 {

@@ -223,8 +223,8 @@ func TestAcceptRoutes(t *testing.T) {
 		{[]string{write(t, "f", "accept_routes = false"), "--accept-routes"}, false},
 	} {
 		c, err := loadClient(t, append(test.args, "-s", "gw")...)
-		if err != nil || c.RefuseRoutes != test.want {
-			t.Errorf("%q: got %t, %v, want %t", test.args, c.RefuseRoutes, err, test.want)
+		if err != nil || c.Policy.RefuseRoutes != test.want {
+			t.Errorf("%q: got %t, %v, want %t", test.args, c.Policy.RefuseRoutes, err, test.want)
 		}
 	}
 }
@@ -298,6 +298,10 @@ func TestGatewayFaults(t *testing.T) {
 		{"format", "", "--log-format=xml", `--log-format: "xml" is not a format: use text or json`},
 
 		{"push everything", "", "--push-route 0.0.0.0/0", `--push-route: 0.0.0.0/0 is too large for clients to take: they route so much only by --default-route of their own`},
+		{"push a name server", "", "--push-dns 127.0.0.53", `--push-dns: 127.0.0.53 is no address at which clients reach a name server: take one in the tunnel, as the gateway's own`},
+		{"push a domain", "", "--push-dns 10.0.0.1 --push-domains $(touch", `--push-domains: "$(touch" is not a domain name: no client would take it; write it as site.example`},
+		{"push a domain of all", "", "--push-dns 10.0.0.1 --push-domains com", `--push-domains: "com" is a top-level domain: no client would take it; write it as site.example`},
+		{"push domains that nobody knows", "push_domains = ['site.example']", "", `%F:1: push_domains: who knows them? Name a server with push_dns`},
 		{"push the pool", "", "--push-route 10.0.0.0/8", `--push-route: 10.0.0.0/8 overlaps the pool 10.0.0.0/16, which the clients route anyway: leave it out`},
 		{"metrics on a name", "metrics = 'localhost:9102'", "", `%F:1: metrics: "localhost:9102" is not an address with a port: write 127.0.0.1:9102`},
 		{"duration without unit", "idle_timeout = '60'", "", `%F:1: idle_timeout: "60" is not a duration: write a number with a unit, as "60s", "1m30s" or "200ms"`},

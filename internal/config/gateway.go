@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/pflag"
@@ -45,6 +46,8 @@ type Gateway struct {
 	NAT              bool              `toml:"nat"`
 	Isolate          bool              `toml:"isolate"`
 	PushRoute        []string          `toml:"push_route"`
+	PushDNS          []string          `toml:"push_dns"`
+	PushDomains      []string          `toml:"push_domains"`
 	Allow            []string          `toml:"allow"`
 	Deny             []string          `toml:"deny"`
 	LegacySelfAssign bool              `toml:"legacy_self_assign"`
@@ -95,6 +98,8 @@ func NewGateway(fs *pflag.FlagSet) *Gateway {
 	fs.BoolVar(&g.NAT, "nat", false, "masquerade the pool out of this host")
 	fs.BoolVar(&g.Isolate, "isolate", false, "let no packets pass from client to client")
 	fs.StringArrayVar(&g.PushRoute, "push-route", nil, "`CIDR` for the clients to route into the tunnel; repeatable")
+	fs.StringArrayVar(&g.PushDNS, "push-dns", nil, "`address` of a name server for the clients; repeatable")
+	fs.StringArrayVar(&g.PushDomains, "push-domains", nil, "`domain` whose names the pushed name servers know; repeatable (default: clients ask them for all names,\nand take them only if everything goes into their tunnel)")
 	addCommon(fs, &g.Process, "vpnsrv")
 	return g
 }
@@ -139,6 +144,8 @@ func (g *Gateway) load(open open) (settings.Config, error) {
 		NAT:              g.NAT,
 		Isolate:          g.Isolate,
 		PushRoutes:       readList(s, "push_route", g.PushRoute, parsePrefix),
+		PushDNS:          readList(s, "push_dns", g.PushDNS, parseNameServer),
+		PushDomains:      readList(s, "push_domains", g.PushDomains, parseDomain),
 		Allow:            readList(s, "allow", g.Allow, parsePrefix),
 		Deny:             readList(s, "deny", g.Deny, parsePrefix),
 		LegacySelfAssign: g.LegacySelfAssign,
@@ -160,6 +167,7 @@ func (g *Gateway) load(open open) (settings.Config, error) {
 		return settings.Config{}, s.err
 	}
 	checkPushed(s, c.PushRoutes, c.Pool)
+	checkPushedNames(s, c.PushDNS, c.PushDomains)
 	c.PlainPool = plainPool(s, g.PlainPool, c)
 	c.Reserved = reserved(s, g.Reserved, c.PlainPool)
 	c.Sites = sites(s, g.Sites, c.PlainPool)
@@ -267,6 +275,17 @@ func checkPushed(s *source, routes []netip.Prefix, pool netip.Prefix) {
 		case r.Overlaps(pool):
 			s.fail(key, fmt.Errorf("%s overlaps the pool %s, which the clients route anyway: leave it out", r, pool))
 		}
+	}
+}
+
+func checkPushedNames(s *source, servers []netip.Addr, domains []string) {
+	switch {
+	case len(servers) > proto.MaxDNS:
+		s.fail("push_dns", fmt.Errorf("%d name servers: at most %d can be pushed", len(servers), proto.MaxDNS))
+	case len(strings.Join(domains, " ")) > proto.MaxDomains:
+		s.fail("push_domains", fmt.Errorf("longer than %d bytes together: name fewer, or the domain that they are in", proto.MaxDomains))
+	case len(domains) > 0 && len(servers) == 0:
+		s.fail("push_domains", errors.New("who knows them? Name a server with push_dns"))
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"ferry/internal/carrier"
+	"ferry/internal/policy"
 )
 
 var errNoIPv6 = errors.New("IPv6 inside the tunnel is not supported yet: use IPv4")
@@ -103,6 +104,26 @@ func parseListen(s string) (string, error) {
 func parseHostPort(s string) (string, error) {
 	if _, err := netip.ParseAddrPort(s); err != nil {
 		return s, fmt.Errorf("%q is not an address with a port: write 127.0.0.1:9102", s)
+	}
+	return s, nil
+}
+
+// parseNameServer reads the address of a name server for clients.
+func parseNameServer(s string) (netip.Addr, error) {
+	a, err := netip.ParseAddr(s)
+	switch {
+	case err != nil:
+		return a, fmt.Errorf("%q is not an address: write it as 10.0.0.1", s)
+	case policy.NameServer(a, netip.Prefix{}, []netip.Prefix{netip.PrefixFrom(netip.IPv4Unspecified(), 0)}) != "":
+		return a, fmt.Errorf("%s is no address at which clients reach a name server: take one in the tunnel, as the gateway's own", a)
+	}
+	return a, nil
+}
+
+// parseDomain reads a domain for clients to take.
+func parseDomain(s string) (string, error) {
+	if why := policy.Domain(s); why != "" {
+		return s, fmt.Errorf("%q is %s: no client would take it; write it as site.example", s, why)
 	}
 	return s, nil
 }

@@ -298,6 +298,8 @@ func (p *peer) push(lease addrpool.Lease) proto.PushedConfig {
 		Prefix:  netip.PrefixFrom(lease.Addr, p.c.Pool.Bits()),
 		Gateway: p.g.gateway,
 		MTU:     p.c.MTU,
+		DNS:     p.c.PushDNS,
+		Domains: p.c.PushDomains,
 		Routes:  p.c.PushRoutes,
 		Token:   proto.Token(lease.Token),
 		Idle:    p.c.IdleTimeout,

@@ -24,10 +24,16 @@ type PushedConfig struct {
 	Token   Token          // for HelloMessage after a lost connection
 	Idle    time.Duration  // silence after which the gateway drops the client; whole seconds on the wire
 	NextKey [32]byte       // pin of the key that the gateway will have next
+	DNS     []netip.Addr   // name servers; at most MaxDNS are sent
+	Domains []string       // that they know best; none of them contains a space; MaxDomains bytes in all
 }
 
-// MaxRoutes is how many routes one config frame can carry.
-const MaxRoutes = 512
+// What one config frame can carry.
+const (
+	MaxRoutes  = 512
+	MaxDNS     = 8
+	MaxDomains = 1024 // bytes, with a space between two
+)
 
 // HelloMessage is what a client says about itself.
 type HelloMessage struct {
@@ -45,6 +51,8 @@ const (
 	configToken
 	configIdle
 	configNextKey
+	configDNS
+	configDomains
 )
 
 const (
@@ -80,6 +88,16 @@ func AppendConfig(b []byte, c PushedConfig) []byte {
 	if c.NextKey != [32]byte{} {
 		p = appendField(p, configNextKey, c.NextKey[:])
 	}
+	if len(c.DNS) > 0 {
+		var servers []byte
+		for _, a := range c.DNS[:min(len(c.DNS), MaxDNS)] {
+			servers = append(servers, a.AsSlice()...)
+		}
+		p = appendField(p, configDNS, servers)
+	}
+	if domains := strings.Join(c.Domains, " "); domains != "" && len(domains) <= MaxDomains {
+		p = appendField(p, configDomains, []byte(domains))
+	}
 	return appendFrame(b, typeConfig, p)
 }
 
@@ -112,6 +130,13 @@ func ParseConfig(frame []byte) (c PushedConfig, err error) {
 			return ok
 		case configNextKey:
 			return copy(c.NextKey[:], v) == len(c.NextKey) && len(v) == len(c.NextKey)
+		case configDNS:
+			for ; len(v) >= 4; v = v[4:] {
+				c.DNS = append(c.DNS, netip.AddrFrom4([4]byte(v)))
+			}
+			return len(v) == 0
+		case configDomains:
+			c.Domains = strings.Fields(string(v))
 		}
 		return true
 	})

@@ -132,6 +132,8 @@ func checkFields(t *testing.T, kind Kind, b []byte, v map[string]string) []byte 
 			if next := hex.EncodeToString(c.NextKey[:]); v["next-key"] != "" || c.NextKey != [32]byte{} {
 				compare("next-key", next)
 			}
+			compare("dns", strings.Trim(fmt.Sprint(c.DNS), "[]"))
+			compare("domains", strings.Join(c.Domains, " "))
 		}
 		compare("mtu", c.MTU)
 		return AppendConfig(nil, c)

@@ -25,6 +25,8 @@ type Lease struct {
 	Gateway  netip.Addr   // inside the tunnel; invalid: unknown
 	MTU      int          // bytes
 	Routes   []netip.Prefix
+	DNS      []netip.Addr
+	Domains  []string
 	Features proto.Features // what the gateway can receive; 0 for a 2013 server
 	Extended bool           // false for a 2013 server
 	Token    proto.Token    // proves the lease to the gateway later; zero: none
@@ -92,8 +94,8 @@ func (c *Client) Reply(b []byte) (done bool, err error) {
 	return c.done, nil
 }
 
-// Config takes the config frame behind a reply. What was pushed and can not be used is an error;
-// routes are left to the owner, who knows what may be routed.
+// Config takes the config frame behind a reply. What contradicts the reply or itself is an error; what
+// of the rest to believe is left to the owner, who knows what this device may do.
 func (c *Client) Config(frame []byte) (done bool, err error) {
 	p, err := proto.ParseConfig(frame)
 	if err != nil {
@@ -115,13 +117,11 @@ func (c *Client) Config(frame []byte) (done bool, err error) {
 		c.lease.Gateway = p.Gateway
 	}
 	if p.MTU != 0 {
-		// RFC 791: every internet module must be able to forward 68 bytes; 576 is what hosts take.
-		if p.MTU < 576 {
-			return false, fmt.Errorf("%w: MTU %d", ErrAnswer, p.MTU)
-		}
 		c.lease.MTU = p.MTU
 	}
-	c.lease.Routes, c.lease.Token, c.lease.Idle, c.lease.NextKey = p.Routes, p.Token, p.Idle, p.NextKey
+	c.lease.Routes, c.lease.DNS, c.lease.Domains = p.Routes, p.DNS, p.Domains
+	c.lease.Token, c.lease.Idle = p.Token, p.Idle
+	c.lease.NextKey = p.NextKey
 	c.done = true
 	return true, nil
 }

@@ -172,7 +172,6 @@ func TestClientRefusesNonsense(t *testing.T) {
 		"prefix /0":       func(c *proto.PushedConfig) { c.Prefix = netip.MustParsePrefix("10.0.254.254/0") },
 		"prefix /32":      func(c *proto.PushedConfig) { c.Prefix = netip.MustParsePrefix("10.0.254.254/32") },
 		"gateway outside": func(c *proto.PushedConfig) { c.Gateway = netip.MustParseAddr("192.0.2.1") },
-		"MTU 68":          func(c *proto.PushedConfig) { c.MTU = 68 },
 	} {
 		push := pushed
 		change(&push)

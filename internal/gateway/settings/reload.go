@@ -46,6 +46,8 @@ var all = []setting{
 	{"queue_bytes", atOnce, func(c *Config) any { return &c.QueueBytes }},
 	{"queue_total", atOnce, func(c *Config) any { return &c.QueueTotal }},
 	{"log_level", atOnce, func(c *Config) any { return &c.LogLevel }},
+	{"push_dns", atOnce, func(c *Config) any { return &c.PushDNS }},
+	{"push_domains", atOnce, func(c *Config) any { return &c.PushDomains }},
 
 	{"push_route", judged, func(c *Config) any { return &c.PushRoutes }},
 	{"reserved", judged, func(c *Config) any { return &c.Reserved }},

@@ -75,6 +75,11 @@ type Config struct {
 	// PushRoutes are sent to the clients, which route them into the tunnel.
 	PushRoutes []netip.Prefix
 
+	// PushDNS are name servers for the clients, which use them for all names if everything goes into
+	// the tunnel, else for those below PushDomains.
+	PushDNS     []netip.Addr
+	PushDomains []string
+
 	// Allow and Deny say where packets of clients may go besides other clients and the gateway's
 	// own pool address; the longest prefix wins. Denied unless named: loopback, link-local,
 	// multicast, reserved ranges and the other addresses of the gateway's own host.
