@@ -36,7 +36,8 @@ var arrows = map[string][]string{
 	"internal/api":              {"internal/carrier", "internal/carrier/unix", "internal/durable"},
 	"internal/metrics":          {"internal/api"},
 	"internal/peerstore":        {"internal/durable", "internal/identity", "internal/proto"},
-	"internal/hostnet":          {},
+	"internal/hostdns":          {},
+	"internal/hostnet":          {"internal/hostdns"},
 	"internal/policy":           {},
 	"internal/tun":              {"internal/packet", "internal/proto"},
 	"internal/exit":             {"internal/hostnet", "internal/proto", "internal/router", "internal/tun"},
@@ -50,7 +51,7 @@ var arrows = map[string][]string{
 	},
 	"internal/client": {
 		"internal/carrier", "internal/carrier/tcp", "internal/carrier/tls", "internal/carrier/unix", "internal/carrier/vsock",
-		"internal/durable", "internal/exit", "internal/hostnet", "internal/identity", "internal/keepalive", "internal/policy",
+		"internal/durable", "internal/exit", "internal/hostdns", "internal/hostnet", "internal/identity", "internal/keepalive", "internal/policy",
 		"internal/proto", "internal/router", "internal/session",
 	},
 	"internal/config":      {"internal/admission", "internal/carrier", "internal/client", "internal/gateway/settings", "internal/identity", "internal/policy", "internal/proto"},
@@ -76,6 +77,7 @@ var impure = []string{"net", "os", "io", "log", "log/slog", "sync", "context", "
 var sole = map[string]string{
 	"github.com/vishvananda/netlink": "internal/hostnet",
 	"github.com/google/nftables":     "internal/hostnet",
+	"github.com/godbus/dbus/v5":      "internal/hostdns",
 	"golang.zx2c4.com/wireguard/tun": "internal/tun",
 	"github.com/mdlayher/vsock":      "internal/carrier/vsock",
 	"github.com/gaissmai/bart":       "internal/router",

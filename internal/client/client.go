@@ -29,6 +29,7 @@ import (
 	"ferry/internal/carrier"
 	"ferry/internal/durable"
 	"ferry/internal/exit"
+	"ferry/internal/hostdns"
 	"ferry/internal/hostnet"
 	"ferry/internal/policy"
 	"ferry/internal/proto"
@@ -82,6 +83,7 @@ type client struct {
 // host. It returns nil after such a clean stop, and an error when connecting again has no point.
 func Run(ctx context.Context, c Config, host Host) (err error) {
 	c.setDefaults()
+	c.Policy.Split = hostdns.CanSplit()
 	servers, err := endpoints(c.Servers, c.Port)
 	if err != nil {
 		return err
@@ -220,7 +222,7 @@ func (c *client) configure(l *session.Lease, server net.Addr) error {
 	}
 	c.tellRefused(v.Refused)
 	l.MTU = v.MTU
-	s.MTU, s.Routes = v.MTU, v.Routes
+	s.MTU, s.Routes, s.DNS, s.Domains = v.MTU, v.Routes, v.DNS, v.Domains
 	if err := c.exit.Apply(s); err != nil {
 		return fmt.Errorf("%w: %w", errInterface, err)
 	}

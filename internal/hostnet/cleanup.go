@@ -8,6 +8,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"ferry/internal/hostdns"
 )
 
 // CleanUp takes back what killed processes left in this network namespace: everything of ours
@@ -30,6 +32,7 @@ func CleanUp(name string, log *slog.Logger) error {
 			alive[a.Index], names[a.Name] = true, true
 		}
 	}
+	hostdns.CleanUp(name, log)
 	return advise(errors.Join(cleanRouting(alive, log), cleanTables(names, log)))
 }
 

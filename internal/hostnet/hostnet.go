@@ -57,6 +57,8 @@ import (
 	"sync"
 
 	"golang.org/x/sys/unix"
+
+	"ferry/internal/hostdns"
 )
 
 // ErrNoLink is in the error of Apply when the link does not exist in this network namespace.
@@ -81,6 +83,11 @@ type State struct {
 	// without them it is left out, and the log says so.
 	Guard bool
 
+	// DNS are name servers that are asked through the tunnel: in a full tunnel for all names, else for
+	// those in Domains. Package hostdns says how; the tunnel works without.
+	DNS     []netip.Addr
+	Domains []string
+
 	// Masquerade gives packets from Addr's prefix the address of the interface they leave by,
 	// clamps the MSS of TCP to the path, and turns on net.ipv4.ip_forward.
 	Masquerade bool
@@ -101,6 +108,7 @@ type Outer struct {
 type Link struct {
 	name string
 	log  *slog.Logger
+	dns  *hostdns.Link
 
 	// mu is held over netlink calls, on purpose: Watch must not see a half-applied state.
 	mu     sync.Mutex
@@ -126,7 +134,7 @@ func New(name string, log *slog.Logger) *Link {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	return &Link{name: name, log: log}
+	return &Link{name: name, log: log, dns: hostdns.New(name, log)}
 }
 
 // Apply makes s true. It changes only what differs, and adds before it deletes, so that it is
@@ -145,6 +153,9 @@ func (l *Link) Apply(s State) error {
 	if again && err == nil {
 		// Deleting the old address of a link may have taken the new one with it, and its routes.
 		_, err = l.apply(p)
+	}
+	if err == nil {
+		l.dns.Apply(l.made.index, p.dns)
 	}
 	return advise(err)
 }
@@ -211,6 +222,7 @@ func (l *Link) Close() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.want, l.seen = nil, sight{}
+	l.dns.Close()
 	dev, err := findDevice(l.name)
 	if err != nil || dev.index != l.made.index {
 		l.made = onLink{}

@@ -7,6 +7,8 @@ import (
 	"slices"
 
 	"golang.org/x/sys/unix"
+
+	"ferry/internal/hostdns"
 )
 
 // Numbers by which others can tell what is ours.
@@ -39,6 +41,7 @@ type plan struct {
 	rules      []rule
 	localNets  bool // copy those of other links into the table
 	nft        nftPlan
+	dns        hostdns.State
 }
 
 // A route is one of ours. Two routes with the same key cannot both exist.
@@ -69,6 +72,7 @@ func (s State) plan() (*plan, error) {
 		return nil, fmt.Errorf("address %s: not an IPv4 address with a prefix length", s.Addr)
 	}
 	p := &plan{addr: s.Addr, mtu: s.MTU, txQueueLen: s.TxQueueLen}
+	p.dns = hostdns.State{Servers: s.DNS, Domains: s.Domains, All: slices.Contains(s.Routes, everything4)}
 	if s.Masquerade {
 		p.nft.nat = s.Addr.Masked()
 	}
