@@ -74,8 +74,10 @@ type client struct {
 	exit    Exit
 	uplink  *router.Uplink
 	total   router.Counters
-	last    session.Lease    // of the last connection that had one
-	refused []policy.Refusal // what was not taken of it
+	last    session.Lease                   // of the last connection that had one
+	refused []policy.Refusal                // what was not taken of it
+	state   hostnet.State                   // of the host, as last applied
+	found   map[carrier.Endpoint]netip.Addr // where servers were when last connected to
 	story   *story
 }
 
@@ -127,7 +129,8 @@ func dialer(o carrier.Opener) func(context.Context, carrier.Endpoint) (net.Conn,
 }
 
 func run(ctx context.Context, c Config, servers []carrier.Endpoint, dial func(context.Context, carrier.Endpoint) (net.Conn, error), e Exit, asked net.Listener, keep files) error {
-	cl := &client{c: c, log: c.Log, servers: servers, dial: dial, exit: e, uplink: router.NewUplink(e.Port()), story: newStory(&c, e.Name()), keep: keep}
+	cl := &client{c: c, log: c.Log, servers: servers, dial: dial, exit: e, uplink: router.NewUplink(e.Port()), story: newStory(&c, e.Name()), keep: keep,
+		found: make(map[carrier.Endpoint]netip.Addr)}
 	if !c.Key.IsZero() {
 		cl.trust(c.Gateway, c.Next)
 	}
@@ -227,6 +230,7 @@ func (c *client) configure(l *session.Lease, server net.Addr) error {
 		return fmt.Errorf("%w: %w", errInterface, err)
 	}
 	c.story.setRoutes(s.Routes, v.Refused)
+	c.state = s
 	return nil
 }
 

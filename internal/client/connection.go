@@ -77,6 +77,9 @@ func (c *client) connect(ctx context.Context, server carrier.Endpoint) error {
 	if err != nil {
 		return err
 	}
+	if tcp, ok := s.RemoteAddr().(*net.TCPAddr); ok {
+		c.found[server] = tcp.AddrPort().Addr().Unmap()
+	}
 	x := newConnection(c, s)
 	stop := context.AfterFunc(ctx, func() { x.end(ctx.Err()) })
 	defer stop()
@@ -102,7 +105,7 @@ func (c *client) connect(ctx context.Context, server carrier.Endpoint) error {
 
 // reach dials a server, and makes sure that it is the gateway if it is known by what to tell.
 func (c *client) reach(ctx context.Context, server carrier.Endpoint) (*carrier.Stream, error) {
-	conn, err := c.dial(ctx, server)
+	conn, err := c.seek(ctx, server)
 	if err != nil {
 		return nil, err
 	}
@@ -110,6 +113,23 @@ func (c *client) reach(ctx context.Context, server carrier.Endpoint) (*carrier.S
 		return carrier.NewStream(conn), nil
 	}
 	return shakeHands(ctx, conn, c.tls)
+}
+
+// seek dials a server. While the gateway's own name servers are in place nobody can tell where it is:
+// then it is sought where it was, and if it has moved, the name servers from before are asked.
+func (c *client) seek(ctx context.Context, server carrier.Endpoint) (net.Conn, error) {
+	if last, ok := c.found[server]; ok && len(c.state.DNS) > 0 {
+		there := server
+		there.Host = last.String()
+		if conn, err := c.dial(ctx, there); err == nil || ctx.Err() != nil || there.Host == server.Host {
+			return conn, err
+		}
+		c.state.DNS, c.state.Domains = nil, nil
+		if err := c.exit.Apply(c.state); err != nil {
+			return nil, fmt.Errorf("%w: %w", errInterface, err)
+		}
+	}
+	return c.dial(ctx, server)
 }
 
 // shakeHands speaks TLS on a connection; when that fails the connection is closed.
