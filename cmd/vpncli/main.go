@@ -66,7 +66,7 @@ func connect(ctx context.Context, keys *config.Client, lines bool) error {
 	}
 	host, err := cli.StartHost(netadmin.Rules{
 		Program: "vpncli", TUN: c.TUN, MTU: cmp.Or(c.Policy.MTU, client.DefaultMTU), Mark: c.Mark, Connect: sockets(c),
-		Read: joined, Write: joined,
+		Read: joined, Write: joined, DNS: !c.Policy.RefuseDNS,
 	}, keys.Process, confine.Rules{
 		Read:     []string{"/etc"}, // resolv.conf and hosts, which other programs replace
 		Families: []int{unix.AF_INET, unix.AF_INET6, unix.AF_VSOCK, unix.AF_NETLINK},

@@ -27,7 +27,7 @@ var calls = []int{
 	unix.SYS_CLOSE, unix.SYS_FCNTL, unix.SYS_DUP3, unix.SYS_PIPE2, unix.SYS_PREAD64, unix.SYS_PWRITE64, unix.SYS_LSEEK,
 	unix.SYS_OPENAT, unix.SYS_OPENAT2, unix.SYS_FSTAT, sysFstatat, unix.SYS_STATX, unix.SYS_FACCESSAT, unix.SYS_FACCESSAT2,
 	unix.SYS_READLINKAT, unix.SYS_GETDENTS64, unix.SYS_UNLINKAT, unix.SYS_MKDIRAT, sysRenameat, unix.SYS_RENAMEAT2,
-	unix.SYS_LINKAT, unix.SYS_FSYNC, unix.SYS_FDATASYNC, unix.SYS_FTRUNCATE, unix.SYS_FCHMOD, unix.SYS_FCHMODAT,
+	unix.SYS_LINKAT, unix.SYS_SYMLINKAT, unix.SYS_FSYNC, unix.SYS_FDATASYNC, unix.SYS_FTRUNCATE, unix.SYS_FCHMOD, unix.SYS_FCHMODAT,
 	unix.SYS_FLOCK, unix.SYS_GETCWD,
 	// who and where this is
 	unix.SYS_GETUID, unix.SYS_GETEUID, unix.SYS_GETGID, unix.SYS_GETEGID, unix.SYS_UNAME, unix.SYS_SYSINFO, unix.SYS_PRLIMIT64,

@@ -131,6 +131,8 @@ func (a *admin) apply(s *hostnet.State) error {
 		return errNoTUN
 	case s.Outer.Mark != a.rules.Mark:
 		return fmt.Errorf("mark %d is not that of this client, %d", s.Outer.Mark, a.rules.Mark)
+	case !a.rules.DNS && len(s.DNS) > 0:
+		return errors.New("this client does not set name servers")
 	}
 	a.full = a.full || s.Full()
 	return a.link.Apply(*s)

@@ -80,6 +80,10 @@ func confineSelf(r Rules, log *slog.Logger) error {
 	for _, path := range slices.Concat(r.Write, r.Remove) {
 		rules.Write = append(rules.Write, filepath.Dir(path))
 	}
+	if r.DNS { // see package hostdns
+		rules.Write = append(rules.Write, "/etc")
+		rules.Read = append(rules.Read, "/run", "/proc/sys/kernel/random/boot_id")
+	}
 	if len(r.Connect) > 0 { // a hypervisor's socket may belong to anybody
 		rules.Capabilities = append(rules.Capabilities, unix.CAP_DAC_OVERRIDE)
 	}

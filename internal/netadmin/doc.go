@@ -31,6 +31,7 @@ type Rules struct {
 	Remove    []string // paths of unix sockets that are removed at the end, if nobody listens there
 	Read      []string // paths of files that may be read
 	Write     []string // paths of files that may be replaced
+	DNS       bool     // name servers may be set
 	LogFormat string
 	LogLevel  string
 }

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"golang.org/x/net/dns/dnsmessage"
 
@@ -85,11 +86,16 @@ func TestDNSOfTheGatewayIsGone(t *testing.T) {
 	if b, err := os.ReadFile(file); err != nil || !strings.Contains(string(b), "nameserver 10.0.0.53\n") {
 		t.Errorf("resolv.conf: %q, %v", b, err)
 	}
+	away := func(since time.Time) { // for longer than Go's resolver goes by what it has read of resolv.conf
+		until(t, patience, "resolv.conf is read anew", func() bool { return time.Since(since) > 6*time.Second })
+	}
 	n.srv.Kill()
+	away(time.Now())
 	n.startGateway(n.args...)
 	one.event(client.EventConnected, 1)
 	stop(t, n.srv)
 	where.Store(&second)
+	away(time.Now())
 	n.startGateway(listen(gatewayC2)...)
 	if e := one.event(client.EventConnected, 2); e.Server != gatewayC2+":2002" {
 		t.Errorf("connected to %s", e.Server)
