@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"io"
 
-	"github.com/spf13/cobra"
+	"ferry/internal/cmdline"
 
 	"ferry/internal/carrier"
 	"ferry/internal/cli"
@@ -16,8 +16,8 @@ import (
 	"ferry/internal/netadmin"
 )
 
-func joinCommand() *cobra.Command {
-	cmd := &cobra.Command{
+func joinCommand() *cmdline.Command {
+	cmd := &cmdline.Command{
 		Use:   "join STRING",
 		Short: "Join a gateway with the string that 'vpnsrv invite' printed",
 		Long: `join makes this device's key, checks that the gateway is the one of the invitation, and makes the
@@ -27,7 +27,7 @@ the string it is read from stdin, where other users of this device do not see it
 	}
 	state := cmd.Flags().String("state", client.DefaultStateDir, "`directory` for this device's key and what it knows of its gateway")
 	mark := cmd.Flags().Uint32("mark", 0, "firewall `mark` of the connection; it needs CAP_NET_ADMIN (default: none)")
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+	cmd.RunE = func(cmd *cmdline.Command, args []string) error {
 		text := args[0]
 		if text == "-" {
 			line, err := bufio.NewReader(cmd.InOrStdin()).ReadString('\n')
@@ -67,14 +67,14 @@ Connect:    vpncli%s
 	return cmd
 }
 
-func keyCommand() *cobra.Command {
-	cmd := &cobra.Command{
+func keyCommand() *cmdline.Command {
+	cmd := &cmdline.Command{
 		Use:   "key",
 		Short: "Print this device's public key, for 'vpnsrv peer add'; make it if there is none",
 		Args:  cli.Args(),
 	}
 	state := cmd.Flags().String("state", client.DefaultStateDir, "`directory` with the key")
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+	cmd.RunE = func(cmd *cmdline.Command, _ []string) error {
 		key, err := client.DeviceKey(*state)
 		if err != nil {
 			return err

@@ -7,7 +7,7 @@ import (
 	"errors"
 	"os"
 
-	"github.com/spf13/cobra"
+	"ferry/internal/cmdline"
 	"golang.org/x/sys/unix"
 
 	"ferry/internal/carrier"
@@ -23,8 +23,8 @@ var version = "devel"
 
 func main() { cli.Main(command, version) }
 
-func command() *cobra.Command {
-	cmd := &cobra.Command{
+func command() *cmdline.Command {
+	cmd := &cmdline.Command{
 		Use:   "vpncli -s SERVER",
 		Short: "Client of the Ferry VPN",
 		Long: `vpncli connects this device to a gateway (vpnsrv) through a TUN interface, and connects again
@@ -40,7 +40,7 @@ the network of this device; SIGUSR1 logs its counters.`,
 	}
 	lines := cmd.Flags().Bool("json", false, "print each event as a line of JSON on stdout")
 	keys := config.NewClient(cmd.Flags())
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return connect(cmd.Context(), keys, *lines) }
+	cmd.RunE = func(cmd *cmdline.Command, _ []string) error { return connect(cmd.Context(), keys, *lines) }
 	cmd.AddCommand(joinCommand(), keyCommand(), statusCommand())
 	cli.CompleteURL(cmd, "server", "tcp://", "vsock://2:", "unix://")
 	return cmd

@@ -5,24 +5,24 @@ import (
 	"io"
 	"time"
 
-	"github.com/spf13/cobra"
+	"ferry/internal/cmdline"
 
 	"ferry/internal/cli"
 	"ferry/internal/client"
 )
 
-func statusCommand() *cobra.Command {
-	cmd := &cobra.Command{
+func statusCommand() *cmdline.Command {
+	cmd := &cmdline.Command{
 		Use:   "status",
 		Short: "Show how the vpncli that runs here does",
 		Args:  cli.Args(),
 	}
 	lines := cmd.Flags().Bool("json", false, "print JSON")
 	tun := cmd.Flags().String("tun", "", "`name` of its interface (default: the only one that there is, or "+client.DefaultTUN+")")
-	_ = cmd.RegisterFlagCompletionFunc("tun", func(*cobra.Command, []string, string) ([]cobra.Completion, cobra.ShellCompDirective) {
-		return client.Running(), cobra.ShellCompDirectiveNoFileComp
+	_ = cmd.RegisterFlagCompletionFunc("tun", func(*cmdline.Command, []string, string) ([]cmdline.Completion, cmdline.ShellCompDirective) {
+		return client.Running(), cmdline.ShellCompDirectiveNoFileComp
 	})
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+	cmd.RunE = func(cmd *cmdline.Command, _ []string) error {
 		name := *tun
 		if name == "" {
 			name = client.DefaultTUN

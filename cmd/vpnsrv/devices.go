@@ -8,8 +8,8 @@ import (
 	"strings"
 	"time"
 
+	"ferry/internal/cmdline"
 	"github.com/mdp/qrterminal/v3"
-	"github.com/spf13/cobra"
 
 	"ferry/internal/api"
 	"ferry/internal/cli"
@@ -18,14 +18,14 @@ import (
 )
 
 // ask adds --state to a command that asks a running gateway.
-func ask(cmd *cobra.Command) *string {
+func ask(cmd *cmdline.Command) *string {
 	return cmd.Flags().String("state", settings.DefaultStateDir, "state `directory` of the gateway")
 }
 
 // of are the addresses and networks of a device.
 type of struct{ addrs, routes []string }
 
-func (o *of) flags(cmd *cobra.Command) {
+func (o *of) flags(cmd *cmdline.Command) {
 	cmd.Flags().StringArrayVar(&o.addrs, "ip", nil, "`address` of the device; repeatable, one connection at a time for each (default: one is chosen)")
 	cmd.Flags().StringArrayVar(&o.routes, "route", nil, "`CIDR` of a network behind the device; repeatable")
 }
@@ -48,12 +48,12 @@ func (o *of) parse() (addrs []netip.Addr, routes []netip.Prefix, err error) {
 	return addrs, routes, nil
 }
 
-func inviteCommand() *cobra.Command {
+func inviteCommand() *cmdline.Command {
 	var o of
 	var ttl time.Duration
 	var qr bool
 	var servers []string
-	cmd := &cobra.Command{
+	cmd := &cmdline.Command{
 		Use:   "invite NAME",
 		Short: "Print a string with which one device can join",
 		Long: `invite prints one string: where this gateway is, the hash of its key, and a secret that opens once.
@@ -65,7 +65,7 @@ On the device: vpncli join STRING. Whoever has the string can join in the device
 	cmd.Flags().BoolVar(&qr, "qr", false, "print it as a QR code, too")
 	cmd.Flags().StringArrayVar(&servers, "server", nil, "`URL` by which the device finds this gateway; repeatable (default: 'public' of the configuration)")
 	state := ask(cmd)
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+	cmd.RunE = func(cmd *cmdline.Command, args []string) error {
 		addrs, routes, err := o.parse()
 		if err != nil {
 			return err
@@ -90,11 +90,11 @@ On the device: vpncli join STRING. Whoever has the string can join in the device
 	return cmd
 }
 
-func peerCommand() *cobra.Command {
-	cmd := &cobra.Command{
+func peerCommand() *cmdline.Command {
+	cmd := &cmdline.Command{
 		Use:   "peer",
 		Short: "Add, list, disable and remove devices",
-		RunE: func(*cobra.Command, []string) error {
+		RunE: func(*cmdline.Command, []string) error {
 			return &config.UsageError{Err: errors.New("say what to do: vpnsrv peer add, list, disable, enable or rm")}
 		},
 	}
@@ -102,15 +102,15 @@ func peerCommand() *cobra.Command {
 	return cmd
 }
 
-func peerAdd() *cobra.Command {
+func peerAdd() *cmdline.Command {
 	var o of
-	cmd := &cobra.Command{
+	cmd := &cmdline.Command{
 		Use: "add NAME KEY", Short: "Let the device with a key connect ('vpncli key' prints it)",
 		Args: cli.Args("NAME", "KEY"),
 	}
 	o.flags(cmd)
 	state := ask(cmd)
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+	cmd.RunE = func(cmd *cmdline.Command, args []string) error {
 		addrs, routes, err := o.parse()
 		if err != nil {
 			return err
@@ -125,9 +125,9 @@ func peerAdd() *cobra.Command {
 	return cmd
 }
 
-func peerList() *cobra.Command {
+func peerList() *cmdline.Command {
 	return show("list", "List devices and open invitations",
-		func(c *api.Client, cmd *cobra.Command) (api.Peers, error) { return c.Peers(cmd.Context()) }, printPeers)
+		func(c *api.Client, cmd *cmdline.Command) (api.Peers, error) { return c.Peers(cmd.Context()) }, printPeers)
 }
 
 func printPeers(w io.Writer, all api.Peers) error {
@@ -155,26 +155,26 @@ func stateOf(p api.Peer) any {
 	return "away"
 }
 
-func peerRemove() *cobra.Command {
-	cmd := &cobra.Command{Use: "rm NAME", Short: "Remove a device and end its connections, or withdraw an invitation", Args: cli.Args("NAME")}
+func peerRemove() *cmdline.Command {
+	cmd := &cmdline.Command{Use: "rm NAME", Short: "Remove a device and end its connections, or withdraw an invitation", Args: cli.Args("NAME")}
 	state := ask(cmd)
 	cmd.ValidArgsFunction = peerNames(state)
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+	cmd.RunE = func(cmd *cmdline.Command, args []string) error {
 		_, err := api.NewClient(*state).RemovePeer(cmd.Context(), args[0])
 		return err
 	}
 	return cmd
 }
 
-func peerDisable(word string, disabled bool) *cobra.Command {
+func peerDisable(word string, disabled bool) *cmdline.Command {
 	short := "Let a disabled device connect again"
 	if disabled {
 		short = "Keep a device from connecting, and end its connections"
 	}
-	cmd := &cobra.Command{Use: word + " NAME", Short: short, Args: cli.Args("NAME")}
+	cmd := &cmdline.Command{Use: word + " NAME", Short: short, Args: cli.Args("NAME")}
 	state := ask(cmd)
 	cmd.ValidArgsFunction = peerNames(state)
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+	cmd.RunE = func(cmd *cmdline.Command, args []string) error {
 		_, err := api.NewClient(*state).ChangePeer(cmd.Context(), args[0], api.Change{Disabled: &disabled})
 		return err
 	}
@@ -182,9 +182,9 @@ func peerDisable(word string, disabled bool) *cobra.Command {
 }
 
 // peerNames completes the name of a device.
-func peerNames(state *string) cobra.CompletionFunc {
-	return func(cmd *cobra.Command, args []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
-		var names []cobra.Completion
+func peerNames(state *string) cmdline.CompletionFunc {
+	return func(cmd *cmdline.Command, args []string, _ string) ([]cmdline.Completion, cmdline.ShellCompDirective) {
+		var names []cmdline.Completion
 		if all, err := api.NewClient(*state).Peers(cmd.Context()); err == nil && len(args) == 0 {
 			for _, p := range all.Peers {
 				names = append(names, p.Name)
@@ -193,6 +193,6 @@ func peerNames(state *string) cobra.CompletionFunc {
 				names = append(names, i.Name)
 			}
 		}
-		return names, cobra.ShellCompDirectiveNoFileComp
+		return names, cmdline.ShellCompDirectiveNoFileComp
 	}
 }

@@ -9,7 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/spf13/cobra"
+	"ferry/internal/cmdline"
 
 	"ferry/internal/carrier"
 	"ferry/internal/cli"
@@ -19,16 +19,16 @@ import (
 	"ferry/internal/identity"
 )
 
-func initCommand() *cobra.Command {
+func initCommand() *cmdline.Command {
 	var state, file string
 	var public []string
-	cmd := &cobra.Command{
+	cmd := &cmdline.Command{
 		Use:   "init",
 		Short: "Make the gateway's key, and a configuration that wants one of every client",
 		Long: `init makes the gateway's key and a configuration in which the network listeners let in devices
 that are known by their keys, and nobody else. It changes nothing that is there already.`,
 		Args: cli.Args(),
-		RunE: func(cmd *cobra.Command, _ []string) error {
+		RunE: func(cmd *cmdline.Command, _ []string) error {
 			return initialise(cmd.OutOrStdout(), state, file, public)
 		},
 	}

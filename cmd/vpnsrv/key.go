@@ -7,7 +7,7 @@ import (
 	"os"
 	"path/filepath"
 
-	"github.com/spf13/cobra"
+	"ferry/internal/cmdline"
 
 	"ferry/internal/cli"
 	"ferry/internal/config"
@@ -20,11 +20,11 @@ import (
 //
 //	next    FILE.next is made, and announced
 //	switch  FILE -> FILE.old, FILE.next -> FILE; with the next start
-func keyCommand() *cobra.Command {
-	cmd := &cobra.Command{
+func keyCommand() *cmdline.Command {
+	cmd := &cmdline.Command{
 		Use:   "key",
 		Short: "Show the gateway's key, or replace it",
-		RunE: func(*cobra.Command, []string) error {
+		RunE: func(*cmdline.Command, []string) error {
 			return &config.UsageError{Err: errors.New("say what to do: vpnsrv key show, next or switch")}
 		},
 	}
@@ -35,14 +35,14 @@ func keyCommand() *cobra.Command {
 	return cmd
 }
 
-func keyStep(use, short string, do func(cmd *cobra.Command, path string) error) *cobra.Command {
-	cmd := &cobra.Command{Use: use, Short: short, Args: cli.Args()}
+func keyStep(use, short string, do func(cmd *cmdline.Command, path string) error) *cmdline.Command {
+	cmd := &cmdline.Command{Use: use, Short: short, Args: cli.Args()}
 	path := cmd.Flags().String("key", filepath.Join(settings.DefaultStateDir, "gateway.key"), "`file` with the gateway's key")
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return do(cmd, *path) }
+	cmd.RunE = func(cmd *cmdline.Command, _ []string) error { return do(cmd, *path) }
 	return cmd
 }
 
-func showKeys(cmd *cobra.Command, path string) error {
+func showKeys(cmd *cmdline.Command, path string) error {
 	for _, suffix := range []string{"", settings.NextKeySuffix, settings.OldKeySuffix} {
 		k, err := identity.LoadKey(path + suffix)
 		if errors.Is(err, fs.ErrNotExist) && suffix != "" {
@@ -56,7 +56,7 @@ func showKeys(cmd *cobra.Command, path string) error {
 	return nil
 }
 
-func nextKey(cmd *cobra.Command, path string) error {
+func nextKey(cmd *cmdline.Command, path string) error {
 	if _, err := identity.LoadKey(path); err != nil {
 		return err
 	}
@@ -78,7 +78,7 @@ When all have:              vpnsrv key switch
 	return nil
 }
 
-func switchKey(cmd *cobra.Command, path string) error {
+func switchKey(cmd *cmdline.Command, path string) error {
 	next, err := identity.LoadKey(path + settings.NextKeySuffix)
 	if errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("there is no next key: 'vpnsrv key next' makes one: %w", err)

@@ -7,7 +7,7 @@ import (
 	"errors"
 	"path/filepath"
 
-	"github.com/spf13/cobra"
+	"ferry/internal/cmdline"
 	"golang.org/x/sys/unix"
 
 	"ferry/internal/carrier"
@@ -23,8 +23,8 @@ var version = "devel"
 
 func main() { cli.Main(command, version) }
 
-func command() *cobra.Command {
-	cmd := &cobra.Command{
+func command() *cmdline.Command {
+	cmd := &cmdline.Command{
 		Use:   "vpnsrv",
 		Short: "Gateway of the Ferry VPN",
 		Long: `vpnsrv gives clients (vpncli) addresses and switches IP packets among them and to this host.
@@ -40,7 +40,7 @@ SIGTERM and SIGINT stop it, SIGHUP applies its configuration anew, SIGUSR1 logs 
 	}
 	keys := config.NewGateway(cmd.Flags())
 	check := cmd.Flags().Bool("check", false, "check the configuration, and start nothing")
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+	cmd.RunE = func(cmd *cmdline.Command, _ []string) error {
 		c, err := keys.Load()
 		switch {
 		case err != nil:

@@ -5,14 +5,14 @@ import (
 	"fmt"
 	"strings"
 
-	"github.com/spf13/cobra"
+	"ferry/internal/cmdline"
 
 	"ferry/internal/api"
 	"ferry/internal/cli"
 )
 
-func reloadCommand() *cobra.Command {
-	cmd := &cobra.Command{
+func reloadCommand() *cmdline.Command {
+	cmd := &cmdline.Command{
 		Use:   "reload",
 		Short: "Let the gateway apply its configuration file anew, without dropping a connection",
 		Long: `reload makes the running gateway read its configuration file again, with the flags that it was started
@@ -22,7 +22,7 @@ changes nothing. SIGHUP does the same, and the log says what came of it.`,
 	}
 	lines := cmd.Flags().Bool("json", false, "print JSON")
 	state := ask(cmd)
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+	cmd.RunE = func(cmd *cmdline.Command, _ []string) error {
 		done, err := api.NewClient(*state).Reload(cmd.Context())
 		if err != nil {
 			return err

@@ -7,7 +7,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/spf13/cobra"
+	"ferry/internal/cmdline"
 
 	"ferry/internal/api"
 	"ferry/internal/cli"
@@ -15,11 +15,11 @@ import (
 )
 
 // show makes a command that asks the gateway for something, and prints that as a table or as JSON.
-func show[T any](use, short string, get func(*api.Client, *cobra.Command) (T, error), print func(io.Writer, T) error) *cobra.Command {
-	cmd := &cobra.Command{Use: use, Short: short, Args: cli.Args()}
+func show[T any](use, short string, get func(*api.Client, *cmdline.Command) (T, error), print func(io.Writer, T) error) *cmdline.Command {
+	cmd := &cmdline.Command{Use: use, Short: short, Args: cli.Args()}
 	lines := cmd.Flags().Bool("json", false, "print JSON")
 	state := ask(cmd)
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+	cmd.RunE = func(cmd *cmdline.Command, _ []string) error {
 		got, err := get(api.NewClient(*state), cmd)
 		switch {
 		case err != nil:
@@ -32,9 +32,9 @@ func show[T any](use, short string, get func(*api.Client, *cobra.Command) (T, er
 	return cmd
 }
 
-func statusCommand() *cobra.Command {
+func statusCommand() *cmdline.Command {
 	return show("status", "Show how the gateway does",
-		func(c *api.Client, cmd *cobra.Command) (api.Status, error) { return c.Status(cmd.Context()) }, printStatus)
+		func(c *api.Client, cmd *cmdline.Command) (api.Status, error) { return c.Status(cmd.Context()) }, printStatus)
 }
 
 func printStatus(w io.Writer, s api.Status) error {
@@ -72,9 +72,9 @@ func printStatus(w io.Writer, s api.Status) error {
 	return f.Write(w)
 }
 
-func sessionsCommand() *cobra.Command {
+func sessionsCommand() *cmdline.Command {
 	return show("sessions", "List the connections",
-		func(c *api.Client, cmd *cobra.Command) ([]api.Session, error) { return c.Sessions(cmd.Context()) }, printSessions)
+		func(c *api.Client, cmd *cmdline.Command) ([]api.Session, error) { return c.Sessions(cmd.Context()) }, printSessions)
 }
 
 func printSessions(w io.Writer, all []api.Session) error {
@@ -92,9 +92,9 @@ func printSessions(w io.Writer, all []api.Session) error {
 	return cli.Table(w, []string{"ID", "NAME", "ADDRESS", "FROM", "KEY", "SINCE", "RECEIVED", "SENT", "DROPPED"}, rows)
 }
 
-func leasesCommand() *cobra.Command {
+func leasesCommand() *cmdline.Command {
 	return show("leases", "List the addresses of clients without a key",
-		func(c *api.Client, cmd *cobra.Command) ([]api.Lease, error) { return c.Leases(cmd.Context()) }, printLeases)
+		func(c *api.Client, cmd *cmdline.Command) ([]api.Lease, error) { return c.Leases(cmd.Context()) }, printLeases)
 }
 
 func printLeases(w io.Writer, all []api.Lease) error {
@@ -109,19 +109,19 @@ func printLeases(w io.Writer, all []api.Lease) error {
 	return cli.Table(w, []string{"ADDRESS", "NAME", "STATE", "SESSION"}, rows)
 }
 
-func kickCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "kick ID", Short: "End a connection ('vpnsrv sessions' lists them)", Args: cli.Args("ID")}
+func kickCommand() *cmdline.Command {
+	cmd := &cmdline.Command{Use: "kick ID", Short: "End a connection ('vpnsrv sessions' lists them)", Args: cli.Args("ID")}
 	state := ask(cmd)
-	cmd.ValidArgsFunction = func(cmd *cobra.Command, args []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
-		var ids []cobra.Completion
+	cmd.ValidArgsFunction = func(cmd *cmdline.Command, args []string, _ string) ([]cmdline.Completion, cmdline.ShellCompDirective) {
+		var ids []cmdline.Completion
 		if all, err := api.NewClient(*state).Sessions(cmd.Context()); err == nil && len(args) == 0 {
 			for _, s := range all {
-				ids = append(ids, cobra.CompletionWithDesc(strconv.FormatUint(s.ID, 10), strings.TrimSpace(s.Name+" "+s.From)))
+				ids = append(ids, cmdline.CompletionWithDesc(strconv.FormatUint(s.ID, 10), strings.TrimSpace(s.Name+" "+s.From)))
 			}
 		}
-		return ids, cobra.ShellCompDirectiveNoFileComp
+		return ids, cmdline.ShellCompDirectiveNoFileComp
 	}
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+	cmd.RunE = func(cmd *cmdline.Command, args []string) error {
 		id, err := strconv.ParseUint(args[0], 10, 64)
 		if err != nil {
 			return &config.UsageError{Err: fmt.Errorf("%q is not the number of a connection", args[0])}

@@ -17,7 +17,7 @@ import (
 	"strings"
 	"syscall"
 
-	"github.com/spf13/cobra"
+	"ferry/internal/cmdline"
 	"github.com/spf13/pflag"
 
 	"ferry/internal/config"
@@ -31,14 +31,14 @@ const (
 )
 
 // Main runs the command until it ends or a signal stops it, and exits. version is that of the program.
-func Main(command func() *cobra.Command, version string) {
+func Main(command func() *cmdline.Command, version string) {
 	if netadmin.IsChild() {
 		os.Exit(netadmin.Main(config.NewLogger))
 	}
 	cmd := command()
 	tellVersion(cmd, version)
 	cmd.SilenceUsage, cmd.SilenceErrors = true, true
-	cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return config.FlagError(cmd.Flags(), err) })
+	cmd.SetFlagErrorFunc(func(cmd *cmdline.Command, err error) error { return config.FlagError(cmd.Flags(), err) })
 	complete(cmd)
 	if err := cmd.ExecuteContext(untilSignal(cmd.Name())); err != nil {
 		fmt.Fprintf(os.Stderr, "%s: %s\n", cmd.Name(), oneLine(err.Error()))
@@ -48,9 +48,9 @@ func Main(command func() *cobra.Command, version string) {
 
 // tellVersion makes the flag of config do what cobra would do with a template: which, once it is used,
 // makes the linker keep every exported method, 1.7 MiB of them.
-func tellVersion(cmd *cobra.Command, version string) {
+func tellVersion(cmd *cmdline.Command, version string) {
 	run := cmd.RunE
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+	cmd.RunE = func(cmd *cmdline.Command, args []string) error {
 		if asked, _ := cmd.Flags().GetBool("version"); asked {
 			_, err := fmt.Fprintf(cmd.OutOrStdout(), "%s %s\n", cmd.Name(), describe(version))
 			return err
@@ -71,8 +71,8 @@ func status(err error) int {
 func oneLine(s string) string { return strings.ReplaceAll(s, "\n", "; ") }
 
 // Args is for commands that take as many arguments as there are names for them.
-func Args(names ...string) cobra.PositionalArgs {
-	return func(cmd *cobra.Command, args []string) error {
+func Args(names ...string) cmdline.PositionalArgs {
+	return func(cmd *cmdline.Command, args []string) error {
 		if len(args) == len(names) {
 			return nil
 		}
@@ -81,8 +81,8 @@ func Args(names ...string) cobra.PositionalArgs {
 }
 
 // NoArgs is for commands that take flags only; hint says what to write instead.
-func NoArgs(hint string) cobra.PositionalArgs {
-	return func(cmd *cobra.Command, args []string) error {
+func NoArgs(hint string) cmdline.PositionalArgs {
+	return func(cmd *cmdline.Command, args []string) error {
 		if len(args) == 0 {
 			return nil
 		}
@@ -145,14 +145,14 @@ func each(ctx context.Context, sig os.Signal) <-chan struct{} {
 }
 
 // complete teaches the completion scripts what flags take. Flags of other values take no files.
-func complete(cmd *cobra.Command) {
+func complete(cmd *cmdline.Command) {
 	for _, sub := range cmd.Commands() {
 		complete(sub)
 	}
 	if cmd.ValidArgsFunction == nil {
-		cmd.ValidArgsFunction = cobra.NoFileCompletions
+		cmd.ValidArgsFunction = cmdline.NoFileCompletions
 	}
-	words := map[string][]cobra.Completion{"log-format": config.LogFormats, "log-level": config.LogLevels}
+	words := map[string][]cmdline.Completion{"log-format": config.LogFormats, "log-level": config.LogLevels}
 	cmd.Flags().VisitAll(func(f *pflag.Flag) {
 		if _, found := cmd.GetFlagCompletionFunc(f.Name); found {
 			return
@@ -163,7 +163,7 @@ func complete(cmd *cobra.Command) {
 		case "state":
 			_ = cmd.MarkFlagDirname(f.Name)
 		default:
-			_ = cmd.RegisterFlagCompletionFunc(f.Name, cobra.FixedCompletions(words[f.Name], cobra.ShellCompDirectiveNoFileComp))
+			_ = cmd.RegisterFlagCompletionFunc(f.Name, cmdline.FixedCompletions(words[f.Name], cmdline.ShellCompDirectiveNoFileComp))
 		}
 	})
 }
@@ -176,8 +176,8 @@ func PrintJSON(w io.Writer, v any) error {
 }
 
 // CompleteURL offers beginnings of URLs for a flag of cmd.
-func CompleteURL(cmd *cobra.Command, flag string, beginnings ...cobra.Completion) {
-	err := cmd.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(beginnings, cobra.ShellCompDirectiveNoSpace|cobra.ShellCompDirectiveNoFileComp))
+func CompleteURL(cmd *cmdline.Command, flag string, beginnings ...cmdline.Completion) {
+	err := cmd.RegisterFlagCompletionFunc(flag, cmdline.FixedCompletions(beginnings, cmdline.ShellCompDirectiveNoSpace|cmdline.ShellCompDirectiveNoFileComp))
 	if err != nil {
 		panic("cli: completion: " + err.Error())
 	}
