@@ -6,9 +6,11 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"ferry/internal/cmdline"
 
+	"ferry/internal/api"
 	"ferry/internal/cli"
 	"ferry/internal/config"
 	"ferry/internal/durable"
@@ -28,10 +30,18 @@ func keyCommand() *cmdline.Command {
 			return &config.UsageError{Err: errors.New("say what to do: vpnsrv key show, next or switch")}
 		},
 	}
+	change := keyStep("switch", "Put the next key into the place of the gateway's key, for its next start", nil)
+	state := ask(change)
+	force := change.Flags().Bool("force", false, "though there are devices that have not heard of it, and need an invitation then")
+	change.RunE = func(cmd *cmdline.Command, _ []string) error {
+		if err := haveAllHeard(cmd, *state); err != nil && !*force {
+			return err
+		}
+		return switchKey(cmd, cmd.Flag("key").Value.String())
+	}
 	cmd.AddCommand(
 		keyStep("show", "Print the fingerprints of the gateway's keys", showKeys),
-		keyStep("next", "Make the key that the gateway will have next, for devices to hear of", nextKey),
-		keyStep("switch", "Put the next key into the place of the gateway's key, for its next start", switchKey))
+		keyStep("next", "Make the key that the gateway will have next, for devices to hear of", nextKey), change)
 	return cmd
 }
 
@@ -76,6 +86,24 @@ Who has heard of it:        vpnsrv peer list
 When all have:              vpnsrv key switch
 `, path+settings.NextKeySuffix, next.Public().Pin())
 	return nil
+}
+
+// haveAllHeard asks the running gateway, which alone knows.
+func haveAllHeard(cmd *cmdline.Command, state string) error {
+	all, err := api.NewClient(state).Peers(cmd.Context())
+	if err != nil {
+		return fmt.Errorf("who has heard of the next key? %w; --force does without", err)
+	}
+	var not []string
+	for _, p := range all.Peers {
+		if !p.KnowsNext && !p.Disabled {
+			not = append(not, p.Name)
+		}
+	}
+	if len(not) == 0 {
+		return nil
+	}
+	return fmt.Errorf("these have not heard of the next key: %s: wait for them, or --force, and invite them again", strings.Join(not, ", "))
 }
 
 func switchKey(cmd *cmdline.Command, path string) error {

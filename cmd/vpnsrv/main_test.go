@@ -3,6 +3,7 @@ package main
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"ferry/internal/cli/clitest"
@@ -32,6 +33,12 @@ func TestCommand(t *testing.T) {
 		{Name: "status", Args: "status --state " + state, Status: 1, Stderr: noGateway},
 		{Name: "status for nobody", Nobody: true, Args: "status --state " + state, Status: 1, Stderr: `vpnsrv: the gateway's socket ` + state + `/control.sock may not be opened: run as root`},
 		{Name: "reload", Args: "reload --state " + state, Status: 1, Stderr: noGateway},
+		{Name: "key", Args: "key", Status: 2, Stderr: `vpnsrv: say what to do: vpnsrv key show, next or switch`},
+		{Name: "key show", Args: "key show --key " + state + "/gateway.key", Stdout: "SHA256:"},
+		{Name: "key switch without a gateway", Args: "key switch --state " + state, Status: 1, Stderr: `vpnsrv: who has heard of the next key? ` + strings.TrimPrefix(noGateway, "vpnsrv: ") + `; --force does without`},
+		{Name: "key switch without a next one", Args: "key switch --force --key " + state + "/gateway.key", Status: 1, Stderr: `vpnsrv: there is no next key: 'vpnsrv key next' makes one: load key: open ` + state + `/gateway.key.next: no such file or directory`},
+		{Name: "leases", Args: "leases --state " + state, Status: 1, Stderr: noGateway},
+		{Name: "complete a session without a gateway", Args: "__completeNoDesc kick --state " + state + " 1", Stdout: ":4\n", Stderr: "Completion ended with directive: ShellCompDirectiveNoFileComp"},
 		{Name: "check", Args: "--check --config " + settings},
 		{Name: "check, with a fault", Nobody: true, Args: "--check --config= --listen tcp://:2002?allow=tls", Status: 1, Stderr: `vpnsrv: listen on tcp://:2002: allow=tls needs a key: 'vpnsrv init' makes one`},
 		{Name: "kick", Args: "kick x", Status: 2, Stderr: `vpnsrv: "x" is not the number of a connection`},

@@ -31,7 +31,7 @@ import (
 //	         <----------------------  Status in JSON, and the end
 //
 // Anybody may take a name and anybody may connect, so both ends look who is there. It is no HTTP, which would
-// add 4 MiB to vpncli.
+// add 1.5 MiB to vpncli.
 
 const (
 	socketPrefix = "@ferry/vpncli/"

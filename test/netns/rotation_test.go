@@ -53,7 +53,11 @@ func TestKeyRotation(t *testing.T) {
 	until(t, patience, "the device has stored the next key again", func() bool { return strings.Contains(string(readFile(t, dir+"/gateway.json")), next) })
 
 	old := pinOf(t, strings.ReplaceAll(step("show"), key+".next", ""))
-	step("switch")
+	change := "switch --state " + n.state
+	if out, err := n.gw.Run(filepath.Join(bin, "vpnsrv") + " key " + change + " --key " + key); err == nil || !strings.Contains(out, "not heard of the next key: away:") {
+		t.Errorf("one was not told: %v, %s", err, out)
+	}
+	step(change + " --force")
 	stop(t, n.srv)
 	n.startSecure(n.args...)
 	c.event(client.EventConnected, 2)
