@@ -89,17 +89,14 @@ func (g *Gateway) disown(p *peer) {
 	}
 }
 
-// tell notes that a device was told of the gateway's next key, if there is one.
+// tell notes that a device was told of the gateway's next key, or that there is none.
 func (g *Gateway) tell(key identity.Public, next identity.Pin) {
-	if key == (identity.Public{}) || next == (identity.Pin{}) {
-		return
-	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.told[key] = next
 }
 
-// knows tells whether a device was told of the key that is the next one now.
+// knowsNext tells whether a device was told of the key that is the next one now.
 func (g *Gateway) knowsNext(key identity.Public) bool {
 	next := g.c().NextKey
 	g.mu.Lock()

@@ -19,7 +19,6 @@ import (
 // reload reloads what change makes of the configuration.
 func (l *lab) reload(change func(*Config)) (api.Reloaded, error) {
 	c := *l.g.c()
-	old := c.Reread
 	c.Reread = func() (Config, error) {
 		wanted := *l.g.c()
 		change(&wanted)
@@ -28,9 +27,9 @@ func (l *lab) reload(change func(*Config)) (api.Reloaded, error) {
 	l.g.inForce.Store(&c)
 	done, err := l.g.reload()
 	l.settle()
-	c = *l.g.c()
-	c.Reread = old
-	l.g.inForce.Store(&c)
+	after := *l.g.c()
+	after.Reread = nil
+	l.g.inForce.Store(&after)
 	return done, err
 }
 
@@ -293,6 +292,74 @@ func TestReloadWaiting(t *testing.T) {
 			return fmt.Errorf("%+v", s)
 		}
 		return err
+	})
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+// Devices, and nobody else, hear of the gateway's next key: when they join, and while they are here.
+func TestNextKeyIsAnnounced(t *testing.T) {
+	first, second := identity.Pin{1}, identity.Pin{2}
+	err := inMemory(t, Config{Key: identity.NewKey(), NextKey: first}, func(l *lab) error {
+		cam, err := l.add("cam")
+		if err != nil {
+			return err
+		}
+		if _, err := l.add("away"); err != nil {
+			return err
+		}
+		ask := request("", proto.FeatureConfig)
+		device, plain := l.dialTLS(identity.Tunnel, cam), l.dial()
+		device.send(ask)
+		plain.send(ask)
+		l.settle()
+		pushed := func(r *raw, skip int) (identity.Pin, error) {
+			b, eof := r.take()
+			if len(b) < skip || eof {
+				return identity.Pin{}, fmt.Errorf("got %x, disconnected %v", b, eof)
+			}
+			c, err := proto.ParseConfig(b[skip:])
+			return c.NextKey, err
+		}
+		knows := func(want string) error {
+			all, err := l.g.listPeers()
+			got := ""
+			for _, p := range all.Peers {
+				if p.KnowsNext {
+					got += p.Name
+				}
+			}
+			if got != want {
+				return fmt.Errorf("%q know the next key, %w, want %q", got, err, want)
+			}
+			return nil
+		}
+		if got, err := pushed(device, proto.ControlLen); got != first || err != nil {
+			return fmt.Errorf("with the address: %v, %w", got, err)
+		}
+		if got, err := pushed(plain, proto.ControlLen); got != (identity.Pin{}) || err != nil {
+			return fmt.Errorf("without a key: %v, %w", got, err)
+		}
+		if err := knows("cam"); err != nil {
+			return err
+		}
+		for _, next := range []identity.Pin{second, {}} {
+			if _, err := l.reload(func(c *Config) { c.NextKey = next }); err != nil {
+				return err
+			}
+			if got, err := pushed(device, 0); got != next || err != nil {
+				return fmt.Errorf("later: %v, %w", got, err)
+			}
+			want := "cam"
+			if next == (identity.Pin{}) {
+				want = ""
+			}
+			if err := errors.Join(knows(want), plain.want("without a key", nil, false)); err != nil {
+				return err
+			}
+		}
+		return nil
 	})
 	if err != nil {
 		t.Error(err)
