@@ -170,7 +170,8 @@ func TestReloadIsForThoseToCome(t *testing.T) {
 // Policies are in force with the answer to the operator.
 func TestReloadPolicies(t *testing.T) {
 	level := new(slog.LevelVar)
-	c := Config{Key: identity.NewKey(), SetLevel: level.Set}
+	var log lines
+	c := Config{Key: identity.NewKey(), SetLevel: level.Set, Log: slog.New(slog.NewTextHandler(&log, nil))}
 	err := inMemory(t, c, func(l *lab) error {
 		l.g.protect([]netip.Addr{netip.MustParseAddr("192.0.2.1")})
 		cam, err := l.add("cam")
@@ -216,6 +217,9 @@ func TestReloadPolicies(t *testing.T) {
 		}
 		if r := l.dial(); !func() bool { l.settle(); _, eof := r.take(); return eof }() {
 			return errors.New("a fourth of three connections is let in")
+		}
+		if !strings.Contains(strings.Join(log.all(), ""), "cause=max_sessions") {
+			return errors.New("the log does not name who is refused before a byte is read")
 		}
 		_, err = l.reload(func(c *Config) { c.Isolate, c.Mix, c.MaxSessions = false, true, 10 })
 		_ = b

@@ -63,6 +63,10 @@ func TestReloadUnderTraffic(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	var leases []api.Lease
+	if err := json.Unmarshal([]byte(n.vpnsrv("leases --json")), &leases); err != nil || len(leases) != 1 || leases[0].Address.String() != "10.0.200.7" || leases[0].Session != 2 {
+		t.Errorf("leases %+v, %v", leases, err)
+	}
 	pings := start(t, n.c1, "ping", "-n", "-i", "0.01", "-W", "3", gatewayVPN)
 	flow := newSession(t, n.c1, n.gw, gatewayVPN)
 	unload := load(t, dial(t, n.gw, "10.0.127.254", listenSum(t, n.c1)))
