@@ -29,6 +29,7 @@ var arrows = map[string][]string{
 	"internal/carrier/tls":      {"internal/carrier", "internal/identity"},
 	"internal/carrier/unix":     {"internal/carrier"},
 	"internal/carrier/vsock":    {"internal/carrier"},
+	"internal/cmdline":          {},
 	"internal/confine":          {},
 	"internal/durable":          {},
 	"internal/leasestore":       {"internal/addrpool", "internal/durable"},
@@ -55,10 +56,10 @@ var arrows = map[string][]string{
 		"internal/proto", "internal/router", "internal/session",
 	},
 	"internal/config":      {"internal/admission", "internal/carrier", "internal/client", "internal/gateway/settings", "internal/identity", "internal/policy", "internal/proto"},
-	"internal/cli":         {"internal/config", "internal/confine", "internal/durable", "internal/netadmin", "internal/proto"},
+	"internal/cli":         {"internal/cmdline", "internal/config", "internal/confine", "internal/durable", "internal/netadmin", "internal/proto"},
 	"internal/cli/clitest": {"internal/cli"}, // tests only
-	"cmd/vpnsrv":           {"internal/api", "internal/carrier", "internal/cli", "internal/config", "internal/confine", "internal/durable", "internal/gateway", "internal/gateway/settings", "internal/identity", "internal/netadmin"},
-	"cmd/vpncli":           {"internal/carrier", "internal/cli", "internal/client", "internal/config", "internal/confine", "internal/identity", "internal/netadmin"},
+	"cmd/vpnsrv":           {"internal/api", "internal/carrier", "internal/cli", "internal/cmdline", "internal/config", "internal/confine", "internal/durable", "internal/gateway", "internal/gateway/settings", "internal/identity", "internal/netadmin"},
+	"cmd/vpncli":           {"internal/carrier", "internal/cli", "internal/cmdline", "internal/client", "internal/config", "internal/confine", "internal/identity", "internal/netadmin"},
 	"bench":                {"test/lab"},
 	"test/lab":             {},
 	"test/rawvpn":          {},
@@ -81,7 +82,7 @@ var sole = map[string]string{
 	"golang.zx2c4.com/wireguard/tun": "internal/tun",
 	"github.com/mdlayher/vsock":      "internal/carrier/vsock",
 	"github.com/gaissmai/bart":       "internal/router",
-	"github.com/spf13/cobra":         "internal/cli cmd/vpnsrv cmd/vpncli",
+	"github.com/spf13/cobra":         "internal/cmdline",
 }
 
 // limits on size: what is longer may hold two ideas. Tables and tests may be long.

@@ -6,11 +6,10 @@ import (
 	"fmt"
 	"io"
 
-	"ferry/internal/cmdline"
-
 	"ferry/internal/carrier"
 	"ferry/internal/cli"
 	"ferry/internal/client"
+	"ferry/internal/cmdline"
 	"ferry/internal/config"
 	"ferry/internal/identity"
 	"ferry/internal/netadmin"

@@ -7,12 +7,12 @@ import (
 	"errors"
 	"os"
 
-	"ferry/internal/cmdline"
 	"golang.org/x/sys/unix"
 
 	"ferry/internal/carrier"
 	"ferry/internal/cli"
 	"ferry/internal/client"
+	"ferry/internal/cmdline"
 	"ferry/internal/config"
 	"ferry/internal/confine"
 	"ferry/internal/netadmin"

@@ -5,10 +5,9 @@ import (
 	"io"
 	"time"
 
-	"ferry/internal/cmdline"
-
 	"ferry/internal/cli"
 	"ferry/internal/client"
+	"ferry/internal/cmdline"
 )
 
 func statusCommand() *cmdline.Command {

@@ -8,11 +8,11 @@ import (
 	"strings"
 	"time"
 
-	"ferry/internal/cmdline"
 	"github.com/mdp/qrterminal/v3"
 
 	"ferry/internal/api"
 	"ferry/internal/cli"
+	"ferry/internal/cmdline"
 	"ferry/internal/config"
 	"ferry/internal/gateway/settings"
 )

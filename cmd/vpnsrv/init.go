@@ -9,10 +9,9 @@ import (
 	"path/filepath"
 	"strings"
 
-	"ferry/internal/cmdline"
-
 	"ferry/internal/carrier"
 	"ferry/internal/cli"
+	"ferry/internal/cmdline"
 	"ferry/internal/config"
 	"ferry/internal/durable"
 	"ferry/internal/gateway/settings"

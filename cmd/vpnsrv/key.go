@@ -8,10 +8,9 @@ import (
 	"path/filepath"
 	"strings"
 
-	"ferry/internal/cmdline"
-
 	"ferry/internal/api"
 	"ferry/internal/cli"
+	"ferry/internal/cmdline"
 	"ferry/internal/config"
 	"ferry/internal/durable"
 	"ferry/internal/gateway/settings"

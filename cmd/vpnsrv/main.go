@@ -7,11 +7,11 @@ import (
 	"errors"
 	"path/filepath"
 
-	"ferry/internal/cmdline"
 	"golang.org/x/sys/unix"
 
 	"ferry/internal/carrier"
 	"ferry/internal/cli"
+	"ferry/internal/cmdline"
 	"ferry/internal/config"
 	"ferry/internal/confine"
 	"ferry/internal/gateway"

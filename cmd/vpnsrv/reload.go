@@ -5,10 +5,9 @@ import (
 	"fmt"
 	"strings"
 
-	"ferry/internal/cmdline"
-
 	"ferry/internal/api"
 	"ferry/internal/cli"
+	"ferry/internal/cmdline"
 )
 
 func reloadCommand() *cmdline.Command {

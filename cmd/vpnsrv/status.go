@@ -7,10 +7,9 @@ import (
 	"strings"
 	"time"
 
-	"ferry/internal/cmdline"
-
 	"ferry/internal/api"
 	"ferry/internal/cli"
+	"ferry/internal/cmdline"
 	"ferry/internal/config"
 )
 

@@ -17,9 +17,9 @@ import (
 	"strings"
 	"syscall"
 
-	"ferry/internal/cmdline"
 	"github.com/spf13/pflag"
 
+	"ferry/internal/cmdline"
 	"ferry/internal/config"
 	"ferry/internal/netadmin"
 )
