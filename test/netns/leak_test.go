@@ -3,6 +3,7 @@ package netns
 import (
 	"fmt"
 	"net"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -214,4 +215,24 @@ func (n *network) beside(addr, device string) *lab.Namespace {
 	n.t.Cleanup(func() { _ = ns.Close() })
 	join(n.t, ns, "eth0", addr, n.c1, "eth1", device)
 	return ns
+}
+
+// TestOuterPathMTU has a narrow link on the way to the gateway. The router's message about it is an
+// answer to the marked socket too: a strict rp_filter must let it in, though everything else that
+// comes from there is dropped.
+func TestOuterPathMTU(t *testing.T) {
+	t.Parallel()
+	n := newNetwork(t)
+	strict(t, n.c1)
+	run(t, n.gw, "ip link set lan0 mtu 1000") // the far side knows nothing of it
+	server := start(t, n.lan, alone([]string{filepath.Join(bin, "vpnsrv"), "--state", n.state, "--listen", "tcp://:2002"})...)
+	await(t, server, "msg=serving", 0)
+	told := capture(t, n.c1, "eth0", "icmp[icmptype] == icmp-unreach")
+	one := newClient(t, n.c1, "-s", lanHost, "--default-route", "--allow-lan=false")
+	one.waitConnected()
+	transfer(t, n.c1, n.lan, gatewayVPN, 1<<20, patience)
+	await(t, told, "need to frag", 0)
+	if answers(n.gw, "192.168.101.2") {
+		t.Error("the LAN is reached, and was to be closed")
+	}
 }
