@@ -36,7 +36,7 @@ func keyCommand() *cmdline.Command {
 		if err := haveAllHeard(cmd, *state); err != nil && !*force {
 			return err
 		}
-		return switchKey(cmd, cmd.Flag("key").Value.String())
+		return switchKey(cmd, cmd.Flags().Lookup("key").Value.String())
 	}
 	cmd.AddCommand(
 		keyStep("show", "Print the fingerprints of the gateway's keys", showKeys),

@@ -137,6 +137,9 @@ func run(ctx context.Context, c Config, servers []carrier.Endpoint, dial func(co
 	if cl.tls == nil {
 		cl.log.Warn("plain mode: no authentication and no encryption; 'vpncli join' with an invitation of the gateway has both")
 	}
+	if err := cl.close(); err != nil {
+		return err
+	}
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error {
 		return e.Run(ctx, router.NewForwarder(cl.uplink, e.Port(), &cl.total, netip.Addr{}))
@@ -208,6 +211,21 @@ func retryAfter(err error) time.Duration {
 		return bye.RetryAfter
 	}
 	return 0
+}
+
+// close lets nothing out beside a full tunnel from the start, before there is one.
+func (c *client) close() error {
+	if !c.c.Policy.DefaultRoute {
+		return nil
+	}
+	err := c.exit.Apply(hostnet.State{
+		Routes: []netip.Prefix{netip.PrefixFrom(netip.IPv4Unspecified(), 0)}, LocalNets: !c.c.CloseLAN,
+		Outer: hostnet.Outer{Mark: c.c.Mark, Table: c.c.Table},
+	})
+	if err != nil {
+		return fmt.Errorf("%w: %w", errInterface, err)
+	}
+	return nil
 }
 
 // configure puts a lease on the interface, as far as the owner of this device agrees. The MTU of the

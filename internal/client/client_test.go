@@ -175,7 +175,8 @@ func TestConnectsAgain(t *testing.T) {
 func TestSettingsWin(t *testing.T) {
 	events, dev, _ := world(t, Config{Policy: policy.Rules{MTU: 1280, RefuseRoutes: true, DefaultRoute: true}}, time.Minute,
 		assign("10.0.254.254", echo))
-	if len(dev.states) != 1 || dev.states[0].MTU != 1280 || len(dev.states[0].Routes) != 1 || dev.states[0].Routes[0].Bits() != 0 {
+	// Closed before there is a tunnel, and then the tunnel.
+	if len(dev.states) != 2 || dev.states[0].Addr.IsValid() || !dev.states[0].Full() || dev.states[1].MTU != 1280 || len(dev.states[1].Routes) != 1 || !dev.states[1].Full() {
 		t.Errorf("configured %+v", dev.states)
 	}
 	if e := events[1]; e.MTU != 1280 || e.Protocol != "ferry" {

@@ -77,6 +77,9 @@ func (l *Link) calm() {
 }
 
 func (l *Link) addAddr(addr netip.Prefix) error {
+	if !addr.IsValid() {
+		return nil
+	}
 	have, err := hasAddr(l.made.index, addr)
 	if err != nil || have {
 		return err

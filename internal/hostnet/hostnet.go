@@ -66,9 +66,11 @@ var ErrNoLink = errors.New("no such link")
 
 // A State is what should be true of the host around a link.
 type State struct {
-	Addr       netip.Prefix // IPv4 address of the link with its prefix length
-	MTU        int          // bytes; 0 leaves it
-	TxQueueLen int          // packets; 0 leaves it
+	// Addr is the IPv4 address of the link with its prefix length. A full tunnel may have none yet: then it lets
+	// nothing out.
+	Addr       netip.Prefix
+	MTU        int // bytes; 0 leaves it
+	TxQueueLen int // packets; 0 leaves it
 
 	// Routes are sent to the link. What Addr's own prefix contains needs none. 0.0.0.0/0 is the
 	// full tunnel, which also blocks IPv6.

@@ -68,6 +68,9 @@ type rule struct {
 }
 
 func (s State) plan() (*plan, error) {
+	if !s.Addr.IsValid() && s.Full() {
+		return s.closed()
+	}
 	if !s.Addr.IsValid() || !s.Addr.Addr().Is4() {
 		return nil, fmt.Errorf("address %s: not an IPv4 address with a prefix length", s.Addr)
 	}
@@ -105,6 +108,13 @@ func (s State) plan() (*plan, error) {
 	return p, p.detour(s.Outer, shortest)
 }
 
+// closed is the plan of a full tunnel that has no address yet: nothing has a way but the outer connection.
+func (s State) closed() (*plan, error) {
+	p := &plan{mtu: s.MTU, txQueueLen: s.TxQueueLen, localNets: s.LocalNets}
+	p.add(route{routeKey: routeKey{s.Outer.Table, everything4, lastResort}, kind: unix.RTN_UNREACHABLE})
+	return p, p.detour(s.Outer, 0)
+}
+
 // detour lets the outer connection o, and the answers to it, pass by the routes in its table, of
 // which the shortest has so many bits.
 func (p *plan) detour(o Outer, shortest int) error {
@@ -134,11 +144,13 @@ func (p *plan) detour(o Outer, shortest int) error {
 // fill makes the table of a full tunnel complete: it has no other one behind it. What is sent to the
 // link is unreachable when that is gone, for a local network may contain it.
 func (p *plan) fill(peers []netip.Addr) {
-	p.toLink(p.table, p.addr.Masked())
+	if p.addr.IsValid() {
+		p.toLink(p.table, p.addr.Masked())
+	}
 	for _, peer := range peers {
 		peer = peer.Unmap().WithZone("")
 		switch dst := netip.PrefixFrom(peer, peer.BitLen()); {
-		case peer.Is4():
+		case peer.Is4() && p.addr.IsValid():
 			p.toLink(p.table, dst)
 		case peer.IsValid():
 			p.add(route{routeKey: routeKey{p.table, dst, lastResort}, kind: unix.RTN_UNREACHABLE})

@@ -91,9 +91,6 @@ func delRoutes(want, have []route) error {
 // addPrefixRoute brings back the route which the kernel made with the address of the link, exactly
 // as it was, if somebody removed it.
 func addPrefixRoute(link string, index int, addr netip.Prefix) error {
-	if addr.Bits() == addr.Addr().BitLen() {
-		return nil
-	}
 	have, err := hasPrefixRoute(index, addr)
 	if have || err != nil {
 		return err
@@ -107,7 +104,7 @@ func addPrefixRoute(link string, index int, addr netip.Prefix) error {
 }
 
 func hasPrefixRoute(index int, addr netip.Prefix) (bool, error) {
-	if addr.Bits() == addr.Addr().BitLen() {
+	if !addr.IsValid() || addr.IsSingleIP() {
 		return true, nil
 	}
 	all, err := routesBy(unix.RTPROT_KERNEL, unix.RT_TABLE_MAIN)

@@ -142,7 +142,10 @@ func (l *Link) look() (sight, error) {
 	if err != nil {
 		return sight{}, err
 	}
-	addr, err1 := hasAddr(dev.index, l.want.addr)
+	addr, err1 := true, error(nil)
+	if l.want.addr.IsValid() {
+		addr, err1 = hasAddr(dev.index, l.want.addr)
+	}
 	connected, err2 := hasPrefixRoute(dev.index, l.want.addr)
 	routes, err3 := listRoutes(dev.index, l.want.table)
 	rules, err4 := listRules(l.want.table)

@@ -78,6 +78,35 @@ func TestFullTunnel(t *testing.T) {
 	await(t, leaks, "2001:db8::1", 0)
 }
 
+// TestClosedFromTheStart has a gateway that is away when the client starts, also after the client was killed:
+// nothing leaks meanwhile, and after a clean stop all is open again.
+func TestClosedFromTheStart(t *testing.T) {
+	t.Parallel()
+	n := newNetwork(t)
+	n.settle()
+	before := hostState(t, n.c1)
+	ping(t, n.c1, lanHost, 1)
+	for range 2 {
+		one := newClient(t, n.c1, "-s", gatewayC1, "--default-route")
+		one.event(client.EventReconnecting, 0)
+		if answers(n.c1, lanHost) {
+			t.Error("the Internet is reached before there is a tunnel")
+		}
+		ping(t, n.c1, gatewayC1, 1) // the LAN is spared
+		one.Kill()
+		if answers(n.c1, lanHost) {
+			t.Error("the Internet is reached past a tunnel that was killed before it was there")
+		}
+	}
+	one := newClient(t, n.c1, "-s", gatewayC1, "--default-route")
+	one.event(client.EventReconnecting, 0)
+	n.startGateway("--nat")
+	one.waitConnected()
+	ping(t, n.c1, lanHost, 1)
+	stop(t, one.Proc)
+	equalState(t, n.c1, before)
+}
+
 // TestFullTunnelMoves has a gateway that is at another address when it comes back, where it must not
 // be sought inside of the tunnel.
 func TestFullTunnelMoves(t *testing.T) {
