@@ -7,7 +7,7 @@ PREFIX ?= /usr/local
 FUZZTIME ?= 30s
 PACKAGES = $(shell go list ./... | grep -v -e /test/netns -e /test/vm)
 
-.PHONY: help build demo demo-secure test unit netns test-vm bench fuzz mutate lint vuln cross install clean
+.PHONY: help build minimal demo demo-secure test unit netns test-vm bench fuzz mutate lint vuln cross install clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -15,6 +15,16 @@ help: ## this list
 build: ## bin/vpnsrv and bin/vpncli, static
 	@mkdir -p bin
 	go build $(GOFLAGS_BUILD) -o bin/ ./cmd/vpnsrv ./cmd/vpncli
+
+# What moves packets is inlined, the rest is small.
+HOT = runtime internal/runtime/... sync/... internal/poll syscall golang.org/x/sys/unix \
+	ferry/internal/tun ferry/internal/exit ferry/internal/router ferry/internal/proto ferry/internal/packet ferry/internal/carrier/... \
+	crypto/internal/fips140/aes/... crypto/internal/fips140/alias crypto/internal/fips140/subtle \
+	golang.org/x/crypto/chacha20poly1305 golang.org/x/crypto/chacha20 golang.org/x/crypto/internal/poly1305
+
+minimal: ## bin/minimal/vpncli for small devices: TCP, vsock, unix and TLS; no completion, no D-Bus (GOARCH=...)
+	@mkdir -p bin/minimal
+	go build -tags minimal -gcflags=all=-l $(HOT:%=-gcflags=%=) $(GOFLAGS_BUILD) -o bin/minimal/ ./cmd/vpncli
 
 demo: build ## a gateway and two clients in namespaces: addresses, pings, iperf3
 	@scripts/deps.sh demo
@@ -38,7 +48,7 @@ test-vm: ## vsock on a real kernel in QEMU
 	@scripts/deps.sh test
 	go test -count=1 -timeout 6m ./test/vm/...
 
-bench: build ## the table of bench/RESULTS.md, measured side by side in one run
+bench: build minimal ## the table of bench/RESULTS.md, measured side by side in one run
 	@scripts/deps.sh bench
 	go run ./bench
 
@@ -56,6 +66,7 @@ lint: ## gofmt, vet, staticcheck
 	@test -z "$$(gofmt -s -l . | tee /dev/stderr)" || { echo 'gofmt -s -w . would change these files' >&2; exit 1; }
 	go vet ./...
 	go vet -tags minimal ./...
+	@for p in vpnsrv vpncli; do GOARCH=mipsle go build -o /dev/null ./cmd/$$p || exit 1; done
 	go tool -modfile=tools/go.mod staticcheck -checks all,-ST1000 ./...
 
 vuln: ## govulncheck; needs its database, which is on the Internet

@@ -197,7 +197,6 @@ var notes = []string{
 	"UDP: the sender sends as fast as one thread can. On the bare link that thread also does the gateway's part of receiving, which a " +
 		"tunnel does in other processes: bare is what one sender can deliver, not what the machine could.",
 	"RSS includes the pages of the program file.",
-	"The bar of 7 MiB is meant for a build with TCP, vsock and TLS only; what is measured is vpncli as it is.",
 }
 
 // text is the report for a terminal.

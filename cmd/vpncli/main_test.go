@@ -16,13 +16,34 @@ import (
 
 func TestCommand(t *testing.T) {
 	bin := clitest.Build(t, "vpncli")
+	testCommand(t, bin)
+	const ended = "Completion ended with directive: ShellCompDirectiveNoFileComp"
+	clitest.Check(t, bin, []clitest.Call{
+		{Name: "complete a level", Args: "__completeNoDesc --log-level w", Stdout: "warn\nerror\n:4\n", Stderr: ended},
+		{Name: "complete no interface", Args: "__completeNoDesc --tun f", Stdout: ":4\n", Stderr: ended},
+	})
+	clitest.CheckCompletion(t, bin)
+	t.Run("service", func(t *testing.T) { testService(t, bin) })
+}
+
+// The small build understands the same.
+func TestMinimal(t *testing.T) {
+	bin := clitest.Build(t, "vpncli", "-tags=minimal")
+	testCommand(t, bin)
+	clitest.Check(t, bin, []clitest.Call{
+		{Name: "help of a command", Args: "join -h", Stdout: "  vpncli join STRING [flags]"},
+		{Name: "commands", Args: "-h", Stdout: "  key         Print this device's public key"},
+	})
+	t.Run("service", func(t *testing.T) { testService(t, bin) })
+}
+
+func testCommand(t *testing.T, bin string) {
 	file := filepath.Join(t.TempDir(), "bad.toml")
 	if err := os.WriteFile(file, []byte("server = 'x'\nrouts = []\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	state := filepath.Join(t.TempDir(), "state")
 	const noServer = `vpncli: no gateway is named: vpncli -s 192.168.0.1 (or 'server' in the file of --config, or 'vpncli join' with an invitation)`
-	const ended = "Completion ended with directive: ShellCompDirectiveNoFileComp"
 	clitest.Check(t, bin, []clitest.Call{
 		{Name: "key", Args: "key --state " + state, Stdout: "="},
 		{Name: "a key and no gateway", Args: "-s x --state " + state, Status: 1, Stderr: `vpncli: this device has a key and knows no gateway: 'vpncli join' with an invitation, --gateway with its fingerprint, or --plain for the 2013 protocol without keys`},
@@ -37,11 +58,7 @@ func TestCommand(t *testing.T) {
 		{Name: "unknown flag", Args: "--jsn", Status: 2, Stderr: `vpncli: unknown flag: --jsn (did you mean --json?)`},
 		{Name: "unknown key", Args: "--config " + file, Status: 1, Stderr: `vpncli: ` + file + `:2: unknown key "routs" (did you mean "route"?)`},
 		{Name: "no root", Args: "-s 192.168.0.1 --state /nowhere", Nobody: true, Status: 1, Stderr: `vpncli: needs CAP_NET_ADMIN to make the interface ferry0: run as root (sudo vpncli ...)`},
-		{Name: "complete a level", Args: "__completeNoDesc --log-level w", Stdout: "warn\nerror\n:4\n", Stderr: ended},
-		{Name: "complete no interface", Args: "__completeNoDesc --tun f", Stdout: ":4\n", Stderr: ended},
 	})
-	clitest.CheckCompletion(t, bin)
-	t.Run("service", func(t *testing.T) { testService(t, bin) })
 }
 
 // testService runs vpncli where there is no gateway.

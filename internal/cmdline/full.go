@@ -22,8 +22,8 @@ const (
 	ShellCompDirectiveNoFileComp = cobra.ShellCompDirectiveNoFileComp
 )
 
-// Completes is set where a program has a command 'completion'.
-const Completes = true
+// Example is a line of examples about completion, where there is one.
+func Example(line string) string { return "\n  " + line }
 
 // NoFileCompletions completes nothing.
 var NoFileCompletions CompletionFunc = cobra.NoFileCompletions

@@ -46,8 +46,8 @@ const (
 	ShellCompDirectiveNoFileComp
 )
 
-// Completes is set where a program has a command 'completion'.
-const Completes = false
+// Example is a line of examples about completion, where there is one.
+func Example(string) string { return "" }
 
 // NoFileCompletions completes nothing.
 var NoFileCompletions CompletionFunc

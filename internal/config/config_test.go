@@ -74,7 +74,7 @@ func TestDefaults(t *testing.T) {
 	if g.HeapLimit <= 0 {
 		t.Errorf("heap limit %d, want one by the memory of this machine", g.HeapLimit)
 	}
-	want.QueueTotal, g.HeapLimit = min(want.QueueTotal, memory()/queueShare), 0
+	want.QueueTotal, g.HeapLimit = int(min(int64(want.QueueTotal), memory()/queueShare)), 0
 	g.SetLevel = nil
 	if g.Log = nil; !reflect.DeepEqual(g, want) {
 		t.Errorf("gateway:\n got %+v\nwant %+v", g, want)

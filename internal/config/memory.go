@@ -2,6 +2,7 @@ package config
 
 import (
 	"bytes"
+	"math"
 	"os"
 	"path"
 	"path/filepath"
@@ -21,11 +22,11 @@ const (
 )
 
 // memory returns how many bytes this process may use: those of the machine, or fewer by its control group.
-func memory() int {
-	limit := 1 << 62
+func memory() int64 {
+	limit := int64(math.MaxInt64)
 	var info unix.Sysinfo_t
 	if unix.Sysinfo(&info) == nil {
-		limit = min(limit, int(uint64(info.Totalram)*uint64(info.Unit)))
+		limit = int64(uint64(info.Totalram) * uint64(info.Unit))
 	}
 	groups, err := os.ReadFile("/proc/self/cgroup")
 	if err != nil {
@@ -36,8 +37,8 @@ func memory() int {
 
 // groupMemory returns the least limit of the control groups that /proc/self/cgroup names, and of those above
 // them, by either version (cgroups(7)). Without any it is a number that no machine has.
-func groupMemory(root, groups string) int {
-	limit := 1 << 62
+func groupMemory(root, groups string) int64 {
+	limit := int64(math.MaxInt64)
 	for line := range strings.Lines(groups) {
 		words := strings.SplitN(strings.TrimSpace(line), ":", 3)
 		if len(words) != 3 {
@@ -53,7 +54,7 @@ func groupMemory(root, groups string) int {
 		for group := path.Clean("/" + words[2]); ; group = path.Dir(group) {
 			text, err := os.ReadFile(filepath.Join(above, group, file))
 			if err == nil {
-				if n, err := strconv.Atoi(string(bytes.TrimSpace(text))); err == nil && n > 0 { // else "max"
+				if n, err := strconv.ParseInt(string(bytes.TrimSpace(text)), 10, 64); err == nil && n > 0 { // else "max"
 					limit = min(limit, n)
 				}
 			}
@@ -66,9 +67,9 @@ func groupMemory(root, groups string) int {
 }
 
 // boundQueues makes what may wait for clients fit into memory, unless it was set by hand, and the heap with it.
-func boundQueues(c settings.Config, byHand bool, memory int) settings.Config {
+func boundQueues(c settings.Config, byHand bool, memory int64) settings.Config {
 	if !byHand {
-		c.QueueTotal = max(min(c.QueueTotal, memory/queueShare), c.QueueBytes)
+		c.QueueTotal = max(int(min(int64(c.QueueTotal), memory/queueShare)), c.QueueBytes)
 	}
 	if os.Getenv("GOMEMLIMIT") == "" {
 		c.HeapLimit = int64(float64(memory) * heapShare)

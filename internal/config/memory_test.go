@@ -1,6 +1,7 @@
 package config
 
 import (
+	"math"
 	"os"
 	"path/filepath"
 	"testing"
@@ -28,15 +29,15 @@ func TestGroupMemory(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	const none = 1 << 62
+	const none = math.MaxInt64
 	for name, tt := range map[string]struct {
 		groups string
-		want   int
+		want   int64
 	}{
 		"version 1":            {"4:memory:/system/srv\n3:cpu:/\n", 256 << 20},
 		"version 2":            {"0::/slice/srv\n", 128 << 20},
 		"both":                 {"4:memory:/system\n0::/slice/srv\n", 128 << 20},
-		"no limit":             {"4:memory:/\n0::/slice\n", none},
+		"no limit":             {"4:memory:/\n0::/slice\n", math.MaxInt64 - 4095}, // what version 1 calls none
 		"outside of a mount":   {"0::/../../slice/srv\n", 128 << 20},
 		"not there":            {"0::/nowhere/at/all\n", none},
 		"nothing that is read": {"what\n::\n\n", none},
@@ -53,7 +54,7 @@ func TestGroupMemory(t *testing.T) {
 }
 
 func TestQueueTotal(t *testing.T) {
-	text := func(t *testing.T, line string, memory, want int) {
+	text := func(t *testing.T, line string, memory int64, want int) {
 		t.Helper()
 		c, err := loadGateway(t, write(t, "f", line))
 		if err != nil {

@@ -23,14 +23,15 @@ const patience = 20 * time.Second
 
 // Build returns the path of the binary of the command in the current directory. The cache of go test
 // does not know what only that binary is made of: -count=1 goes around it.
-func Build(t *testing.T, name string) string {
+func Build(t *testing.T, name string, flags ...string) string {
 	t.Helper()
 	dir := t.TempDir()
 	if err := os.Chmod(filepath.Dir(dir), 0o755); err != nil { // for calls as nobody
 		t.Fatal(err)
 	}
 	bin := filepath.Join(dir, name)
-	if out, err := exec.Command("go", "build", "-o", bin, ".").CombinedOutput(); err != nil {
+	args := append([]string{"build", "-o", bin}, flags...)
+	if out, err := exec.Command("go", append(args, ".")...).CombinedOutput(); err != nil {
 		t.Fatalf("go build: %v\n%s", err, out)
 	}
 	return bin
