@@ -82,6 +82,23 @@ func (n *network) vitals() (v vitals) {
 	return v
 }
 
+// metric returns a number of the gateway's metrics.
+func (n *network) metric(name string) float64 {
+	n.t.Helper()
+	_, text := n.get("/metrics")
+	for line := range strings.Lines(text) {
+		if value, ok := strings.CutPrefix(line, name+" "); ok {
+			x, err := strconv.ParseFloat(strings.TrimSpace(value), 64)
+			if err != nil {
+				n.t.Fatal(err)
+			}
+			return x
+		}
+	}
+	n.t.Fatalf("no metric %s", name)
+	return 0
+}
+
 // least is the least of each in a while: memory that waits for the collector, and connections that have just
 // ended, come and go.
 func (n *network) least(d time.Duration) vitals {

@@ -151,23 +151,6 @@ func (n *network) get(path string) (status int, body string) {
 	return r.StatusCode, string(b)
 }
 
-// metric returns a number of the gateway's metrics.
-func (n *network) metric(name string) float64 {
-	n.t.Helper()
-	_, text := n.get("/metrics")
-	for line := range strings.Lines(text) {
-		if value, ok := strings.CutPrefix(line, name+" "); ok {
-			x, err := strconv.ParseFloat(strings.TrimSpace(value), 64)
-			if err != nil {
-				n.t.Fatal(err)
-			}
-			return x
-		}
-	}
-	n.t.Fatalf("no metric %s", name)
-	return 0
-}
-
 // series are the names of the metrics with their labels.
 func series(text string) (all []string) {
 	for line := range strings.Lines(text) {
