@@ -62,7 +62,7 @@ func TestVerdicts(t *testing.T) {
 	for name, ids := range map[string][]string{
 		"TestGood": {"M1", "M2", "M3", "M4", "M14"}, "TestBad": {"M2"}, "TestPart": {"M3"}, "TestGone": {"M4"},
 	} {
-		results[name] = &result{figures: map[string]string{}}
+		results[name] = &result{figures: map[string][]string{}}
 		marks = append(marks, mark{"d", name, ids})
 	}
 	if err := note(strings.NewReader(events), results, io.Discard); err != nil {

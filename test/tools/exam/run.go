@@ -27,8 +27,8 @@ type event struct {
 type result struct {
 	action  string // pass, fail, skip; "": it did not run
 	took    time.Duration
-	reason  string            // why it was skipped
-	figures map[string]string // by case
+	reason  string              // why it was skipped
+	figures map[string][]string // by case
 }
 
 // figure is how a test tells what it measured for a case:  t.Logf("exam: F1: ...").
@@ -41,7 +41,7 @@ var location = regexp.MustCompile(`^\s*\S+_test\.go:[0-9]+: `)
 func run(ctx context.Context, root, dir string, tests []string, limit time.Duration, progress io.Writer) (map[string]*result, error) {
 	results := map[string]*result{}
 	for _, name := range tests {
-		results[name] = &result{figures: map[string]string{}}
+		results[name] = &result{figures: map[string][]string{}}
 	}
 	cmd := exec.CommandContext(ctx, "go", "test", "-tags", "exam", "-json", "-count=1", "-parallel", "4",
 		"-timeout", limit.String(), "-run", "^("+strings.Join(tests, "|")+")$", "./"+dir)
@@ -84,7 +84,7 @@ func note(out io.Reader, results map[string]*result, progress io.Writer) error {
 			if text := location.ReplaceAllString(e.Output, ""); text != e.Output {
 				r.reason = strings.TrimSpace(text)
 				if m := figure.FindStringSubmatch(text); m != nil {
-					r.figures[m[1]] = strings.TrimSpace(m[2])
+					r.figures[m[1]] = append(r.figures[m[1]], strings.TrimSpace(m[2]))
 				}
 				if strings.HasPrefix(text, prefix) {
 					fmt.Fprintf(progress, "  %s: %s", name, text)

@@ -29,9 +29,7 @@ func table(marks []mark, results map[string]*result) (rows []row, bad []string) 
 			r.tests = append(r.tests, m.name())
 			r.result = worse(r.result, verdict(got))
 			took += got.took
-			if f := got.figures[c.id]; f != "" {
-				figures = append(figures, f)
-			}
+			figures = append(figures, got.figures[c.id]...)
 		}
 		switch {
 		case len(r.tests) > 0:
