@@ -48,7 +48,7 @@ test-vm: ## vsock on a real kernel in QEMU
 	@scripts/deps.sh test
 	go test -count=1 -timeout 6m ./test/vm/...
 
-exam: ## all cases of the exam, also those that take long, to docs/exam.md; wants an idle machine, 1.5 hours
+exam: ## all cases of the exam, also those that take long, to docs/exam.md; wants an idle machine, an hour
 	@scripts/deps.sh test
 	go run ./test/tools/exam
 

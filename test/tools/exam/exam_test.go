@@ -79,7 +79,7 @@ func TestVerdicts(t *testing.T) {
 	}
 	for id, want := range map[string]string{
 		"M1": "pass", "M2": "fail", "M3": "not here: one: no such kernel", "M4": "fail", "M5": "no test", "F16": "later: KVM",
-		"M14": "pass; later: DNS, ICMP, WebSocket, QUIC: " + laterCarriers,
+		"M14": "pass; without: DNS, ICMP, WebSocket, QUIC: " + laterCarriers,
 	} {
 		if got[id].result != want {
 			t.Errorf("%s: got %q, want %q", id, got[id].result, want)

@@ -68,9 +68,10 @@ func examine(ctx context.Context, only string, list bool, out string) error {
 	}
 	rows, bad := table(marks, results)
 	if only != "" {
-		rows = slices.DeleteFunc(rows, func(r row) bool { return len(r.tests) == 0 })
+		ids := strings.Split(only, ",")
+		rows = slices.DeleteFunc(rows, func(r row) bool { return !slices.Contains(ids, r.id) })
+		bad = slices.DeleteFunc(bad, func(id string) bool { return !slices.Contains(ids, id) })
 		fmt.Print(format(rows))
-		bad = slices.DeleteFunc(bad, func(id string) bool { return !slices.Contains(strings.Split(only, ","), id) })
 	} else {
 		text := header(began) + format(rows)
 		fmt.Print(text)

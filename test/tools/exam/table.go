@@ -36,7 +36,7 @@ func table(marks []mark, results map[string]*result) (rows []row, bad []string) 
 			figures = append(figures, fmt.Sprintf("%.1f s", took.Seconds()))
 			r.figure = strings.Join(figures, "; ")
 			if c.later != "" {
-				r.result += "; later: " + c.later
+				r.result += "; without: " + c.later
 			}
 		case c.later != "":
 			r.result = "later: " + c.later
