@@ -2,8 +2,10 @@ package gateway
 
 import (
 	"bytes"
+	"crypto/tls"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"testing"
 	"time"
@@ -39,7 +41,7 @@ func TestSlowAuthentication(t *testing.T) {
 				}()
 				untouched := func(when string) error {
 					s, got := l.g.total.Stats(), l.m.taken()
-					if n := len(l.g.owners) + len(l.g.peers); n > 0 || len(got) > 0 || s.Packets > 0 || len(s.Drops) > 0 {
+					if n := l.owners() + l.peers(); n > 0 || len(got) > 0 || s.Packets > 0 || len(s.Drops) > 0 {
 						return fmt.Errorf("%s: %d peers or owners, %d bytes to the TUN, %+v", when, n, len(got), s)
 					}
 					return nil
@@ -54,13 +56,27 @@ func TestSlowAuthentication(t *testing.T) {
 				if verdict != nil {
 					return errors.Join(r.want("refused", nil, true), untouched("refused"))
 				}
-				if s := l.g.total.Stats(); s.Packets != 10 || len(l.g.owners) != 1 {
-					return fmt.Errorf("admitted: %+v, %d owners; want 10 packets", s, len(l.g.owners))
+				if s := l.g.total.Stats(); s.Packets != 10 || l.owners() != 1 {
+					return fmt.Errorf("admitted: %+v, %d owners; want 10 packets", s, l.owners())
 				}
 				return r.want("admitted", extendedReply("", "10.0.3.7"), false)
 			})
 		})
 	}
+}
+
+// owners is how many addresses of devices are in use.
+func (l *lab) owners() int {
+	l.g.mu.Lock()
+	defer l.g.mu.Unlock()
+	return len(l.g.owners)
+}
+
+// peers is how many connections there are behind their handshakes.
+func (l *lab) peers() int {
+	l.g.mu.Lock()
+	defer l.g.mu.Unlock()
+	return len(l.g.peers)
 }
 
 // taken is what the exit was sent.
@@ -142,8 +158,8 @@ func TestResumeManyTimes(t *testing.T) {
 			token = newToken
 		}
 		l.settle()
-		if s := l.g.leases.pool.Stats(); s.Live != 1 || s.Held != 0 || len(l.g.peers) != 1 {
-			return fmt.Errorf("%+v, %d connections; want one of each", s, len(l.g.peers))
+		if s := l.g.leases.pool.Stats(); s.Live != 1 || s.Held != 0 || l.peers() != 1 {
+			return fmt.Errorf("%+v, %d connections; want one of each", s, l.peers())
 		}
 		return nil
 	}); err != nil {
@@ -161,10 +177,13 @@ func TestManyGuesses(t *testing.T) {
 			return err
 		}
 		const guesses, every = 10_000, 150 * time.Millisecond // 25 minutes in all
+		guesser := identity.NewKey().Client(identity.Join, l.g.c.Key.Public().Pin())
 		for i := range guesses {
 			guess := secret
 			guess[i%16] ^= byte(1 + i>>4)
-			r := l.dialTLS(identity.Join, identity.NewKey())
+			a, b := net.Pipe()
+			l.m.conns <- b
+			r := collect(tls.Client(buffered(a), guesser))
 			r.send(proto.AppendJoin(nil, guess))
 			time.Sleep(every)
 		}

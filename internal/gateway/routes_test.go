@@ -37,6 +37,7 @@ func (pipes) Addr() net.Addr { return &net.UnixAddr{Name: "pipes", Net: "pipe"} 
 // asks serves one request as the control socket does, or as the listener for metrics. It returns the
 // status and the body of the answer.
 func asks(l *lab, open bool, method, path, host, origin, body string) (int, string, error) {
+	l.settle() // the gateway serves before it answers
 	ctx, cancel := context.WithCancel(context.Background())
 	conns, done := make(pipes), make(chan error, 1)
 	log := slog.New(slog.DiscardHandler)
