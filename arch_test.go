@@ -43,7 +43,7 @@ var arrows = map[string][]string{
 	"internal/tun":              {"internal/packet", "internal/proto"},
 	"internal/exit":             {"internal/hostnet", "internal/proto", "internal/router", "internal/tun"},
 	"internal/admission":        {},
-	"internal/netadmin":         {"internal/confine", "internal/durable", "internal/hostnet", "internal/tun"},
+	"internal/netadmin":         {"internal/confine", "internal/durable", "internal/hostnet", "internal/policy", "internal/tun"},
 	"internal/gateway/settings": {"internal/admission", "internal/identity"},
 	"internal/gateway": {
 		"internal/addrpool", "internal/admission", "internal/api", "internal/carrier", "internal/carrier/tcp", "internal/carrier/tls", "internal/carrier/unix",

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"path/filepath"
 
 	"golang.org/x/sys/unix"
 
@@ -64,16 +65,27 @@ func connect(ctx context.Context, keys *config.Client, lines bool) error {
 		joined = append(joined, c.Joined)
 	}
 	host, err := cli.StartHost(netadmin.Rules{
-		Program: "vpncli", TUN: c.TUN, MTU: cmp.Or(c.Policy.MTU, client.DefaultMTU), Mark: c.Mark, Connect: sockets(c),
-		Read: joined, Write: joined, DNS: !c.Policy.RefuseDNS,
+		Program: "vpncli", TUN: c.TUN, MTU: cmp.Or(c.Policy.MTU, client.DefaultMTU), Mark: c.Mark, Table: c.Table, Policy: &c.Policy, Connect: sockets(c),
+		Read: joined, Write: joined,
 	}, keys.Process, confine.Rules{
-		Read:     []string{"/etc"}, // resolv.conf and hosts, which other programs replace
+		Read:     nameFiles(),
 		Families: []int{unix.AF_INET, unix.AF_INET6, unix.AF_VSOCK, unix.AF_NETLINK},
 	}, c.Log)
 	if err != nil {
 		return err
 	}
 	return errors.Join(client.Run(ctx, c, host), host.Close())
+}
+
+// nameFiles returns the directories with the files by which names are looked up: other programs replace them.
+func nameFiles() []string {
+	dirs := []string{"/etc", "/run/systemd/resolve", "/run/NetworkManager", "/run/resolvconf"}
+	for _, name := range []string{"resolv.conf", "hosts", "nsswitch.conf"} {
+		if path, err := filepath.EvalSymlinks("/etc/" + name); err == nil {
+			dirs = append(dirs, filepath.Dir(path))
+		}
+	}
+	return dirs
 }
 
 // sockets returns the paths of the unix sockets that lead to a gateway.

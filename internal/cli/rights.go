@@ -39,7 +39,7 @@ func StartHost(r netadmin.Rules, p config.Process, rights confine.Rules, log *sl
 func (h *Host) Confine(state *durable.Dir, files ...string) error {
 	var lacking []string
 	if os.Geteuid() == 0 { // anybody else was chosen by who started this
-		if err := h.user.Reachable(); err != nil {
+		if err := h.user.Reachable(state != nil); err != nil {
 			lacking = append(lacking, "user: "+err.Error())
 		} else {
 			h.rights.User = &h.user

@@ -69,11 +69,14 @@ func FindUser(name string) (User, error) {
 	return User{uid, gid}, errors.Join(uidErr, gidErr)
 }
 
-// Reachable says why this process, of root, can not become u; nil: it can.
-func (u User) Reachable() error {
-	need := bits([]int{unix.CAP_SETUID, unix.CAP_SETGID, unix.CAP_CHOWN})
-	if permitted()&need != need {
-		return errors.New("root without CAP_SETUID, CAP_SETGID and CAP_CHOWN can not become another user")
+// Reachable says why this process, of root, can not become u, and give it files if it has to; nil: it can.
+func (u User) Reachable(files bool) error {
+	need := bits([]int{unix.CAP_SETUID, unix.CAP_SETGID})
+	if files {
+		need |= bits([]int{unix.CAP_CHOWN})
+	}
+	if missing := need &^ permitted(); missing != 0 {
+		return fmt.Errorf("root without capabilities %#x can not become another user", missing)
 	}
 	for _, m := range []struct {
 		file string

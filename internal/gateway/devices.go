@@ -173,7 +173,7 @@ func (g *Gateway) route(c *Config, sites map[netip.Prefix]netip.Addr) error {
 // hostState is what the gateway wants of its host's network.
 func (g *Gateway) hostState(c *Config, sites map[netip.Prefix]netip.Addr) hostnet.State {
 	return hostnet.State{
-		Addr: netip.PrefixFrom(g.gateway, c.Pool.Bits()), MTU: c.MTU,
+		Addr: c.Address(), MTU: c.MTU,
 		Masquerade: c.NAT, Routes: slices.Collect(maps.Keys(sites)),
 	}
 }

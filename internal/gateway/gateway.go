@@ -148,7 +148,7 @@ func Run(ctx context.Context, c Config, host Host) (err error) {
 			return errors.Join(err, control.Close())
 		}
 	}
-	if err := host.Confine(leases.dir, leasestore.Prefix, peerstore.Prefix); err != nil {
+	if err := host.Confine(leases.dir, leasestore.Prefix, peerstore.Prefix, api.SocketName); err != nil {
 		closeAll(listeners)
 		return errors.Join(err, control.Close())
 	}
@@ -162,7 +162,7 @@ func Run(ctx context.Context, c Config, host Host) (err error) {
 
 func newGateway(c Config, exit Exit, leases *leases) (*Gateway, error) {
 	g := &Gateway{
-		log: c.Log, strange: newStrangerLog(c.Log), gateway: c.Pool.Masked().Addr().Next(),
+		log: c.Log, strange: newStrangerLog(c.Log), gateway: c.Address().Addr(),
 		exit: exit, leases: leases,
 		gate:    admission.New(c.Limits),
 		offer:   proto.FeatureSuper | proto.FeatureConfig | proto.FeaturePing | proto.FeatureGoodbye | proto.FeatureHello,

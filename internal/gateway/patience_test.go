@@ -177,7 +177,7 @@ func TestManyGuesses(t *testing.T) {
 			return err
 		}
 		const guesses, every = 10_000, 150 * time.Millisecond // 25 minutes in all
-		guesser := identity.NewKey().Client(identity.Join, l.g.c.Key.Public().Pin())
+		guesser := identity.NewKey().Client(identity.Join, l.g.c().Key.Public().Pin())
 		for i := range guesses {
 			guess := secret
 			guess[i%16] ^= byte(1 + i>>4)

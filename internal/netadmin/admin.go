@@ -28,6 +28,7 @@ type admin struct {
 	full  bool // a full tunnel was applied and not taken back
 
 	watching sync.WaitGroup
+	watched  bool
 }
 
 // serve answers questions until the client ends, and then takes back what was done. But a full tunnel whose
@@ -126,23 +127,26 @@ func (a *admin) openTUN() (*link, int, error) {
 var errNoTUN = errors.New("no interface was opened")
 
 func (a *admin) apply(s *hostnet.State) error {
-	switch {
-	case a.link == nil || s == nil:
+	if a.link == nil || s == nil {
 		return errNoTUN
-	case s.Outer.Mark != a.rules.Mark:
-		return fmt.Errorf("mark %d is not that of this client, %d", s.Outer.Mark, a.rules.Mark)
-	case !a.rules.DNS && len(s.DNS) > 0:
-		return errors.New("this client does not set name servers")
 	}
-	a.full = a.full || s.Full()
-	return a.link.Apply(*s)
+	if err := a.rules.judge(*s); err != nil {
+		return err
+	}
+	err := a.link.Apply(*s)
+	a.full = s.Full() || a.full && err != nil // what failed may be there in part
+	return err
 }
 
 // watch sends events until ctx is done or the client is gone.
 func (a *admin) watch(ctx context.Context, w *wire) error {
-	if a.link == nil {
+	switch {
+	case a.link == nil:
 		return errNoTUN
+	case a.watched:
+		return errors.New("the interface is watched already")
 	}
+	a.watched = true
 	a.watching.Go(func() {
 		err := a.link.Watch(ctx, func(e hostnet.Event) { _ = w.send(answer{Event: &e}, -1) })
 		if err != nil {

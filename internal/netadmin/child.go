@@ -80,7 +80,7 @@ func confineSelf(r Rules, log *slog.Logger) error {
 	for _, path := range slices.Concat(r.Write, r.Remove) {
 		rules.Write = append(rules.Write, filepath.Dir(path))
 	}
-	if r.DNS { // see package hostdns
+	if r.dns() { // see package hostdns
 		rules.Write = append(rules.Write, "/etc")
 		rules.Read = append(rules.Read, "/run", "/proc/sys/kernel/random/boot_id")
 	}

@@ -140,8 +140,11 @@ func (c *Client) ask(q any) (reply, error) {
 	c.turn <- struct{}{}
 	defer func() { <-c.turn }()
 	none := reply{fd: -1}
-	if err := c.wire.send(q, -1); err != nil {
+	switch err := c.wire.send(q, -1); {
+	case errors.Is(err, syscall.EPIPE), errors.Is(err, syscall.ECONNRESET), errors.Is(err, net.ErrClosed):
 		return none, fmt.Errorf("%w: %w", ErrEnded, err)
+	case err != nil:
+		return none, err
 	}
 	r, ok := <-c.answers
 	if !ok {

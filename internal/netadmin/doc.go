@@ -18,23 +18,34 @@
 package netadmin
 
 import (
+	"net/netip"
+
 	"ferry/internal/hostnet"
+	"ferry/internal/policy"
 )
 
 // Rules say what a client may ask for. They do not change.
 type Rules struct {
-	Program   string   // whose process this is: vpnsrv or vpncli
-	TUN       string   // name of the interface
-	MTU       int      // of the interface until a State says another, bytes
-	Mark      uint32   // of the sockets that are asked for; 0: none may be
-	Connect   []string // paths of unix sockets that may be connected to
-	Remove    []string // paths of unix sockets that are removed at the end, if nobody listens there
-	Read      []string // paths of files that may be read
-	Write     []string // paths of files that may be replaced
-	DNS       bool     // name servers may be set
+	Program string   // whose process this is: vpnsrv or vpncli
+	TUN     string   // name of the interface
+	MTU     int      // of the interface until a State says another, bytes
+	Mark    uint32   // of the sockets that are asked for; 0: none may be
+	Connect []string // paths of unix sockets that may be connected to
+	Remove  []string // paths of unix sockets that are removed at the end, if nobody listens there
+	Read    []string // paths of files that may be read
+	Write   []string // paths of files that may be replaced
+
+	Addr   netip.Prefix   // of the interface of a gateway
+	Routes []netip.Prefix // that its operator has named
+	Table  int            // of a device's full tunnel
+	Policy *policy.Rules  // what the owner of a device has agreed to; nil: this is a gateway
+
 	LogFormat string
 	LogLevel  string
 }
+
+// dns says whether name servers may be set.
+func (r Rules) dns() bool { return r.Policy != nil && !r.Policy.RefuseDNS }
 
 // Questions.
 const (

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/netip"
 	"os"
@@ -18,9 +19,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"log/slog"
-
 	"ferry/internal/hostnet"
+	"ferry/internal/policy"
 	"ferry/internal/tun"
 )
 
@@ -57,6 +57,10 @@ func again() int {
 
 func begin(t *testing.T, r Rules) *Client {
 	t.Helper()
+	if r.Policy == nil && !r.Addr.IsValid() {
+		r.Policy = &policy.Rules{Accept: policy.DefaultAccept, DefaultRoute: true}
+		r.Table = 77
+	}
 	r.Program, r.TUN, r.MTU, r.LogFormat, r.LogLevel = "test", "tun7", 1400, "text", "info"
 	c, err := Start(r)
 	if err != nil {
@@ -109,7 +113,8 @@ func exists(name string) bool {
 	return err == nil
 }
 
-var state = hostnet.State{Addr: netip.MustParsePrefix("10.1.0.5/16"), MTU: 1300}
+// state is that of a device whose table and mark are those of begin and of no mark.
+var state = hostnet.State{Addr: netip.MustParsePrefix("10.1.0.5/16"), MTU: 1300, Outer: hostnet.Outer{Table: 77}}
 
 func TestInterface(t *testing.T) {
 	c := begin(t, Rules{})
@@ -252,7 +257,7 @@ func second[T any](_ T, err error) error { return err }
 func TestClientKilled(t *testing.T) {
 	before := ip(t, "rule") + ip(t, "route show table all")
 	full := state
-	full.Routes, full.Outer = routes("0.0.0.0/0"), hostnet.Outer{Mark: 7, Table: 77}
+	full.Routes, full.Outer.Mark = routes("0.0.0.0/0"), 7
 	for _, s := range []hostnet.State{state, full} {
 		c := begin(t, Rules{Mark: s.Outer.Mark})
 		d := open(t, c)
@@ -368,5 +373,105 @@ func TestNonsense(t *testing.T) {
 	}
 	if out := ip(t, "route show table all"); strings.Contains(out, "proto 202") {
 		t.Error(out)
+	}
+}
+
+// What a state may say follows from what the owner of the device, or the operator of the gateway, has said.
+func TestJudge(t *testing.T) {
+	prefix, addr := netip.MustParsePrefix, netip.MustParseAddr
+	device := Rules{Mark: 7, Table: 77, Policy: &policy.Rules{
+		Accept: policy.DefaultAccept, Routes: routes("1.0.0.0/1"), DefaultRoute: true,
+	}}
+	split := device
+	split.Policy = &policy.Rules{Accept: policy.DefaultAccept, RefuseDNS: true, RefuseRoutes: true}
+	gateway := Rules{Addr: prefix("10.0.0.1/16"), Routes: routes("7.0.0.0/7")}
+	outer := hostnet.Outer{Mark: 7, Table: 77, Peers: []netip.Addr{addr("192.0.2.1")}}
+	at := prefix("10.0.3.7/16")
+	for name, tt := range map[string]struct {
+		rules Rules
+		state hostnet.State
+		ok    bool
+	}{
+		"device":                    {device, hostnet.State{Addr: at, MTU: 1400, Routes: routes("192.168.7.0/24", "1.0.0.0/1"), Outer: outer, LocalNets: true, Guard: true}, true},
+		"full tunnel":               {device, hostnet.State{Addr: at, Routes: routes("0.0.0.0/0"), Outer: outer, DNS: []netip.Addr{addr("10.0.0.1")}, Domains: []string{"site.example"}}, true},
+		"closed":                    {device, hostnet.State{Routes: routes("0.0.0.0/0"), Outer: outer}, true},
+		"a name server's route":     {device, hostnet.State{Addr: at, Routes: routes("0.0.0.0/0", "9.9.9.9/32"), Outer: outer, DNS: []netip.Addr{addr("9.9.9.9")}}, true},
+		"foreign address":           {device, hostnet.State{Addr: prefix("8.8.8.8/32"), Outer: outer}, false},
+		"no address":                {device, hostnet.State{Outer: outer}, false},
+		"MTU":                       {device, hostnet.State{Addr: at, MTU: 68, Outer: outer}, false},
+		"half of everything":        {device, hostnet.State{Addr: at, Routes: routes("128.0.0.0/1"), Outer: outer}, false},
+		"loopback":                  {device, hostnet.State{Addr: at, Routes: routes("127.0.0.0/8"), Outer: outer}, false},
+		"masquerade":                {device, hostnet.State{Addr: at, Outer: outer, Masquerade: true}, false},
+		"another table":             {device, hostnet.State{Addr: at, Outer: hostnet.Outer{Mark: 7, Table: 78}}, false},
+		"another mark":              {device, hostnet.State{Addr: at, Outer: hostnet.Outer{Mark: 8, Table: 77}}, false},
+		"a domain that is a line":   {device, hostnet.State{Addr: at, Routes: routes("0.0.0.0/0"), Outer: outer, DNS: []netip.Addr{addr("10.0.0.1")}, Domains: []string{"x\n#@ /etc/shadow"}}, false},
+		"a name server elsewhere":   {device, hostnet.State{Addr: at, Outer: outer, DNS: []netip.Addr{addr("9.9.9.9")}}, false},
+		"a full tunnel not wanted":  {split, hostnet.State{Addr: at, Routes: routes("0.0.0.0/0"), Outer: outer}, false},
+		"a route not wanted":        {split, hostnet.State{Addr: at, Routes: routes("192.168.7.0/24"), Outer: outer}, false},
+		"name servers not wanted":   {split, hostnet.State{Addr: at, Outer: outer, DNS: []netip.Addr{addr("10.0.0.1")}}, false},
+		"gateway":                   {gateway, hostnet.State{Addr: prefix("10.0.0.1/16"), MTU: 1500, Routes: routes("192.168.7.0/24", "7.0.0.0/7"), Masquerade: true}, true},
+		"another address":           {gateway, hostnet.State{Addr: prefix("10.0.0.2/16")}, false},
+		"everything to the gateway": {gateway, hostnet.State{Addr: prefix("10.0.0.1/16"), Routes: routes("0.0.0.0/0")}, false},
+		"half of it":                {gateway, hostnet.State{Addr: prefix("10.0.0.1/16"), Routes: routes("0.0.0.0/1")}, false},
+		"a gateway's name servers":  {gateway, hostnet.State{Addr: prefix("10.0.0.1/16"), DNS: []netip.Addr{addr("9.9.9.9")}}, false},
+		"a gateway's table":         {gateway, hostnet.State{Addr: prefix("10.0.0.1/16"), Outer: outer}, false},
+		"a gateway's guard":         {gateway, hostnet.State{Addr: prefix("10.0.0.1/16"), Guard: true}, false},
+	} {
+		if err := tt.rules.judge(tt.state); (err == nil) != tt.ok {
+			t.Errorf("%s: got %v", name, err)
+		}
+	}
+}
+
+// Descriptors that nobody expects are closed, and one watch is enough.
+func TestNothingPilesUp(t *testing.T) {
+	c := begin(t, Rules{})
+	open(t, c)
+	count := func() int {
+		fds, err := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", c.cmd.Process.Pid))
+		if err != nil || len(fds) == 0 {
+			t.Fatal(fds, err)
+		}
+		return len(fds)
+	}
+	before := count()
+	if _, err := c.ask(question{Op: opWatch}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "it watches", func() bool { return count() > before })
+	before = count()
+	for range 20 {
+		if _, err := c.ask(question{Op: opWatch}); err == nil {
+			t.Fatal("a second watch")
+		}
+		if _, _, err := c.wire.conn.WriteMsgUnix([]byte(`{"op":"none"}`), unix.UnixRights(0, 1, 2), nil); err != nil {
+			t.Fatal(err)
+		}
+		<-c.answers
+	}
+	if after := count(); after > before {
+		t.Errorf("%d descriptors, %d before", after, before)
+	}
+}
+
+// A tunnel that is not full any more is taken back when its client was killed.
+func TestFullNoMore(t *testing.T) {
+	before := ip(t, "rule") + ip(t, "route show table all")
+	c := begin(t, Rules{Mark: 7})
+	d := open(t, c)
+	full := state
+	full.Routes, full.Outer.Mark = routes("0.0.0.0/0"), 7
+	less := state
+	less.Outer.Mark = 7
+	for _, s := range []hostnet.State{full, less} {
+		if err := c.Apply(s); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := errors.Join(c.Close(), d.Close()); err != nil {
+		t.Error(err)
+	}
+	if after := ip(t, "rule") + ip(t, "route show table all"); after != before {
+		t.Errorf("this is left:\n%s", after)
 	}
 }

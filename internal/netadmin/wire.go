@@ -10,8 +10,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// maxMessage is the longest message in bytes: the default of net.core.wmem_max. About 10,000 routes fit.
-const maxMessage = 212_992
+// maxMessage is the longest message in bytes, a little less than a socket takes by default
+// (net.core.wmem_default). About 10,000 routes fit.
+const maxMessage = 200_000
 
 // A wire sends and receives messages. One goroutine receives; any number may send.
 type wire struct {
@@ -65,14 +66,25 @@ func (w *wire) receive(v any) (fd int, err error) {
 	return fd, err
 }
 
+// descriptor returns the one that is expected, or -1, and closes what else has come.
 func descriptor(oob []byte) (int, error) {
 	messages, err := unix.ParseSocketControlMessage(oob)
-	if err != nil || len(messages) == 0 {
+	if err != nil {
 		return -1, err
 	}
-	fds, err := unix.ParseUnixRights(&messages[0])
-	if err != nil || len(fds) == 0 {
-		return -1, err
+	fd := -1
+	for _, m := range messages {
+		fds, err := unix.ParseUnixRights(&m)
+		if err != nil {
+			continue
+		}
+		for _, more := range fds {
+			if fd < 0 {
+				fd = more
+			} else {
+				_ = unix.Close(more)
+			}
+		}
 	}
-	return fds[0], nil // there is room for one
+	return fd, nil
 }

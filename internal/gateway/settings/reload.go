@@ -30,7 +30,6 @@ var all = []setting{
 	{"metrics", restart, func(c *Config) any { return &c.Metrics }},
 	{"log_format", restart, func(c *Config) any { return &c.LogFormat }},
 
-	{"next key", atOnce, func(c *Config) any { return &c.NextKey }},
 	{"public", atOnce, func(c *Config) any { return &c.Public }},
 	{"mix_plain", atOnce, func(c *Config) any { return &c.Mix }},
 	{"isolate", atOnce, func(c *Config) any { return &c.Isolate }},
@@ -49,6 +48,8 @@ var all = []setting{
 	{"push_dns", atOnce, func(c *Config) any { return &c.PushDNS }},
 	{"push_domains", atOnce, func(c *Config) any { return &c.PushDomains }},
 
+	// After 'vpnsrv key switch' devices have to go on hearing of the key that the next start will have.
+	{"next key", judged, func(c *Config) any { return &c.NextKey }},
 	{"push_route", judged, func(c *Config) any { return &c.PushRoutes }},
 	{"reserved", judged, func(c *Config) any { return &c.Reserved }},
 	{"sites", judged, func(c *Config) any { return &c.Sites }},

@@ -81,3 +81,17 @@ func TestMerge(t *testing.T) {
 		})
 	}
 }
+
+// Between 'vpnsrv key switch' and the restart the next key is what devices heard: they must not forget it.
+func TestMergeAfterSwitch(t *testing.T) {
+	next := identity.NewKey()
+	now := Config{Key: identity.NewKey(), NextKey: next.Public().Pin()}
+	wanted := Config{Key: next}
+	for _, c := range []*Config{&now, &wanted} {
+		c.SetDefaults()
+	}
+	merged, _, waiting := Merge(now, wanted)
+	if merged.NextKey != now.NextKey || !slices.Contains(waiting, "key") {
+		t.Errorf("next key %v, want %v; waiting %v", merged.NextKey, now.NextKey, waiting)
+	}
+}

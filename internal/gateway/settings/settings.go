@@ -144,6 +144,11 @@ func (c *Config) SetDefaults() {
 	}
 }
 
+// Address returns the gateway's own address in the pool, the first one, with the length of the pool's prefix.
+func (c *Config) Address() netip.Prefix {
+	return netip.PrefixFrom(c.Pool.Masked().Addr().Next(), c.Pool.Bits())
+}
+
 // UpperHalf returns the half of pool from which 2013 clients got their addresses first.
 func UpperHalf(pool netip.Prefix) netip.Prefix {
 	bits := pool.Bits() + 1
