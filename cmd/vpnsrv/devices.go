@@ -146,11 +146,11 @@ func stateOf(p api.Peer) any {
 	case p.Disabled:
 		return cli.Bad("disabled")
 	case len(p.Sessions) > 0 && p.KnowsNext:
-		return cli.Good("connected, knows the next key")
+		return cli.Good("connected, was told of the next key")
 	case len(p.Sessions) > 0:
 		return cli.Good("connected")
 	case p.KnowsNext:
-		return "away, knows the next key"
+		return "away, was told of the next key"
 	}
 	return "away"
 }

@@ -14,10 +14,12 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"strconv"
 	"strings"
 	"syscall"
 
 	"github.com/spf13/pflag"
+	"golang.org/x/sys/unix"
 
 	"ferry/internal/cmdline"
 	"ferry/internal/config"
@@ -35,6 +37,7 @@ func Main(command func() *cmdline.Command, version string) {
 	if netadmin.IsChild() {
 		os.Exit(netadmin.Main(config.NewLogger))
 	}
+	closeInherited()
 	cmd := command()
 	tellVersion(cmd, version)
 	cmd.SilenceUsage, cmd.SilenceErrors = true, true
@@ -43,6 +46,24 @@ func Main(command func() *cmdline.Command, version string) {
 	if err := cmd.ExecuteContext(untilSignal(cmd.Name())); err != nil {
 		fmt.Fprintf(os.Stderr, "%s: %s\n", cmd.Name(), oneLine(err.Error()))
 		os.Exit(status(err))
+	}
+}
+
+// closeInherited closes what the parent of this process left open: strangers speak with this one. What belongs to
+// the runtime of Go is not inherited, and is closed on exec.
+func closeInherited() {
+	entries, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		return
+	}
+	for _, e := range entries {
+		fd, err := strconv.Atoi(e.Name())
+		if err != nil || fd <= 2 {
+			continue
+		}
+		if flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err == nil && flags&unix.FD_CLOEXEC == 0 {
+			_ = unix.Close(fd)
+		}
 	}
 }
 

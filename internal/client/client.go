@@ -77,6 +77,7 @@ type client struct {
 	last    session.Lease                   // of the last connection that had one
 	refused []policy.Refusal                // what was not taken of it
 	state   hostnet.State                   // of the host, as last applied
+	applied bool                            // state is
 	found   map[carrier.Endpoint]netip.Addr // where servers were when last connected to
 	story   *story
 }
@@ -218,13 +219,17 @@ func (c *client) close() error {
 	if !c.c.Policy.DefaultRoute {
 		return nil
 	}
-	err := c.exit.Apply(hostnet.State{
+	return c.apply(hostnet.State{
 		Routes: []netip.Prefix{netip.PrefixFrom(netip.IPv4Unspecified(), 0)}, LocalNets: !c.c.CloseLAN,
 		Outer: hostnet.Outer{Mark: c.c.Mark, Table: c.c.Table},
 	})
-	if err != nil {
+}
+
+func (c *client) apply(s hostnet.State) error {
+	if err := c.exit.Apply(s); err != nil {
 		return fmt.Errorf("%w: %w", errInterface, err)
 	}
+	c.state, c.applied = s, true
 	return nil
 }
 
@@ -244,11 +249,10 @@ func (c *client) configure(l *session.Lease, server net.Addr) error {
 	c.tellRefused(v.Refused)
 	l.MTU = v.MTU
 	s.MTU, s.Routes, s.DNS, s.Domains = v.MTU, v.Routes, v.DNS, v.Domains
-	if err := c.exit.Apply(s); err != nil {
-		return fmt.Errorf("%w: %w", errInterface, err)
+	if err := c.apply(s); err != nil {
+		return err
 	}
 	c.story.setRoutes(s.Routes, v.Refused)
-	c.state = s
 	return nil
 }
 

@@ -115,21 +115,32 @@ func (c *client) reach(ctx context.Context, server carrier.Endpoint) (*carrier.S
 	return shakeHands(ctx, conn, c.tls)
 }
 
-// seek dials a server. While the gateway's own name servers are in place nobody can tell where it is:
-// then it is sought where it was, and if it has moved, the name servers from before are asked.
+// seek dials a server. While everything goes into a tunnel that is dead, or the gateway's own name servers are in
+// place, nobody may be able to tell where it is: then it is sought where it was first, and if it has moved, the name
+// servers from before are asked.
 func (c *client) seek(ctx context.Context, server carrier.Endpoint) (net.Conn, error) {
-	if last, ok := c.found[server]; ok && len(c.state.DNS) > 0 {
+	c.renew()
+	if last, ok := c.found[server]; ok && (c.state.Full() || len(c.state.DNS) > 0) {
 		there := server
 		there.Host = last.String()
 		if conn, err := c.dial(ctx, there); err == nil || ctx.Err() != nil || there.Host == server.Host {
 			return conn, err
 		}
 		c.state.DNS, c.state.Domains = nil, nil
-		if err := c.exit.Apply(c.state); err != nil {
-			return nil, fmt.Errorf("%w: %w", errInterface, err)
-		}
+		c.renew()
 	}
 	return c.dial(ctx, server)
+}
+
+// renew makes the host's network as it was applied last: what others have done to it, as 'nft flush ruleset', may
+// keep the gateway out of reach.
+func (c *client) renew() {
+	if !c.applied {
+		return
+	}
+	if err := c.exit.Apply(c.state); err != nil {
+		c.log.Warn("the host's network can not be renewed", "interface", c.exit.Name(), "err", err)
+	}
 }
 
 // shakeHands speaks TLS on a connection; when that fails the connection is closed.

@@ -38,6 +38,7 @@ type Rules struct {
 	Families     []int // of sockets that can be made: unix.AF_...; none can be connected if it is only AF_NETLINK
 	Bind         bool  // sockets of other families than AF_NETLINK can be bound
 	Ioctl        bool
+	Links        bool // symlinks can be made
 }
 
 // A User is whom a process runs as.
@@ -72,8 +73,8 @@ func FindUser(name string) (User, error) {
 // Reachable says why this process, of root, can not become u, and give it files if it has to; nil: it can.
 func (u User) Reachable(files bool) error {
 	need := bits([]int{unix.CAP_SETUID, unix.CAP_SETGID})
-	if files {
-		need |= bits([]int{unix.CAP_CHOWN})
+	if files { // give them away now, and open them at the next start
+		need |= bits([]int{unix.CAP_CHOWN, unix.CAP_DAC_OVERRIDE})
 	}
 	if missing := need &^ permitted(); missing != 0 {
 		return fmt.Errorf("root without capabilities %#x can not become another user", missing)

@@ -52,15 +52,21 @@ func (tr trial) attempts() map[string]func() error {
 		"replace a file": func() error {
 			return os.Rename(filepath.Join(tr.Writable, "new"), filepath.Join(tr.Writable, "old"))
 		},
-		"listen on TCP":       func() error { return tryListen("tcp", "127.0.0.1:0") },
-		"bind UDP":            func() error { return tryListen("udp", "127.0.0.1:0") },
-		"bind a vsock port":   func() error { return tryBind(unix.AF_VSOCK, &unix.SockaddrVM{CID: unix.VMADDR_CID_ANY, Port: 62002}) },
-		"bind netlink":        func() error { return tryBind(unix.AF_NETLINK, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}) },
-		"make a raw socket":   func() error { return trySocket(unix.AF_PACKET, unix.SOCK_RAW) },
-		"make a TCP socket":   func() error { return trySocket(unix.AF_INET, unix.SOCK_STREAM) },
-		"connect":             tryConnect,
-		"start a program":     func() error { return exec.Command("/bin/true").Run() },
-		"look into a process": tryLook,
+		"listen on TCP":         func() error { return tryListen("tcp", "127.0.0.1:0") },
+		"bind UDP":              func() error { return tryListen("udp", "127.0.0.1:0") },
+		"bind a vsock port":     func() error { return tryBind(unix.AF_VSOCK, &unix.SockaddrVM{CID: unix.VMADDR_CID_ANY, Port: 62002}) },
+		"bind netlink":          func() error { return tryBind(unix.AF_NETLINK, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}) },
+		"make a raw socket":     func() error { return trySocket(unix.AF_PACKET, unix.SOCK_RAW) },
+		"make a TCP socket":     func() error { return trySocket(unix.AF_INET, unix.SOCK_STREAM) },
+		"connect":               tryConnect,
+		"start a program":       func() error { return exec.Command("/bin/true").Run() },
+		"look into a process":   tryLook,
+		"kill another process":  func() error { return unix.Tgkill(os.Getppid(), os.Getppid(), 0) },
+		"limit another process": func() error { return unix.Prlimit(os.Getppid(), unix.RLIMIT_NOFILE, nil, new(unix.Rlimit)) },
+		"link a file": func() error {
+			_ = os.Remove(filepath.Join(tr.Writable, "link"))
+			return os.Link(filepath.Join(tr.Writable, "new"), filepath.Join(tr.Writable, "link"))
+		},
 		"unshare":             func() error { return unix.Unshare(unix.CLONE_NEWUTS) },
 		"become root":         func() error { return syscall.Setuid(0) },
 		"be dumped":           func() error { return unix.Prctl(unix.PR_SET_DUMPABLE, 1, 0, 0, 0) },
@@ -317,7 +323,7 @@ func TestGateway(t *testing.T) {
 	wantDenied(t, r, withoutVsock(t, r, []string{
 		"read a file of others", "read /etc/shadow", "write what may be read", "listen on TCP", "bind UDP", "bind a vsock port",
 		"make a raw socket", "make a TCP socket", "connect", "start a program", "look into a process", "unshare", "be dumped",
-		"change a sysctl", "set a socket's mark", "become root",
+		"change a sysctl", "set a socket's mark", "become root", "kill another process", "limit another process", "link a file",
 	})...)
 	if len(r.Status) < 2 {
 		t.Errorf("%d threads: this says nothing about all of them", len(r.Status))
@@ -343,7 +349,7 @@ func TestClient(t *testing.T) {
 	wantDenied(t, r, withoutVsock(t, r, []string{
 		"read a file of others", "read /etc/shadow", "write what may be read", "listen on TCP", "bind UDP", "bind a vsock port",
 		"make a raw socket", "start a program", "look into a process", "unshare", "be dumped", "change a sysctl", "set a socket's mark",
-		"become root",
+		"become root", "kill another process", "limit another process", "link a file",
 	})...)
 }
 
@@ -358,7 +364,7 @@ func TestLayers(t *testing.T) {
 	r = perform(t, trial{Only: "seccomp", Rules: Rules{Families: []int{unix.AF_NETLINK}}})
 	wantDenied(t, r, withoutVsock(t, r, []string{
 		"listen on TCP", "bind UDP", "bind a vsock port", "make a raw socket", "make a TCP socket", "connect", "start a program",
-		"look into a process", "unshare", "be dumped", "set a socket's mark",
+		"look into a process", "unshare", "be dumped", "set a socket's mark", "kill another process", "limit another process", "link a file",
 	})...)
 }
 

@@ -3,6 +3,7 @@ package confine
 import (
 	"errors"
 	"fmt"
+	"os"
 	"runtime"
 	"slices"
 	"unsafe"
@@ -69,6 +70,9 @@ func (r Rules) filter() ([]unix.SockFilter, error) {
 	if r.Ioctl {
 		always = append(always, unix.SYS_IOCTL)
 	}
+	if r.Links {
+		always = append(always, unix.SYS_SYMLINKAT)
+	}
 	if !slices.Equal(r.Families, []int{unix.AF_NETLINK}) {
 		always = append(always, unix.SYS_CONNECT)
 	}
@@ -94,6 +98,9 @@ func (r Rules) filter() ([]unix.SockFilter, error) {
 	} else {
 		when(unix.SYS_BIND, dataArg2, bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: sizeNetlink, SkipTrue: 1}, allow)
 	}
+	// This process, and no other one of the same user.
+	when(unix.SYS_TGKILL, dataArg0, bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: uint32(os.Getpid()), SkipTrue: 1}, allow)
+	when(unix.SYS_PRLIMIT64, dataArg0, bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: 0, SkipTrue: 1}, allow)
 	// Threads, and no processes; names for memory, and nothing else of prctl.
 	when(unix.SYS_CLONE, dataArg0, bpf.JumpIf{Cond: bpf.JumpBitsNotSet, Val: unix.CLONE_THREAD, SkipTrue: 1}, allow)
 	when(unix.SYS_PRCTL, dataArg0, bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: unix.PR_SET_VMA, SkipTrue: 1}, allow)

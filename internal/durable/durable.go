@@ -16,6 +16,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -43,10 +44,11 @@ func (d *Dir) Give(uid, gid int, prefixes ...string) error {
 		return d.Explain(err)
 	}
 	for _, e := range entries {
-		if slices.ContainsFunc(prefixes, func(p string) bool { return strings.HasPrefix(e.Name(), p) }) {
-			if err := d.Lchown(e.Name(), uid, gid); err != nil {
-				return d.Explain(err)
-			}
+		if !slices.ContainsFunc(prefixes, func(p string) bool { return strings.HasPrefix(e.Name(), p) }) {
+			continue
+		}
+		if err := d.giveFile(e.Name(), uid, gid); err != nil {
+			return d.Explain(err)
 		}
 	}
 	if err := d.Chown(".", -1, gid); err != nil {
@@ -56,6 +58,20 @@ func (d *Dir) Give(uid, gid int, prefixes ...string) error {
 		return d.Explain(err)
 	}
 	return nil
+}
+
+// giveFile gives a file, or a socket, that is root's or the user's already. It may be a link to what is not meant:
+// those are left.
+func (d *Dir) giveFile(name string, uid, gid int) error {
+	info, err := d.Lstat(name)
+	if err != nil {
+		return err
+	}
+	st, ok := info.Sys().(*syscall.Stat_t)
+	if kind := info.Mode().Type(); !ok || kind != 0 && kind != fs.ModeSocket || st.Nlink != 1 || st.Uid != 0 && int(st.Uid) != uid {
+		return fmt.Errorf("%s is a link, or somebody else's: remove it", name)
+	}
+	return d.Lchown(name, uid, gid)
 }
 
 // Explain adds to an error of the directory which one it is, and what to do about it.
@@ -95,6 +111,9 @@ func (d *Dir) write(name string, b []byte, flags uint) (err error) {
 			_ = d.Remove(beside) // there is none after a rename
 		}
 	}()
+	if err = d.likeOthers(f); err != nil {
+		return err
+	}
 	if _, err = f.Write(b); err != nil {
 		return err
 	}
@@ -108,6 +127,18 @@ func (d *Dir) write(name string, b []byte, flags uint) (err error) {
 		return err
 	}
 	return d.Sync()
+}
+
+// likeOthers gives a file that root writes to whom the directory belongs, who may run the service.
+func (d *Dir) likeOthers(f *os.File) error {
+	info, err := d.Lstat(".")
+	if err != nil {
+		return err
+	}
+	if st, ok := info.Sys().(*syscall.Stat_t); ok && os.Geteuid() == 0 && st.Uid != 0 {
+		return f.Chown(int(st.Uid), int(st.Gid))
+	}
+	return nil
 }
 
 func (d *Dir) rename(from, to string, flags uint) error {

@@ -233,14 +233,18 @@ func (p *peer) grant(ctx context.Context, ask session.Ask) error {
 	if first {
 		p.agree(ask)
 	}
-	p.reply = p.session.Answer(p.reply[:0], lease.Addr, p.push(lease))
+	var next identity.Pin // of the gateway's next key; nobody without a key has a use for it
+	if p.key != (identity.Public{}) {
+		next = p.g.c().NextKey
+	}
+	p.reply = p.session.Answer(p.reply[:0], lease.Addr, p.push(lease, next))
 	// Others may send to the address as soon as the client can know of it.
 	if !p.queue.SendFirst(p.reply, func() { p.bind(lease.Addr) }) {
 		return net.ErrClosed
 	}
 	if ask.Features.Has(proto.FeatureConfig) {
 		p.pushed.Store(true)
-		p.g.tell(p.key, p.g.c().NextKey)
+		p.g.tell(p.key, next)
 	}
 	if changed {
 		p.log.Info("client joined", "addr", lease.Addr, "name", lease.Name, "extended", ask.Extended)
@@ -289,11 +293,7 @@ func (p *peer) agree(ask session.Ask) {
 	}
 }
 
-func (p *peer) push(lease addrpool.Lease) proto.PushedConfig {
-	var next identity.Pin // nobody else has a use for it
-	if p.key != (identity.Public{}) {
-		next = p.g.c().NextKey
-	}
+func (p *peer) push(lease addrpool.Lease, next identity.Pin) proto.PushedConfig {
 	return proto.PushedConfig{
 		Prefix:  netip.PrefixFrom(lease.Addr, p.c.Pool.Bits()),
 		Gateway: p.g.gateway,

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"slices"
 	"sync"
@@ -25,7 +26,8 @@ type admin struct {
 	log   *slog.Logger
 	link  *hostnet.Link // nil until there was a TUN
 	tun   *tun.Interface
-	full  bool // a full tunnel was applied and not taken back
+	full  bool          // a full tunnel was applied and not taken back
+	state hostnet.State // as last applied, with what detour has added
 
 	watching sync.WaitGroup
 	watched  bool
@@ -76,7 +78,9 @@ func (a *admin) answer(ctx context.Context, w *wire, q question) error {
 	case opUndo:
 		err = a.undo()
 	case opSocket:
-		fd, err = a.socket(q.Arg)
+		if fd, err = a.socket(q.Arg); err == nil {
+			a.detour(q.To)
+		}
 		done = func() { _ = unix.Close(fd) }
 	case opConnect:
 		fd, err = a.connect(ctx, q.Arg)
@@ -134,6 +138,7 @@ func (a *admin) apply(s *hostnet.State) error {
 		return err
 	}
 	err := a.link.Apply(*s)
+	a.state = *s
 	a.full = s.Full() || a.full && err != nil // what failed may be there in part
 	return err
 }
@@ -214,6 +219,25 @@ func (a *admin) socket(network string) (fd int, err error) {
 	return fd, nil
 }
 
+// maxPeers is how many addresses can have a way around the tunnel until the next State.
+const maxPeers = 16
+
+// detour sees to it that what a marked socket sends to an address does not go into the tunnel, where routes of the
+// tunnel contain it: without that a gateway that has moved there is never reached again.
+func (a *admin) detour(address string) {
+	to, err := netip.ParseAddrPort(address)
+	peer := to.Addr().Unmap()
+	s := &a.state
+	inside := slices.ContainsFunc(s.Routes, func(r netip.Prefix) bool { return r.Bits() > 0 && r.Contains(peer) })
+	if err != nil || !inside || s.Full() || peer.IsLoopback() || slices.Contains(s.Outer.Peers, peer) || len(s.Outer.Peers) >= maxPeers {
+		return
+	}
+	s.Outer.Peers = append(slices.Clone(s.Outer.Peers), peer)
+	if err := a.link.Apply(*s); err != nil {
+		a.log.Warn("no way around the tunnel", "to", peer, "err", err)
+	}
+}
+
 // connectTime is how long a listener on a unix socket may take to have room for a connection.
 const connectTime = 5 * time.Second
 
@@ -238,14 +262,26 @@ func (a *admin) connect(ctx context.Context, path string) (fd int, err error) {
 	return unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
 }
 
-// open opens a file that may be read.
+// open opens a file that may be read. The client may be able to make files in its directory: a name of its making
+// leads nowhere.
 func (a *admin) open(path string) (fd int, err error) {
 	if !slices.Contains(a.rules.Read, path) {
 		return -1, fmt.Errorf("%s is not a file that this program was told to read when it was started: start it anew", path)
 	}
+	var st unix.Stat_t
+	if err := unix.Lstat(path, &st); err != nil {
+		return -1, &os.PathError{Op: "open", Path: path, Err: err}
+	}
+	if st.Uid != 0 && int(st.Uid) != os.Geteuid() {
+		return -1, fmt.Errorf("open %s: user %d has made it: chown it to root", path, st.Uid)
+	}
 	fd, err = unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0) // a FIFO would wait for who writes
 	if err != nil {
 		return -1, &os.PathError{Op: "open", Path: path, Err: err}
+	}
+	if err := unix.Fstat(fd, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFREG {
+		_ = unix.Close(fd)
+		return -1, fmt.Errorf("open %s: it is no file", path)
 	}
 	return fd, nil
 }

@@ -80,7 +80,8 @@ func confineSelf(r Rules, log *slog.Logger) error {
 	for _, path := range slices.Concat(r.Write, r.Remove) {
 		rules.Write = append(rules.Write, filepath.Dir(path))
 	}
-	if r.dns() { // see package hostdns
+	if r.Policy != nil { // see package hostdns; also where no name servers are wanted, what a killed one left is taken back
+		rules.Links = true
 		rules.Write = append(rules.Write, "/etc")
 		rules.Read = append(rules.Read, "/run", "/proc/sys/kernel/random/boot_id")
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"math/bits"
 	"net"
 	"os"
@@ -48,8 +47,6 @@ func Start(r Rules) (*Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("start the process for the network of this host: %w", err)
 	}
-	// What the parent of this process left open is not for the other one.
-	_ = unix.CloseRange(socketFD, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC)
 	cmd := exec.Command("/proc/self/exe")
 	cmd.Args = []string{childName, r.Program}
 	cmd.Env = []string{}
@@ -62,7 +59,7 @@ func Start(r Rules) (*Client, error) {
 	_ = theirs.Close() // else its end would not be seen
 	if err != nil {
 		_ = ours.Close()
-		return nil, fmt.Errorf("start the process for the network of this host: %w", err)
+		return nil, fmt.Errorf("start the process for the network of this host (is /proc mounted?): %w", err)
 	}
 	c := &Client{
 		cmd: cmd, wire: newWire(ours),
@@ -221,8 +218,8 @@ func (c *Client) Watch(ctx context.Context, report func(hostnet.Event)) error {
 }
 
 // Socket implements carrier.Opener.
-func (c *Client) Socket(network string) (*os.File, error) {
-	r, err := c.descriptor(question{Op: opSocket, Arg: network})
+func (c *Client) Socket(network, address string) (*os.File, error) {
+	r, err := c.descriptor(question{Op: opSocket, Arg: network, To: address})
 	if err != nil {
 		return nil, err
 	}

@@ -44,16 +44,13 @@ type Rules struct {
 	LogLevel  string
 }
 
-// dns says whether name servers may be set.
-func (r Rules) dns() bool { return r.Policy != nil && !r.Policy.RefuseDNS }
-
 // Questions.
 const (
 	opTUN     = "tun"     // -> TUN and its descriptor
 	opApply   = "apply"   // State ->
 	opWatch   = "watch"   // -> and events from then on
 	opUndo    = "undo"    // ->
-	opSocket  = "socket"  // Arg: a network of package net -> a descriptor
+	opSocket  = "socket"  // Arg: a network of package net; To: where to -> a descriptor
 	opConnect = "connect" // Arg: a path -> a descriptor
 	opRead    = "read"    // Arg: a path -> the descriptor of the file
 	opWrite   = "write"   // Arg: a path; Data ->
@@ -62,6 +59,7 @@ const (
 type question struct {
 	Op    string         `json:"op"`
 	Arg   string         `json:"arg,omitempty"`
+	To    string         `json:"to,omitempty"`
 	Data  []byte         `json:"data,omitempty"`
 	State *hostnet.State `json:"state,omitempty"`
 }

@@ -190,7 +190,7 @@ func TestRules(t *testing.T) {
 	c := begin(t, Rules{Mark: 7, Connect: []string{l.Addr().String()}, Read: []string{file}, Write: []string{file}})
 	open(t, c)
 
-	marked, err := c.Socket("tcp4")
+	marked, err := c.Socket("tcp4", "192.0.2.1:2002")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -221,6 +221,15 @@ func TestRules(t *testing.T) {
 		t.Errorf("got %q, %v", b, err)
 	}
 
+	if os.Getuid() == 0 && os.Chown(file, 61002, 61002) == nil { // in a user namespace there is nobody else
+		if _, err := c.Open(file); err == nil {
+			t.Error("a file that somebody else has made is opened")
+		}
+		if err := os.Chown(file, 0, 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+
 	other := state
 	other.Outer.Mark = 8
 	for what, err := range map[string]error{
@@ -228,7 +237,7 @@ func TestRules(t *testing.T) {
 		"another path":              second(c.Connect(filepath.Join(dir, "other"))),
 		"reading another file":      second(c.Open("/etc/passwd")),
 		"writing another file":      c.Replace(filepath.Join(dir, "other"), nil),
-		"a raw socket":              second(c.Socket("ip4:1")),
+		"a raw socket":              second(c.Socket("ip4:1", "192.0.2.1")),
 		"a program": func() error {
 			_, err := c.ask(question{Op: "exec", Arg: "/bin/true"})
 			return err
@@ -239,7 +248,7 @@ func TestRules(t *testing.T) {
 		}
 	}
 	bare := begin(t, Rules{})
-	for what, err := range map[string]error{"a socket": second(bare.Socket("tcp4")), "a file": second(bare.Open(file))} {
+	for what, err := range map[string]error{"a socket": second(bare.Socket("tcp4", "192.0.2.1:2002")), "a file": second(bare.Open(file))} {
 		if err == nil {
 			t.Errorf("%s without rules: nothing keeps it from that", what)
 		}
@@ -473,5 +482,41 @@ func TestFullNoMore(t *testing.T) {
 	}
 	if after := ip(t, "rule") + ip(t, "route show table all"); after != before {
 		t.Errorf("this is left:\n%s", after)
+	}
+}
+
+// A socket that is on its way to an address which is routed into the tunnel gets around it: the gateway may have
+// moved there, or a name server be there that says where it is.
+func TestDetour(t *testing.T) {
+	c := begin(t, Rules{Mark: 7})
+	open(t, c)
+	s := state
+	s.Routes, s.Outer.Mark = routes("20.1.0.0/16"), 7
+	if err := c.Apply(s); err != nil {
+		t.Fatal(err)
+	}
+	marked := func() bool { // is table 77 in use, which the mark leads past?
+		return strings.Contains(ip(t, "rule"), "not from all fwmark 0x7 lookup 77") && strings.Contains(ip(t, "route show table 77"), "20.1.0.0/16")
+	}
+	if marked() {
+		t.Fatal("there is a detour already")
+	}
+	for _, address := range []string{"20.2.0.1:53", "127.0.0.1:53", "nonsense"} {
+		f, err := c.Socket("udp4", address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f.Close()
+		if marked() {
+			t.Errorf("%s is not in the tunnel", address)
+		}
+	}
+	f, err := c.Socket("tcp4", "20.1.2.3:2002")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if !marked() {
+		t.Errorf("the socket's way leads into the tunnel:\n%s%s", ip(t, "rule"), ip(t, "route show table all"))
 	}
 }

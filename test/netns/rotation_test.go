@@ -30,7 +30,7 @@ func TestKeyRotation(t *testing.T) {
 		t.Errorf("reload says %s", out)
 	}
 	until(t, patience, "the device has stored the next key", func() bool { return strings.Contains(string(readFile(t, dir+"/gateway.json")), next) })
-	if out := n.vpnsrv("peer list"); strings.Count(out, "knows the next key") != 1 {
+	if out := n.vpnsrv("peer list"); strings.Count(out, "was told of the next key") != 1 {
 		t.Errorf("one was told:\n%s", out)
 	}
 
@@ -43,7 +43,7 @@ func TestKeyRotation(t *testing.T) {
 	run(t, n.gw, "mv "+key+".next "+key+".x")
 	n.vpnsrv("reload")
 	until(t, patience, "the device has forgotten the next key", func() bool { return !strings.Contains(string(readFile(t, dir+"/gateway.json")), next) })
-	if out := n.vpnsrv("peer list"); strings.Contains(out, "knows the next key") {
+	if out := n.vpnsrv("peer list"); strings.Contains(out, "was told of the next key") {
 		t.Errorf("there is none:\n%s", out)
 	}
 	run(t, n.gw, "mv "+key+".x "+key+".next")

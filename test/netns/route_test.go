@@ -127,6 +127,41 @@ func TestFullTunnelMoves(t *testing.T) {
 	ping(t, n.c1, lanHost, 2)
 }
 
+// TestMovesIntoRoute has a gateway that comes back at an address which it had pushed a route for.
+func TestMovesIntoRoute(t *testing.T) {
+	t.Parallel()
+	hosts := filepath.Join(t.TempDir(), "hosts")
+	writeFile(t, hosts, gatewayC1+" gw.test\n"+gatewayC2+" gw.test\n")
+	n := newGateway(t, "--push-route", "192.168.102.0/24", "--listen", "tcp://"+gatewayC1+":2002")
+	cli := []string{filepath.Join(bin, "vpncli"), "--json", "-s", "gw.test"}
+	one := &device{start(t, n.c1, withFile(hosts, "/etc/hosts", cli...)...), t, n.c1}
+	one.event(client.EventConnected, 0)
+	ping(t, n.c1, gatewayVPN, 1)
+	stop(t, n.srv)
+	n.startGateway("--push-route", "192.168.102.0/24", "--listen", "tcp://"+gatewayC2+":2002")
+	if e := one.event(client.EventConnected, 1); e.Server != gatewayC2+":2002" {
+		t.Errorf("connected to %s, want %s", e.Server, gatewayC2)
+	}
+	ping(t, n.c1, gatewayVPN, 2)
+}
+
+// TestFirewallFlushed has an administrator who restarts his firewall while there is a full tunnel, where the
+// kernel wants answers to come by the way that packets go.
+func TestFirewallFlushed(t *testing.T) {
+	t.Parallel()
+	n := newGateway(t, "--nat")
+	run(t, n.c1, "sysctl -qw net.ipv4.conf.all.rp_filter=1 net.ipv4.conf.eth0.rp_filter=1")
+	one := newClient(t, n.c1, "-s", gatewayC1, "--default-route")
+	one.waitConnected()
+	ping(t, n.c1, lanHost, 1)
+	run(t, n.c1, "nft flush ruleset")
+	n.srv.Kill()
+	one.event(client.EventReconnecting, 0)
+	n.startGateway(n.args...)
+	one.event(client.EventConnected, 1)
+	ping(t, n.c1, lanHost, 1)
+}
+
 // TestRouteOverServer routes a network into the tunnel which the gateway's own address is part of,
 // and which is not that of a link.
 func TestRouteOverServer(t *testing.T) {

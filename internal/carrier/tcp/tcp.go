@@ -77,10 +77,10 @@ func Dial(ctx context.Context, e carrier.Endpoint, o carrier.Opener) (net.Conn, 
 // control sets the options of a socket before it is used; accepted sockets inherit them. One of an opener
 // takes its place first.
 func control(o carrier.Opener) func(network, address string, raw syscall.RawConn) error {
-	return func(network, _ string, raw syscall.RawConn) (err error) {
+	return func(network, address string, raw syscall.RawConn) (err error) {
 		var other *os.File
 		if o != nil {
-			if other, err = o.Socket(network); err != nil {
+			if other, err = o.Socket(network, address); err != nil {
 				return err
 			}
 			defer other.Close()
