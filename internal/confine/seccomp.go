@@ -39,6 +39,9 @@ func (r Rules) seccomp() error {
 	if arch == 0 {
 		return errArch
 	}
+	if len(r.Families) > 16 { // more would not fit into a jump
+		return errors.New("too many families of sockets")
+	}
 	filter, err := r.filter()
 	if err != nil {
 		return err

@@ -198,11 +198,13 @@ func (l *Link) put(text string, mode fs.FileMode) error {
 			return nil
 		}
 	}
-	f, err := os.OpenFile(l.file, os.O_WRONLY|os.O_TRUNC, 0)
+	f, err := os.OpenFile(l.file, os.O_WRONLY, 0)
 	if err != nil {
 		return err
 	}
-	_, err = f.WriteString(text)
+	if _, err = f.WriteString(text); err == nil { // on a full disk what was there is not cut off
+		err = f.Truncate(int64(len(text)))
+	}
 	return errors.Join(err, f.Close())
 }
 
@@ -211,6 +213,7 @@ func (l *Link) replaceBy(make func(path string) error) error {
 	fresh := filepath.Join(filepath.Dir(l.file), "."+filepath.Base(l.file)+".ferry")
 	_ = os.Remove(fresh) // of a process that was killed here
 	if err := make(fresh); err != nil {
+		_ = os.Remove(fresh)
 		return err
 	}
 	if err := os.Rename(fresh, l.file); err != nil {

@@ -154,8 +154,9 @@ func (a *admin) watch(ctx context.Context, w *wire) error {
 	a.watched = true
 	a.watching.Go(func() {
 		err := a.link.Watch(ctx, func(e hostnet.Event) { _ = w.send(answer{Event: &e}, -1) })
-		if err != nil {
+		if err != nil { // nothing would be repaired any more: better both start anew
 			a.log.Error("interface is not watched any more", "interface", a.rules.TUN, "err", err)
+			_ = w.conn.Close()
 		}
 	})
 	return nil

@@ -50,8 +50,10 @@ func Start(r Rules) (*Client, error) {
 	cmd := exec.Command("/proc/self/exe")
 	cmd.Args = []string{childName, r.Program}
 	cmd.Env = []string{}
-	if stream, ok := os.LookupEnv("JOURNAL_STREAM"); ok { // for the log
-		cmd.Env = append(cmd.Env, "JOURNAL_STREAM="+stream)
+	for _, name := range []string{"JOURNAL_STREAM", "TZ"} { // for the log
+		if value, ok := os.LookupEnv(name); ok {
+			cmd.Env = append(cmd.Env, name+"="+value)
+		}
 	}
 	cmd.Stderr = os.Stderr
 	cmd.ExtraFiles = []*os.File{theirs}
