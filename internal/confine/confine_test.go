@@ -313,6 +313,7 @@ func needRoot(t *testing.T) {
 }
 
 // TestGateway is exam A6 for what vpnsrv keeps.
+// exam: A6
 func TestGateway(t *testing.T) {
 	needRoot(t)
 	user := fallback
@@ -342,6 +343,7 @@ func TestGateway(t *testing.T) {
 }
 
 // What vpncli keeps: it dials.
+// exam: A6
 func TestClient(t *testing.T) {
 	needRoot(t)
 	user := fallback

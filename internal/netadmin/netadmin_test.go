@@ -386,6 +386,7 @@ func TestNonsense(t *testing.T) {
 }
 
 // What a state may say follows from what the owner of the device, or the operator of the gateway, has said.
+// exam: S11
 func TestJudge(t *testing.T) {
 	prefix, addr := netip.MustParsePrefix, netip.MustParseAddr
 	device := Rules{Mark: 7, Table: 77, Policy: &policy.Rules{
@@ -433,6 +434,7 @@ func TestJudge(t *testing.T) {
 }
 
 // Descriptors that nobody expects are closed, and one watch is enough.
+// exam: A7
 func TestNothingPilesUp(t *testing.T) {
 	c := begin(t, Rules{})
 	open(t, c)

@@ -76,6 +76,7 @@ func TestEach(t *testing.T) {
 	}
 }
 
+// exam: S11
 func TestJudge(t *testing.T) {
 	offer := Offer{
 		Prefix: own, Server: netip.MustParseAddr("198.51.100.1"), MTU: 68,

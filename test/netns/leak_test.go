@@ -44,6 +44,7 @@ func wantNone(t *testing.T, when string, p *lab.Proc) {
 // TestTunnelVision is exam S12, S13 and S14: routes that the LAN brings take nothing out of the
 // tunnel, and neither does a LAN that claims a public prefix; while there is no gateway nothing leaks
 // either. A strict rp_filter is no hindrance.
+// exam: S12
 func TestTunnelVision(t *testing.T) {
 	t.Parallel()
 	n := newNetwork(t)
@@ -111,6 +112,7 @@ func TestTunnelVision(t *testing.T) {
 
 // TestTunnelCrack is exam S13: the gateway's name leads to an address, and that address alone may be
 // reached outside of the tunnel, by one socket alone.
+// exam: S13
 func TestTunnelCrack(t *testing.T) {
 	t.Parallel()
 	const server = "198.51.100.1"
@@ -171,6 +173,7 @@ func TestAllowLAN(t *testing.T) {
 }
 
 // TestGuard is exam S9: the address of the tunnel does not answer to the LAN, whatever is sent there.
+// exam: S9
 func TestGuard(t *testing.T) {
 	t.Parallel()
 	n := newGateway(t)

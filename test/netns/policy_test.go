@@ -68,6 +68,7 @@ func frame(fields ...[]byte) []byte {
 
 // TestPolicy is exam S11: a gateway pushes what it must not, and the device takes the rest. Nothing
 // that it sends is ever a program's name or argument: no program is started.
+// exam: S11
 func TestPolicy(t *testing.T) {
 	t.Parallel()
 	n := newNetwork(t)
@@ -144,6 +145,7 @@ func TestPolicy(t *testing.T) {
 }
 
 // TestForeignAddress has a gateway whose pool is not private: the owner of the device has to agree.
+// exam: S11
 func TestForeignAddress(t *testing.T) {
 	t.Parallel()
 	n := newGateway(t, "--pool", "203.0.113.0/24")

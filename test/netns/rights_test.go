@@ -48,6 +48,7 @@ func statuses(t *testing.T, pid int) (all []map[string]string) {
 
 // TestRights is exam A6 and A7: who reads what strangers send has no rights, and who has them reads nothing
 // of it and was given no descriptor by mistake.
+// exam: A6, A7, S15
 func TestRights(t *testing.T) {
 	t.Parallel()
 	if os.Getuid() != 0 || !mapsEverybody() {
@@ -116,6 +117,7 @@ func mapsEverybody() bool {
 
 // A gateway that was killed leaves nothing behind: the other process takes it back. A full tunnel stays, to
 // let nothing out.
+// exam: U1
 func TestKilledLeavesNothing(t *testing.T) {
 	t.Parallel()
 	n := newNetwork(t)

@@ -31,6 +31,7 @@ func capture(t *testing.T, ns *lab.Namespace, dev string, filter ...string) *lab
 
 // TestFullTunnel routes everything of c1 into the tunnel. What leaves c1 beside the connection to the
 // gateway would reach the Internet too, so a leak would be seen.
+// exam: S14
 func TestFullTunnel(t *testing.T) {
 	t.Parallel()
 	n := newGateway(t, "--nat")
@@ -80,6 +81,7 @@ func TestFullTunnel(t *testing.T) {
 
 // TestClosedFromTheStart has a gateway that is away when the client starts, also after the client was killed:
 // nothing leaks meanwhile, and after a clean stop all is open again.
+// exam: S12
 func TestClosedFromTheStart(t *testing.T) {
 	t.Parallel()
 	n := newNetwork(t)
