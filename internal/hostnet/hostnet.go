@@ -29,6 +29,10 @@
 // that to such a network is unreachable, since none is carried, and while the link is away, or its
 // process was killed, so is IPv4: until Apply, Close or CleanUp.
 //
+// A sender that names its interface, which any user can, and multicast pass by routing rules. Therefore an
+// nft chain drops what leaves by another interface and is not of the marked connection, for a local network
+// or what a link lives by: see output.go.
+//
 // A strict rp_filter asks for the way back of what the server sends, and finds the tunnel. Therefore
 // an nft rule gives packets for the marked socket its mark, ICMP errors included, and
 // net.ipv4.conf.all.src_valid_mark makes rp_filter look at it. A kernel without nft_socket can have a
@@ -201,7 +205,9 @@ func (l *Link) apply(p *plan) (again bool, err error) {
 	if err := addRules(p.rules, rules); err != nil {
 		return false, err
 	}
-	if err := l.applyTable(p.nft); err != nil {
+	nft := p.nft
+	nft.out = p.output(copies)
+	if err := l.applyTable(nft); err != nil {
 		return false, err
 	}
 	if err := errors.Join(delRules(p.rules, rules), delRoutes(slices.Concat(p.routes, copies), routes)); err != nil {

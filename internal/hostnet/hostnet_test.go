@@ -94,6 +94,10 @@ func TestWhatIsMade(t *testing.T) {
 			"throw fe80::/64 dev lo table 2002 proto 202",
 			`iifname != "vpn0" iifname != "lo" ip daddr 10.0.0.5 drop`,
 			"socket mark 0x00002002 meta mark set socket mark",
+			"chain routing_table_2002 {", "table inet ferry-vpn0 {", "type filter hook output priority filter; policy drop;",
+			`oifname "vpn0" accept`, `oifname "lo" accept`, "meta mark 0x00002002 accept",
+			"udp sport 68 udp dport 67 accept", "udp sport 546 udp dport 547 accept", "accept\n\t\tip daddr 224.0.0.0/24 accept",
+			"ip6 daddr fe80::/10 accept", "ip6 daddr ff02::/16 accept",
 			"chain src_valid_mark_was_0 {", "net.ipv4.conf.all.src_valid_mark = 1",
 			"default via 192.0.2.1 dev veth0 \n", // as it was
 		},

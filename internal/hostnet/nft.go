@@ -1,11 +1,11 @@
 package hostnet
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/google/nftables"
@@ -18,6 +18,7 @@ import (
 //	table ip ferry-vpn0 {
 //		chain ip_forward_was_0 { }          only if it was
 //		chain src_valid_mark_was_0 { }      only if it was
+//		chain routing_table_2002 { }        the one that is ours
 //		chain guard {
 //			type filter hook prerouting priority raw;
 //			iifname != "vpn0" iifname != "lo" ip daddr 10.0.0.5 drop
@@ -44,6 +45,7 @@ const (
 	natChain    = "postrouting"
 	outerChain  = "outer"
 	guardChain  = "guard"
+	tableMemory = "routing_table_"
 )
 
 // An nftPlan is what a table has rules for.
@@ -51,6 +53,8 @@ type nftPlan struct {
 	nat   netip.Prefix // source addresses to masquerade; invalid: none
 	guard netip.Addr   // reached by the link only; invalid: none
 	mark  uint32       // of the socket whose packets get it, too; 0: none
+	table int          // the routing table, which is remembered; 0: none
+	out   *output      // what may leave beside a full tunnel; nil: everything
 }
 
 // switches are the sysctls that have to be 1 for a table, which chain of it needs them, and which one
@@ -65,8 +69,10 @@ type was0 [len(switches)]bool
 
 // A table is what is known of one in the kernel.
 type table struct {
-	was  was0
-	uses [len(switches)]bool
+	was     was0
+	uses    [len(switches)]bool
+	routing int  // its routing table
+	closed  bool // it has the chain output
 }
 
 func (p nftPlan) chains() map[string]bool {
@@ -90,11 +96,30 @@ func (l *Link) applyTable(p nftPlan) error {
 	if err == nil || p.nat.IsValid() {
 		return err
 	}
-	if p.mark != 0 && p.guard.IsValid() && l.replace(nftPlan{guard: p.guard}) == nil {
-		l.tell("this kernel has no nft_socket: where rp_filter is 1 the gateway's answers are dropped, so set it to 2", err)
-		return nil
+	const (
+		noSocket = "this kernel has no nft_socket: where rp_filter is 1 the gateway's answers are dropped, so set it to 2"
+		noInet   = "this kernel has no nft tables of family inet: a program that names another interface gets around the tunnel"
+	)
+	without := func(mark, out bool) bool {
+		less := p
+		if mark {
+			less.mark = 0
+		}
+		if out {
+			less.out = nil
+		}
+		return less != p && l.replace(less) == nil
 	}
-	l.tell("no nftables: nothing keeps other interfaces' packets from the tunnel's address, and where rp_filter is 1 a full tunnel needs 2", err)
+	switch {
+	case without(true, false):
+		l.tell(noSocket, err)
+	case without(false, true):
+		l.tell(noInet, err)
+	case without(true, true):
+		l.tell(noSocket+"; "+noInet, err)
+	default:
+		l.tell("no nftables: nothing keeps other interfaces' packets from the tunnel's address, a program that names another interface gets around a full tunnel, and where rp_filter is 1 that needs 2", err)
+	}
 	return nil
 }
 
@@ -128,10 +153,14 @@ func (l *Link) replace(p nftPlan) error {
 		l.wasOff[i] = l.wasOff[i] || was.value == "0"
 		keep[i] = l.wasOff[i]
 	}
-	if err := writeTable(l.name, p, keep); err != nil {
+	had := tables[l.name].closed
+	delete(tables, l.name)
+	if p.out != nil {
+		p.out.others = closedBy(tables)
+	}
+	if err := writeTable(l.name, p, keep, had); err != nil {
 		return err
 	}
-	delete(tables, l.name)
 	for i, s := range switches {
 		if !need[s.chain] {
 			if l.wasOff[i] {
@@ -153,22 +182,41 @@ func (l *Link) replace(p nftPlan) error {
 
 // ourTables returns the links that have a table.
 func ourTables() (map[string]table, error) {
-	chains, err := new(nftables.Conn).ListChainsOfTableFamily(nftables.TableFamilyIPv4)
-	if err != nil {
-		return nil, fmt.Errorf("list nft tables: %w", err)
-	}
 	tables := make(map[string]table)
-	for _, c := range chains {
-		if link, ok := strings.CutPrefix(c.Table.Name, tablePrefix); ok {
+	for _, family := range []nftables.TableFamily{nftables.TableFamilyIPv4, nftables.TableFamilyINet} {
+		chains, err := new(nftables.Conn).ListChainsOfTableFamily(family)
+		if err != nil {
+			return nil, fmt.Errorf("list nft tables: %w", err)
+		}
+		for _, c := range chains {
+			link, ok := strings.CutPrefix(c.Table.Name, tablePrefix)
+			if !ok {
+				continue
+			}
 			t := tables[link]
+			t.closed = t.closed || family == nftables.TableFamilyINet
 			for i, s := range switches {
 				t.was[i] = t.was[i] || c.Name == s.memory
 				t.uses[i] = t.uses[i] || c.Name == s.chain
+			}
+			if number, ok := strings.CutPrefix(c.Name, tableMemory); ok {
+				t.routing, _ = strconv.Atoi(number)
 			}
 			tables[link] = t
 		}
 	}
 	return tables, nil
+}
+
+// closedBy returns the links of full tunnels, in order.
+func closedBy(tables map[string]table) (links []string) {
+	for link, t := range tables {
+		if t.closed {
+			links = append(links, link)
+		}
+	}
+	slices.Sort(links)
+	return links
 }
 
 // dropTable deletes the table of link. The last one of several that use a switch turns it off, if it
@@ -191,7 +239,11 @@ func dropTable(link string, was was0) error {
 		return nil
 	}
 	c := new(nftables.Conn)
+	c.AddTable(tableOf(link)) // else it could not be deleted
 	c.DelTable(tableOf(link))
+	if t.closed {
+		c.DelTable(outputTableOf(link))
+	}
 	if err := c.Flush(); err != nil && !errors.Is(err, unix.ENOENT) {
 		return fmt.Errorf("delete nft table %s: %w", tablePrefix+link, err)
 	}
@@ -222,7 +274,9 @@ func tableOf(link string) *nftables.Table {
 	return &nftables.Table{Family: nftables.TableFamilyIPv4, Name: tablePrefix + link}
 }
 
-func writeTable(link string, p nftPlan, keep was0) error {
+// writeTable sets the tables of link. had says that there is one of family inet; without any need that
+// family is not spoken of, for a kernel may not have it.
+func writeTable(link string, p nftPlan, keep was0, had bool) error {
 	c, t := new(nftables.Conn), tableOf(link)
 	c.AddTable(t) // else it could not be deleted
 	c.DelTable(t)
@@ -231,6 +285,15 @@ func writeTable(link string, p nftPlan, keep was0) error {
 		if keep[i] {
 			c.AddChain(&nftables.Chain{Name: s.memory, Table: t})
 		}
+	}
+	if p.table != 0 {
+		c.AddChain(&nftables.Chain{Name: tableMemory + strconv.Itoa(p.table), Table: t})
+	}
+	if had {
+		c.DelTable(outputTableOf(link))
+	}
+	if p.out != nil {
+		writeOutput(c, link, p.out)
 	}
 	chain := func(name string, kind nftables.ChainType, hook *nftables.ChainHook, prio *nftables.ChainPriority, rules ...[]expr.Any) {
 		added := c.AddChain(&nftables.Chain{Name: name, Table: t, Type: kind, Hooknum: hook, Priority: prio})
@@ -269,7 +332,7 @@ func guard(link string, addr netip.Addr) []expr.Any {
 func markAnswers(mark uint32) []expr.Any {
 	return []expr.Any{
 		&expr.Socket{Key: expr.SocketKeyMark, Register: 1},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: binary.NativeEndian.AppendUint32(nil, mark)},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: native(mark)},
 		&expr.Meta{Key: expr.MetaKeyMARK, SourceRegister: true, Register: 1},
 	}
 }

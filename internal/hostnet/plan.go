@@ -39,6 +39,7 @@ type plan struct {
 	table      int // 0: no rules, all routes are in table main
 	routes     []route
 	rules      []rule
+	full       bool // the table has everything
 	localNets  bool // copy those of other links into the table
 	nft        nftPlan
 	dns        hostdns.State
@@ -126,7 +127,7 @@ func (p *plan) detour(o Outer, shortest int) error {
 			o.Table, maxTable, unix.RT_TABLE_COMPAT, unix.RT_TABLE_LOCAL)
 	}
 	p.table = o.Table
-	p.nft.mark = o.Mark
+	p.nft.mark, p.nft.table, p.full = o.Mark, o.Table, shortest == 0
 	first := firstPriority + 2*o.Table
 	byTable := rule{family: unix.AF_INET, priority: first + 1, table: o.Table, mark: o.Mark, suppress: -1}
 	p.rules = append(p.rules, byTable)

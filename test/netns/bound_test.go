@@ -1,0 +1,146 @@
+package netns
+
+import (
+	"encoding/binary"
+	"net"
+	"net/netip"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"ferry/internal/client"
+	"ferry/test/lab"
+)
+
+// boundPort is that of all datagrams which a sender wants to leave by eth0.
+const boundPort = 7777
+
+// bound sends a datagram from a socket that names the interface eth0, as any user may. That it can not
+// be sent is no error.
+func bound(t *testing.T, ns *lab.Namespace, addr string, from, to int, prepare func(fd, index int) error) {
+	t.Helper()
+	a := netip.MustParseAddr(addr)
+	err := ns.Do(func() error {
+		link, err := net.InterfaceByName("eth0")
+		if err != nil {
+			return err
+		}
+		family := unix.AF_INET
+		var local, remote unix.Sockaddr = &unix.SockaddrInet4{Port: from}, &unix.SockaddrInet4{Port: to}
+		if a.Is4() {
+			remote.(*unix.SockaddrInet4).Addr = a.As4()
+		} else {
+			family, local, remote = unix.AF_INET6, &unix.SockaddrInet6{Port: from}, &unix.SockaddrInet6{Port: to, Addr: a.As16()}
+		}
+		fd, err := unix.Socket(family, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(fd)
+		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_BROADCAST, 1); err != nil {
+			return err
+		}
+		if err := prepare(fd, link.Index); err != nil {
+			return err
+		}
+		if err := unix.Bind(fd, local); err != nil {
+			return err
+		}
+		_ = unix.Sendto(fd, []byte("ferry"), 0, remote)
+		return nil
+	})
+	if err != nil {
+		t.Fatalf("send to %s by eth0: %v", addr, err)
+	}
+}
+
+func toDevice(fd, _ int) error { return unix.BindToDevice(fd, "eth0") }
+
+// leave sends out of the tunnel, in each way that there is.
+func leave(t *testing.T, ns *lab.Namespace) {
+	t.Helper()
+	for _, a := range []string{"203.0.113.9", gatewayC1, "255.255.255.255", "2001:db8::9"} {
+		bound(t, ns, a, 0, boundPort, toDevice)
+	}
+	bound(t, ns, "2001:db8::10", 0, boundPort, func(fd, index int) error {
+		return unix.SetsockoptString(fd, unix.IPPROTO_IPV6, unix.IPV6_PKTINFO, string(binary.NativeEndian.AppendUint32(make([]byte, 16), uint32(index))))
+	})
+	bound(t, ns, "239.1.2.3", 0, boundPort, func(fd, index int) error {
+		return unix.SetsockoptIPMreqn(fd, unix.IPPROTO_IP, unix.IP_MULTICAST_IF, &unix.IPMreqn{Ifindex: int32(index)})
+	})
+	bound(t, ns, "ff0e::77", 0, boundPort, func(fd, index int) error {
+		return unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_MULTICAST_IF, index)
+	})
+}
+
+// left are parts of lines by which a capture shows what leave sends.
+var left = []string{"203.0.113.9", gatewayC1 + ".7777", "255.255.255.255.7777", "2001:db8::9", "2001:db8::10", "239.1.2.3", "ff0e::77"}
+
+// TestBoundSockets has programs on a device that choose the interface themselves, which routing rules do
+// not see: nothing of theirs leaves beside a full tunnel, unless it is for a LAN that is spared.
+func TestBoundSockets(t *testing.T) {
+	t.Parallel()
+	n := newNetwork(t)
+	run(t, n.c1, "ip -6 route add default via fd00:101::1")
+	n.settle()
+	before := hostState(t, n.c1)
+	n.startGateway("--nat")
+	const filter = "udp port 7777 or udp port 67 or udp port 547 or arp net 203.0.113.0/24 or (icmp6 and ip6[40] == 135 and ip6[48:4] == 0x20010db8)"
+	leaks := capture(t, n.gw, "eth1", filter)
+	none := func(when string) {
+		t.Helper()
+		for _, what := range left {
+			if leaks.Count(what) > 0 {
+				t.Errorf("%s: %s left the tunnel", when, what)
+			}
+		}
+	}
+	fence := 0 // the capture has seen all that came before it
+	dhcp := func() {
+		t.Helper()
+		bound(t, n.c1, "255.255.255.255", 68, 67, toDevice)
+		await(t, leaks, ".67: ", fence)
+		bound(t, n.c1, "ff02::1:2", 546, 547, toDevice)
+		await(t, leaks, ".547: ", fence)
+		fence++
+	}
+	one := newClient(t, n.c1, "-s", gatewayC1, "--default-route")
+	one.waitConnected()
+	leave(t, n.c1)
+	ping(t, n.c1, lanHost, 1)
+	ping(t, n.c1, "fd00:101::1", 1)
+	bound(t, n.c1, "192.168.101.255", 0, boundPort, toDevice)
+	await(t, leaks, "192.168.101.255.7777", 0)
+	bound(t, n.c1, "224.0.0.251", 0, boundPort, toDevice)
+	await(t, leaks, "224.0.0.251.7777", 0)
+	dhcp()
+	none("connected")
+
+	n.srv.Kill()
+	one.event(client.EventReconnecting, 0)
+	leave(t, n.c1)
+	dhcp()
+	none("without a gateway")
+	one.Kill()
+	leave(t, n.c1)
+	dhcp()
+	none("after kill -9")
+
+	n.startGateway(n.args...)
+	one = newClient(t, n.c1, "-s", gatewayC1, "--default-route", "--allow-lan=false")
+	one.waitConnected()
+	mdns := leaks.Count("224.0.0.251.7777")
+	leave(t, n.c1)
+	bound(t, n.c1, "224.0.0.251", 0, boundPort, toDevice)
+	dhcp()
+	none("closed LAN")
+	if leaks.Count("224.0.0.251.7777") > mdns {
+		t.Error("closed LAN: a group of the link was sent to")
+	}
+	stop(t, one.Proc)
+	leave(t, n.c1) // without a tunnel all of it is seen
+	for _, what := range left {
+		await(t, leaks, what, 0)
+	}
+	equalState(t, n.c1, before)
+}
