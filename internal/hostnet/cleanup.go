@@ -12,12 +12,14 @@ import (
 	"ferry/internal/hostdns"
 )
 
-// CleanUp takes back what killed processes left in this network namespace: everything of ours
-// that belongs to the link name or to a link that does not exist any more. Call it when the TUN
-// name has been opened, which proves that no other process lives behind it, and before anything
-// is dialled, for the rest of a full tunnel blocks the way. An address left on a persistent TUN
-// stays: it cannot be told from a user's.
-func CleanUp(name string, log *slog.Logger) error {
+// CleanUp takes back what killed processes left in this network namespace: everything of ours that
+// belongs to the link name, or to a link that does not exist any more. But the full tunnel of another
+// dead link stays, to let nothing out beside it, until its own name is opened again; only nftables tell
+// whose it is. Call CleanUp when the TUN name has been opened, which proves that no other process lives
+// behind it, and before anything is dialled, for the rest of a full tunnel blocks the way. dns says that
+// name servers are looked after, too. An address left on a persistent TUN stays: it cannot be told from
+// a user's.
+func CleanUp(name string, dns bool, log *slog.Logger) error {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
@@ -32,22 +34,41 @@ func CleanUp(name string, log *slog.Logger) error {
 			alive[a.Index], names[a.Name] = true, true
 		}
 	}
-	hostdns.CleanUp(name, log)
-	return advise(errors.Join(cleanRouting(alive, log), cleanTables(names, log)))
-}
-
-// cleanRouting deletes our routes to links that are not alive, and all of ours in tables through
-// which no living link is reached, with the rules that lead there.
-func cleanRouting(alive map[int]bool, log *slog.Logger) error {
+	if dns {
+		hostdns.CleanUp(name, log)
+	}
 	all, err := routesBy(protocol, unix.RT_TABLE_UNSPEC)
 	if err != nil {
-		return err
+		return advise(err)
 	}
+	tables, err := ourTables()
+	if err != nil { // a kernel without nftables has none of ours
+		log.Debug("nft tables left as they are", "err", err)
+	}
+	used := make(map[int]bool) // routing tables
+	for link, t := range tables {
+		blocks := slices.ContainsFunc(all, func(k netlink.Route) bool {
+			return t.routing != 0 && k.Table == t.routing && k.Type == unix.RTN_UNREACHABLE && prefix(k.Dst) == everything4
+		})
+		switch {
+		case link == name:
+		case names[link]:
+			used[t.routing] = true
+		case blocks:
+			log.Info("a full tunnel whose process was killed stays closed until that interface is opened again", "interface", link)
+			used[t.routing], names[link] = true, true
+		}
+	}
+	return advise(errors.Join(cleanRouting(all, alive, used, log), cleanTables(tables, names, log)))
+}
+
+// cleanRouting deletes our routes to links that are not alive, and all of ours in tables that are not
+// used and through which no living link is reached, with the rules that lead there.
+func cleanRouting(all []netlink.Route, alive, used map[int]bool, log *slog.Logger) error {
 	rules, err := allRules()
 	if err != nil {
 		return err
 	}
-	used := make(map[int]bool)
 	for _, k := range all {
 		if toOurs(k) && alive[k.LinkIndex] {
 			used[k.Table] = true
@@ -66,15 +87,10 @@ func cleanRouting(alive map[int]bool, log *slog.Logger) error {
 	return errors.Join(delRules(nil, rules), delRoutes(nil, routes))
 }
 
-func cleanTables(alive map[string]bool, log *slog.Logger) error {
-	tables, err := ourTables()
-	if err != nil { // a kernel without nftables has none of ours
-		log.Debug("nft tables left as they are", "err", err)
-		return nil
-	}
+func cleanTables(tables map[string]table, keep map[string]bool, log *slog.Logger) error {
 	var errs []error
 	for link := range tables {
-		if !alive[link] {
+		if !keep[link] {
 			log.Info("removing leftovers of a dead process", "nft", tablePrefix+link)
 			errs = append(errs, dropTable(link, was0{}))
 		}

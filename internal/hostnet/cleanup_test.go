@@ -18,15 +18,32 @@ func TestCleanUp(t *testing.T) {
 	alive.Outer = Outer{Mark: 0x3003, Table: 3003, Peers: outer.Peers}
 
 	before := snapshot(t)
-	for _, name := range []string{"vpn0", "renamed"} { // the dead one's name, or a new one
+	for name, s := range map[string]State{"vpn0": full, "renamed": covering} { // the dead one's name, or a new one
 		tun := openTUN(t, "vpn0")
-		mustApply(t, New("vpn0", nil), full)
+		mustApply(t, New("vpn0", nil), s)
 		tun.Close()
-		wantRoute(t, "203.0.113.9", "No route to host")
-		if err := CleanUp(name, nil); err != nil {
+		if err := CleanUp(name, true, nil); err != nil {
 			t.Errorf("CleanUp: %v", err)
 		}
 		wantSame(t, "cleaned up as "+name, snapshot(t), before)
+	}
+	for _, s := range []State{full, {Routes: full.Routes, Outer: outer}} { // also one that was never connected
+		tun := openTUN(t, "vpn0")
+		mustApply(t, New("vpn0", nil), s)
+		if s.Addr.IsValid() {
+			tun.Close()
+		}
+		left := snapshot(t)
+		if err := CleanUp("other", true, nil); err != nil {
+			t.Errorf("CleanUp: %v", err)
+		}
+		wantSame(t, "another's full tunnel", snapshot(t), left)
+		wantRoute(t, "203.0.113.9", "No route to host")
+		tun.Close()
+		if err := CleanUp("vpn0", true, nil); err != nil {
+			t.Errorf("CleanUp: %v", err)
+		}
+		wantSame(t, "cleaned up by its own", snapshot(t), before)
 	}
 
 	openTUN(t, "vpn1")
@@ -36,7 +53,7 @@ func TestCleanUp(t *testing.T) {
 	mustApply(t, l, alive)
 	openTUN(t, "vpn0") // as a new process does before it cleans up
 	mustApply(t, New("vpn0", nil), full)
-	if err := CleanUp("vpn0", nil); err != nil {
+	if err := CleanUp("vpn0", true, nil); err != nil {
 		t.Errorf("CleanUp: %v", err)
 	}
 	run(t, "ip link del vpn0")

@@ -40,7 +40,8 @@
 //
 // What is made can be told from what others made: routes and rules have protocol 202 (unassigned
 // in rt_protos), the nft table is called ferry-LINK, and the priority of a rule gives its table.
-// That is how CleanUp finds what a killed process left, without a file.
+// That is how CleanUp finds what a killed process left, without a file. The nft table remembers which
+// routing table is its link's, so that another link's full tunnel is neither taken back nor taken over.
 //
 // The link belongs to whoever holds its TUN descriptor; it is neither made nor deleted here.
 //
@@ -60,6 +61,7 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"ferry/internal/hostdns"
@@ -176,6 +178,9 @@ func (l *Link) apply(p *plan) (again bool, err error) {
 	if dev.index != l.made.index {
 		l.made = onLink{index: dev.index, was: dev}
 	}
+	if err := l.claim(p.table); err != nil {
+		return false, err
+	}
 	lans, err := localNets(dev.index)
 	if err != nil {
 		return false, err
@@ -186,9 +191,6 @@ func (l *Link) apply(p *plan) (again bool, err error) {
 	}
 	if err := l.addAddr(p.addr); err != nil {
 		return false, err
-	}
-	if !slices.Contains(l.tables, p.table) {
-		l.tables = append(l.tables, p.table)
 	}
 	routes, err := listRoutes(l.made.index, l.tables...)
 	if err != nil {
@@ -222,6 +224,56 @@ func (l *Link) apply(p *plan) (again bool, err error) {
 	}
 	l.seen = sight{index: dev.index, up: true, mtu: cmp.Or(p.mtu, dev.mtu), lans: text(copies)}
 	return false, nil
+}
+
+// claim makes a routing table ours, unless another link's tunnel is in it: a living one, or one whose
+// process was killed and which stays closed. What CleanUp has left of ours is our own.
+func (l *Link) claim(table int) error {
+	if slices.Contains(l.tables, table) {
+		return nil
+	}
+	holder, err := l.holder(table)
+	if err != nil {
+		return err
+	}
+	if holder != "" && holder != l.name {
+		return fmt.Errorf("routing table %d is used by the tunnel of %s: choose another --table", table, holder)
+	}
+	l.tables = append(l.tables, table)
+	return nil
+}
+
+// holder returns the link whose tunnel has something in table; none for an empty one.
+func (l *Link) holder(table int) (string, error) {
+	if table == 0 {
+		return "", nil
+	}
+	rules, err := listRules(table)
+	if err != nil {
+		return "", err
+	}
+	routes, err := routesBy(protocol, table)
+	if err != nil || len(rules)+len(routes) == 0 {
+		return "", err
+	}
+	tables, err := ourTables()
+	if err != nil {
+		l.log.Debug("routing table is not sought in nft tables", "table", table, "err", err)
+	}
+	if tables[l.name].routing == table {
+		return l.name, nil
+	}
+	for link, t := range tables {
+		if t.routing == table {
+			return link, nil
+		}
+	}
+	for _, k := range routes {
+		if link, err := netlink.LinkByIndex(k.LinkIndex); toOurs(k) && err == nil {
+			return link.Attrs().Name, nil
+		}
+	}
+	return "another program", nil
 }
 
 // Close takes back what Apply made, as far as it is still there. It may be called again, which

@@ -81,7 +81,7 @@ func TestLocalNets(t *testing.T) {
 		wantRoute(t, a, "No route to host")
 	}
 	wantRoute(t, "192.168.77.9", "dev veth0")
-	if err := CleanUp("vpn0", nil); err != nil {
+	if err := CleanUp("vpn0", true, nil); err != nil {
 		t.Error(err)
 	}
 	wantSame(t, "cleaned up", snapshot(t), before)

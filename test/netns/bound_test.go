@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"net"
 	"net/netip"
+	"path/filepath"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -143,4 +144,85 @@ func TestBoundSockets(t *testing.T) {
 		await(t, leaks, what, 0)
 	}
 	equalState(t, n.c1, before)
+}
+
+// TestKillSwitchIsItsOwn has a vpncli that was killed, and other programs in its network namespace that
+// start, and clean up: they do not open what it has closed.
+func TestKillSwitchIsItsOwn(t *testing.T) {
+	t.Parallel()
+	n := newNetwork(t)
+	n.settle()
+	before := hostState(t, n.c1)
+	n.startGateway("--nat")
+	one := newClient(t, n.c1, "-s", gatewayC1, "--default-route")
+	one.waitConnected()
+	ping(t, n.c1, lanHost, 1)
+	one.Kill()
+	two := newClient(t, n.c1, "-s", gatewayC1, "--tun", "other0")
+	two.waitConnected()
+	if answers(n.c1, lanHost) {
+		t.Error("another vpncli has opened the full tunnel of the one that was killed")
+	}
+	stop(t, two.Proc)
+	srv := start(t, n.c1, alone([]string{filepath.Join(bin, "vpnsrv"), "--state", filepath.Join(t.TempDir(), "state"), "--listen", "tcp://:2003"})...)
+	await(t, srv, "msg=serving", 0)
+	stop(t, srv)
+	if srv.Count("left over from an earlier run") > 0 {
+		t.Errorf("vpnsrv speaks of leftovers where it finds none:\n%s", srv.Output())
+	}
+	if answers(n.c1, lanHost) {
+		t.Error("a vpnsrv has opened the full tunnel of the vpncli that was killed")
+	}
+	one = newClient(t, n.c1, "-s", gatewayC1, "--default-route")
+	one.waitConnected()
+	ping(t, n.c1, lanHost, 1)
+	stop(t, one.Proc)
+	equalState(t, n.c1, before)
+}
+
+// TestTableOfAnother has two tunnels on a device that are told to use the same routing table: the second
+// one is refused, and leaves the first as it is.
+func TestTableOfAnother(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		name   string
+		routes []string
+	}{
+		{"full tunnel", []string{"--default-route"}},
+		{"route that contains the server", []string{"--route", "198.51.100.0/24"}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			n := newGateway(t, "--nat")
+			const server = "198.51.100.1"
+			one := newClient(t, n.c1, append([]string{"-s", server}, test.routes...)...)
+			one.waitConnected()
+			ping(t, n.c1, lanHost, 1)
+			n.settle()
+			before := hostState(t, n.c1)
+			changes := start(t, n.c1, "ip", "-4", "monitor", "rule")
+			mark := func(table string) { // the monitor runs, and has told all that came before
+				until(t, patience, "the monitor tells of rules", func() bool {
+					run(t, n.c1, "ip rule add priority 9000 lookup "+table)
+					run(t, n.c1, "ip rule del priority 9000 lookup "+table)
+					return changes.Count("lookup "+table) > 0
+				})
+			}
+			mark("7001")
+			two := newClient(t, n.c1, append([]string{"-s", server, "--tun", "other0"}, test.routes...)...)
+			status, err := two.Wait(patience)
+			if status == 0 || err != nil || two.Count("choose another --table") == 0 {
+				t.Errorf("second tunnel: status %d, %v\n%s", status, err, two.Output())
+			}
+			mark("7002")
+			if changes.Count("lookup 2002") > 0 { // the first one repairs it, too late
+				t.Errorf("the first tunnel's rules were changed:\n%s", changes.Output())
+			}
+			changes.Kill()
+			equalState(t, n.c1, before)
+			leaks := capture(t, n.gw, "eth1", "icmp")
+			ping(t, n.c1, lanHost, 1)
+			wantNone(t, "beside a second tunnel", leaks)
+		})
+	}
 }
