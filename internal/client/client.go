@@ -48,6 +48,7 @@ const (
 type Exit interface {
 	Name() string
 	Port() *router.Port
+	Around(server netip.Addr, mark uint32) (addrs []netip.Addr, way netip.Prefix, err error)
 	Apply(hostnet.State) error
 	Run(ctx context.Context, f *router.Forwarder) error
 }
@@ -242,7 +243,11 @@ func (c *client) configure(l *session.Lease, server net.Addr) error {
 		offer.Server = tcp.AddrPort().Addr().Unmap()
 		s.Outer.Peers = []netip.Addr{offer.Server}
 	}
-	v, err := c.c.Policy.Judge(offer)
+	addrs, way, err := c.exit.Around(offer.Server, c.c.Mark)
+	if err != nil {
+		return fmt.Errorf("%w: %w", errInterface, err)
+	}
+	v, err := c.c.Policy.Judge(offer, policy.Place{Addrs: addrs, Way: way})
 	if err != nil {
 		return fmt.Errorf("%w: %w", errPolicy, err)
 	}

@@ -15,6 +15,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -72,6 +73,12 @@ func (e *Exit) Name() string { return e.name }
 
 // Port returns the place of the interface in the router.
 func (e *Exit) Port() *router.Port { return e.port }
+
+// Around returns the addresses of this host's other interfaces, and the destination of the route by which
+// a socket with the mark reaches server.
+func (e *Exit) Around(server netip.Addr, mark uint32) ([]netip.Addr, netip.Prefix, error) {
+	return hostnet.Around(e.name, server, mark)
+}
 
 // Apply makes the host's network as s says. It may be called again with another state.
 func (e *Exit) Apply(s hostnet.State) error {

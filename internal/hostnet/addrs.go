@@ -4,9 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 
+	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 )
@@ -21,7 +21,7 @@ func WatchAddrs(ctx context.Context, report func([]netip.Addr)) error {
 	defer s.Close()
 	defer context.AfterFunc(ctx, s.Close)()
 	for {
-		addrs, err := hostAddrs()
+		addrs, err := hostAddrs("")
 		if err != nil {
 			return err
 		}
@@ -37,14 +37,38 @@ func WatchAddrs(ctx context.Context, report func([]netip.Addr)) error {
 	}
 }
 
-func hostAddrs() (addrs []netip.Addr, err error) {
-	all, err := net.InterfaceAddrs()
+// Around returns what this network namespace has besides the interface link: its IPv4 addresses, and the
+// destination of the route that a socket with the mark reaches server by, if there is one.
+func Around(link string, server netip.Addr, mark uint32) (addrs []netip.Addr, way netip.Prefix, err error) {
+	if addrs, err = hostAddrs(link); err != nil || !server.IsValid() {
+		return addrs, way, err
+	}
+	routes, err := netlink.RouteGetWithOptions(server.Unmap().AsSlice(), &netlink.RouteGetOptions{FIBMatch: true, Mark: mark})
+	if err == nil && len(routes) > 0 {
+		way = prefix(routes[0].Dst)
+	}
+	return addrs, way, nil
+}
+
+// hostAddrs returns the addresses of all interfaces but one.
+func hostAddrs(but string) (addrs []netip.Addr, err error) {
+	links, err := whole(netlink.LinkList)
+	if err != nil {
+		return nil, fmt.Errorf("list links: %w", err)
+	}
+	index := 0
+	for _, l := range links {
+		if l.Attrs().Name == but {
+			index = l.Attrs().Index
+		}
+	}
+	all, err := whole(func() ([]netlink.Addr, error) { return netlink.AddrList(nil, netlink.FAMILY_V4) })
 	if err != nil {
 		return nil, fmt.Errorf("list addresses: %w", err)
 	}
 	for _, a := range all {
-		if p, err := netip.ParsePrefix(a.String()); err == nil && p.Addr().Is4() {
-			addrs = append(addrs, p.Addr())
+		if a.LinkIndex != index {
+			addrs = append(addrs, prefix(a.IPNet).Addr())
 		}
 	}
 	return addrs, nil

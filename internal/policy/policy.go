@@ -5,6 +5,7 @@
 package policy
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -53,6 +54,12 @@ type Offer struct {
 	Domains []string
 }
 
+// A Place is what a device has without the tunnel.
+type Place struct {
+	Addrs []netip.Addr // of its other interfaces
+	Way   netip.Prefix // the route by which it reaches the gateway; invalid: not known, or none
+}
+
 // A Verdict is what becomes of an offer.
 type Verdict struct {
 	MTU     int
@@ -69,9 +76,9 @@ type Refusal struct {
 	Reason string `json:"reason"`
 }
 
-// Judge returns what is taken of o. Only an address that must not be is an error.
-func (r Rules) Judge(o Offer) (v Verdict, err error) {
-	if why := Address(o.Prefix, r.Accept); why != "" {
+// Judge returns what a device at p takes of o. Only an address that must not be is an error.
+func (r Rules) Judge(o Offer, p Place) (v Verdict, err error) {
+	if why := cmp.Or(Address(o.Prefix, r.Accept), Collision(o.Prefix, o.Server, p)); why != "" {
 		return v, fmt.Errorf("the gateway gives the address %s: %s", o.Prefix, why)
 	}
 	refuse := func(what string, value any, why string) bool {
@@ -151,6 +158,22 @@ func Address(p netip.Prefix, accept []netip.Prefix) string {
 		return "no interface can have it"
 	case !slices.ContainsFunc(accept, inside):
 		return fmt.Sprintf("it is not of a network that this device accepts: if the gateway is right, allow it with --accept-prefix %s", p.Masked())
+	}
+	return ""
+}
+
+// Collision says why the address own, with its prefix, would cut a device at p off, from the network or
+// from its gateway at the address server; empty if it would not.
+func Collision(own netip.Prefix, server netip.Addr, p Place) string {
+	server = server.Unmap()
+	switch {
+	case slices.Contains(p.Addrs, own.Addr()):
+		return "another interface of this device has it: ask for another one, or change that of the interface"
+	case own.Addr() == server:
+		return "it is that of the gateway itself, by which it is reached: ask for another one"
+	case p.Way.IsValid() && own.Contains(server) && p.Way.Bits() <= own.Bits():
+		return fmt.Sprintf("its network contains the gateway's own address, %s, which would not be reached any more: ask for one of another network, or add a route to %s/32 by the interface that leads there",
+			server, server)
 	}
 	return ""
 }

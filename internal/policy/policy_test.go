@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -119,7 +120,7 @@ func TestJudge(t *testing.T) {
 			tt.change(&o)
 		}
 		tt.rules.Accept = DefaultAccept
-		v, err := tt.rules.Judge(o)
+		v, err := tt.rules.Judge(o, Place{})
 		if err != nil {
 			t.Errorf("%s: %v", tt.name, err)
 		}
@@ -140,11 +141,39 @@ func TestJudge(t *testing.T) {
 	}
 	foreign := offer
 	foreign.Prefix = netip.MustParsePrefix("203.0.113.5/24")
-	if _, err := (Rules{Accept: DefaultAccept}).Judge(foreign); err == nil || !strings.Contains(err.Error(), "--accept-prefix 203.0.113.0/24") {
+	if _, err := (Rules{Accept: DefaultAccept}).Judge(foreign, Place{}); err == nil || !strings.Contains(err.Error(), "--accept-prefix 203.0.113.0/24") {
 		t.Errorf("a foreign address: got %v", err)
 	}
-	if _, err := (Rules{Accept: []netip.Prefix{netip.MustParsePrefix("203.0.113.0/24")}}).Judge(foreign); err != nil {
+	if _, err := (Rules{Accept: []netip.Prefix{netip.MustParsePrefix("203.0.113.0/24")}}).Judge(foreign, Place{}); err != nil {
 		t.Errorf("an address that is accepted: got %v", err)
+	}
+}
+
+func TestCollision(t *testing.T) {
+	for _, tt := range []struct {
+		own, server, way string
+		want             string
+	}{
+		{"10.0.0.5/16", "198.51.100.1", "0.0.0.0/0", ""},
+		{"192.168.1.7/24", "198.51.100.1", "0.0.0.0/0", "another interface"},
+		{"192.168.1.7/32", "198.51.100.1", "0.0.0.0/0", "another interface"},
+		{"192.168.1.8/24", "198.51.100.1", "0.0.0.0/0", ""},
+		{"10.1.2.3/32", "10.1.2.3", "10.1.2.0/24", "the gateway itself"},
+		{"10.1.2.3/32", "::ffff:10.1.2.3", "10.1.2.0/24", "the gateway itself"},
+		{"10.1.9.9/16", "10.1.2.3", "0.0.0.0/0", "add a route to 10.1.2.3/32"},
+		{"10.1.9.9/16", "10.1.2.3", "10.1.0.0/16", "add a route to 10.1.2.3/32"},
+		{"10.1.9.9/16", "10.1.2.3", "10.1.2.0/24", ""},
+		{"10.1.9.9/16", "10.1.2.3", "", ""},
+		{"10.1.9.9/16", "", "0.0.0.0/0", ""},
+		{"10.1.9.9/16", "2001:db8::1", "::/0", ""},
+	} {
+		server, _ := netip.ParseAddr(tt.server)
+		way, _ := netip.ParsePrefix(tt.way)
+		place := Place{[]netip.Addr{netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("192.168.1.7")}, way}
+		_, err := Rules{Accept: DefaultAccept}.Judge(Offer{Prefix: netip.MustParsePrefix(tt.own), Server: server}, place)
+		if got := fmt.Sprint(err); tt.want == "" && err != nil || tt.want != "" && !strings.Contains(got, tt.want) {
+			t.Errorf("%s from %s by %s: got %s, want %q", tt.own, tt.server, tt.way, got, tt.want)
+		}
 	}
 }
 

@@ -156,3 +156,30 @@ func TestForeignAddress(t *testing.T) {
 	newClient(t, n.c1, "-s", gatewayC1, "--accept-prefix", "203.0.113.0/24").waitConnected()
 	ping(t, n.c1, "203.0.113.1", 1)
 }
+
+// TestCollidingAddress has a gateway that gives the device an address which would cut it off: the one that
+// it has in its LAN, the gateway's own, and one whose network contains the gateway.
+func TestCollidingAddress(t *testing.T) {
+	t.Parallel()
+	n := newNetwork(t)
+	const server = "198.51.100.1" // behind the LAN's router
+	pushed := func(prefix string) []byte {
+		return proto.AppendConfig(nil, proto.PushedConfig{Prefix: netip.MustParsePrefix(prefix)})
+	}
+	closed := make(chan struct{})
+	close(closed)
+	fakeGateway(t, n.gw,
+		script{"10.0.9.9", pushed("10.0.9.9/16"), closed}, // for the first lease alone an error is the end
+		script{"192.168.101.2", pushed("192.168.101.2/30"), closed},
+		script{server, pushed(server + "/30"), closed},
+		script{"198.51.100.77", pushed("198.51.100.77/24"), closed},
+		script{"10.0.9.9", pushed("10.0.9.9/16"), nil},
+	)
+	one := newClient(t, n.c1, "-s", server, "--accept-prefix", "198.51.100.0/24", "--accept-prefix", "192.168.0.0/16", "--accept-prefix", "10.0.0.0/8")
+	one.waitConnected()
+	for _, why := range []string{"another interface of this device has it", "it is that of the gateway itself", "add a route to 198.51.100.1/32"} {
+		await(t, one.Proc, why, 0)
+		ping(t, n.c1, server, 1)
+	}
+	one.event(client.EventConnected, 1)
+}
