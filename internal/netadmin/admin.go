@@ -118,7 +118,7 @@ func (a *admin) openTUN() (*link, int, error) {
 	}
 	if a.link == nil {
 		// Now that the name is ours, what is found around it was left by a process that was killed.
-		if err := hostnet.CleanUp(i.Name, a.rules.DNS, a.log); err != nil {
+		if err := hostnet.CleanUp(i.Name, a.rules.Policy != nil, a.log); err != nil {
 			a.log.Warn("left over from an earlier run", "interface", i.Name, "err", err)
 		}
 		a.link = hostnet.New(i.Name, a.log)
