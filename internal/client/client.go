@@ -48,7 +48,7 @@ const (
 type Exit interface {
 	Name() string
 	Port() *router.Port
-	Around(server netip.Addr, mark uint32) (addrs []netip.Addr, way netip.Prefix, err error)
+	Around(server netip.Addr, mark uint32) (addrs []netip.Prefix, way netip.Prefix, err error)
 	Apply(hostnet.State) error
 	Run(ctx context.Context, f *router.Forwarder) error
 }

@@ -38,7 +38,7 @@ func newDevice() *device {
 
 func (d *device) Name() string       { return "ferry0" }
 func (d *device) Port() *router.Port { return d.port }
-func (d *device) Around(netip.Addr, uint32) ([]netip.Addr, netip.Prefix, error) {
+func (d *device) Around(netip.Addr, uint32) ([]netip.Prefix, netip.Prefix, error) {
 	return nil, netip.Prefix{}, nil
 }
 func (d *device) Apply(s hostnet.State) error {

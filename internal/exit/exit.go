@@ -76,7 +76,7 @@ func (e *Exit) Port() *router.Port { return e.port }
 
 // Around returns the addresses of this host's other interfaces, and the destination of the route by which
 // a socket with the mark reaches server.
-func (e *Exit) Around(server netip.Addr, mark uint32) ([]netip.Addr, netip.Prefix, error) {
+func (e *Exit) Around(server netip.Addr, mark uint32) ([]netip.Prefix, netip.Prefix, error) {
 	return hostnet.Around(e.name, server, mark)
 }
 

@@ -25,7 +25,11 @@ func WatchAddrs(ctx context.Context, report func([]netip.Addr)) error {
 		if err != nil {
 			return err
 		}
-		report(addrs)
+		only := make([]netip.Addr, len(addrs))
+		for i, a := range addrs {
+			only[i] = a.Addr()
+		}
+		report(only)
 		// What the message says does not matter, and none is missed by looking anew after each.
 		_, _, err = s.Receive()
 		if ctx.Err() != nil {
@@ -37,9 +41,9 @@ func WatchAddrs(ctx context.Context, report func([]netip.Addr)) error {
 	}
 }
 
-// Around returns what this network namespace has besides the interface link: its IPv4 addresses, and the
-// destination of the route that a socket with the mark reaches server by, if there is one.
-func Around(link string, server netip.Addr, mark uint32) (addrs []netip.Addr, way netip.Prefix, err error) {
+// Around returns what this network namespace has besides the interface link: its IPv4 addresses
+// with the lengths of their networks, and the destination of the route that a socket with the mark reaches server by, if there is one.
+func Around(link string, server netip.Addr, mark uint32) (addrs []netip.Prefix, way netip.Prefix, err error) {
 	if addrs, err = hostAddrs(link); err != nil || !server.IsValid() {
 		return addrs, way, err
 	}
@@ -50,8 +54,8 @@ func Around(link string, server netip.Addr, mark uint32) (addrs []netip.Addr, wa
 	return addrs, way, nil
 }
 
-// hostAddrs returns the addresses of all interfaces but one.
-func hostAddrs(but string) (addrs []netip.Addr, err error) {
+// hostAddrs returns the addresses, with the lengths of their networks, of all interfaces but one.
+func hostAddrs(but string) (addrs []netip.Prefix, err error) {
 	links, err := whole(netlink.LinkList)
 	if err != nil {
 		return nil, fmt.Errorf("list links: %w", err)
@@ -68,7 +72,7 @@ func hostAddrs(but string) (addrs []netip.Addr, err error) {
 	}
 	for _, a := range all {
 		if a.LinkIndex != index {
-			addrs = append(addrs, prefix(a.IPNet).Addr())
+			addrs = append(addrs, prefix(a.IPNet))
 		}
 	}
 	return addrs, nil

@@ -56,8 +56,8 @@ type Offer struct {
 
 // A Place is what a device has without the tunnel.
 type Place struct {
-	Addrs []netip.Addr // of its other interfaces
-	Way   netip.Prefix // the route by which it reaches the gateway; invalid: not known, or none
+	Addrs []netip.Prefix // of its other interfaces, with the lengths of their networks
+	Way   netip.Prefix   // the route by which it reaches the gateway; invalid: not known, or none
 }
 
 // A Verdict is what becomes of an offer.
@@ -76,9 +76,9 @@ type Refusal struct {
 	Reason string `json:"reason"`
 }
 
-// Judge returns what a device at p takes of o. Only an address that must not be is an error.
-func (r Rules) Judge(o Offer, p Place) (v Verdict, err error) {
-	if why := cmp.Or(Address(o.Prefix, r.Accept), Collision(o.Prefix, o.Server, p)); why != "" {
+// Judge returns what a device takes of o where it is. Only an address that must not be is an error.
+func (r Rules) Judge(o Offer, here Place) (v Verdict, err error) {
+	if why := cmp.Or(Address(o.Prefix, r.Accept), Collision(o.Prefix, o.Server, here)); why != "" {
 		return v, fmt.Errorf("the gateway gives the address %s: %s", o.Prefix, why)
 	}
 	refuse := func(what string, value any, why string) bool {
@@ -99,7 +99,7 @@ func (r Rules) Judge(o Offer, p Place) (v Verdict, err error) {
 	}
 	if !r.RefuseRoutes {
 		for _, p := range o.Routes {
-			if !refuse("route", p, Route(p, o.Prefix, o.Server)) {
+			if !refuse("route", p, cmp.Or(Route(p, o.Prefix, o.Server), here.claims(p))) {
 				v.Routes = append(v.Routes, p.Masked())
 			}
 		}
@@ -167,13 +167,23 @@ func Address(p netip.Prefix, accept []netip.Prefix) string {
 func Collision(own netip.Prefix, server netip.Addr, p Place) string {
 	server = server.Unmap()
 	switch {
-	case slices.Contains(p.Addrs, own.Addr()):
+	case slices.ContainsFunc(p.Addrs, func(a netip.Prefix) bool { return a.Addr() == own.Addr() }):
 		return "another interface of this device has it: ask for another one, or change that of the interface"
 	case own.Addr() == server:
 		return "it is that of the gateway itself, by which it is reached: ask for another one"
 	case p.Way.IsValid() && own.Contains(server) && p.Way.Bits() <= own.Bits():
 		return fmt.Sprintf("its network contains the gateway's own address, %s, which would not be reached any more: ask for one of another network, or add a route to %s/32 by the interface that leads there",
 			server, server)
+	}
+	return ""
+}
+
+// claims says why a device at p does not take the route r: all or a part of a network that it is in; empty if it
+// is not. A larger one is taken, for the network itself is more specific.
+func (p Place) claims(r netip.Prefix) string {
+	inside := func(a netip.Prefix) bool { return !a.IsSingleIP() && a.Bits() <= r.Bits() && a.Contains(r.Addr()) }
+	if slices.ContainsFunc(p.Addrs, inside) {
+		return "this device is in that network itself"
 	}
 	return ""
 }

@@ -169,10 +169,23 @@ func TestCollision(t *testing.T) {
 	} {
 		server, _ := netip.ParseAddr(tt.server)
 		way, _ := netip.ParsePrefix(tt.way)
-		place := Place{[]netip.Addr{netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("192.168.1.7")}, way}
+		place := Place{[]netip.Prefix{netip.MustParsePrefix("127.0.0.1/8"), netip.MustParsePrefix("192.168.1.7/24")}, way}
 		_, err := Rules{Accept: DefaultAccept}.Judge(Offer{Prefix: netip.MustParsePrefix(tt.own), Server: server}, place)
 		if got := fmt.Sprint(err); tt.want == "" && err != nil || tt.want != "" && !strings.Contains(got, tt.want) {
 			t.Errorf("%s from %s by %s: got %s, want %q", tt.own, tt.server, tt.way, got, tt.want)
+		}
+	}
+}
+
+// The network that a device is in stays its own.
+func TestOwnNetwork(t *testing.T) {
+	place := Place{Addrs: []netip.Prefix{netip.MustParsePrefix("192.168.1.7/24"), netip.MustParsePrefix("198.51.100.9/32")}}
+	for route, taken := range map[string]bool{
+		"192.168.1.0/24": false, "192.168.1.128/25": false, "192.168.1.9/32": false, "192.168.0.0/16": true, "192.168.2.0/24": true, "198.51.100.9/32": true,
+	} {
+		v, err := Rules{Accept: DefaultAccept}.Judge(Offer{Prefix: netip.MustParsePrefix("10.0.3.7/16"), Routes: []netip.Prefix{netip.MustParsePrefix(route)}}, place)
+		if err != nil || (len(v.Routes) == 1) != taken || (len(v.Refused) == 0) != taken {
+			t.Errorf("%s: %+v, %v; want it taken: %v", route, v, err, taken)
 		}
 	}
 }
