@@ -48,7 +48,8 @@
 // Limits: IPv4 inside; rules of others below P win; when routes of different lengths contain the server, the shortest decides
 // which routes of table main beat all of them; a FORWARD policy of another firewall (Docker's is
 // drop) is not overruled; an nft table that someone flushes is noticed by the next Apply only;
-// ip_forward goes back to what it was even if somebody else came to rely on it meanwhile.
+// of two full tunnels at once, in different tables, the one that started later knows of the other, and that one of it
+// only when it is applied anew; ip_forward goes back to what it was even if somebody else came to rely on it meanwhile.
 package hostnet
 
 import (
@@ -208,7 +209,9 @@ func (l *Link) apply(p *plan) (again bool, err error) {
 		return false, err
 	}
 	nft := p.nft
-	nft.out = p.output(copies)
+	if nft.out = p.output(copies); nft.out != nil && len(copies) > 0 && len(nft.out.lans) == 0 {
+		l.log.Warn("too many local networks, or routes inside of them: they are closed", "interface", l.name, "networks", len(copies))
+	}
 	if err := l.applyTable(nft); err != nil {
 		return false, err
 	}

@@ -35,9 +35,10 @@ import (
 // What is forwarded has no such sender, and needs no chain.
 const outputChain = "output"
 
-// maxClaimed is how many networks in the tunnel may be cut out of local ones. A gateway that pushes more
-// closes the local networks; it must not make the table too large to be set.
-const maxClaimed = 128
+// maxLocal is how many rules local networks may take, with what is cut out of them. Where there are more they
+// are closed: neither they nor a gateway that pushes many routes may make the table too large to be set, which
+// it is, in one transaction, from about 100 on (the answers to it have to fit into a socket's 208 KiB).
+const maxLocal = 80
 
 // linkScope are the destinations that no router passes on.
 var linkScope = []netip.Prefix{
@@ -71,7 +72,7 @@ func (p *plan) output(copies []route) *output {
 			o.claimed = append(o.claimed, r.dst)
 		}
 	}
-	if len(o.claimed) > maxClaimed {
+	if len(o.lans)+len(o.claimed) > maxLocal {
 		o.lans, o.claimed = nil, nil
 	}
 	return o
