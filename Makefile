@@ -60,7 +60,7 @@ fuzz: ## every fuzz target for FUZZTIME
 	@scripts/fuzz.sh $(FUZZTIME)
 
 # The checks that keep strangers out.
-MUTATE = ./internal/identity ./internal/carrier/tls ./internal/peerstore \
+MUTATE = ./internal/identity ./internal/policy ./internal/netadmin:judge.go ./internal/carrier/tls ./internal/peerstore \
 	./internal/gateway:serve.go,enrol.go,devices.go ./internal/api:serve.go
 
 mutate: ## every check of the authentication turned over once: a test has to fail each time

@@ -394,6 +394,9 @@ func TestJudge(t *testing.T) {
 	}}
 	split := device
 	split.Policy = &policy.Rules{Accept: policy.DefaultAccept, RefuseDNS: true, RefuseRoutes: true}
+	usual, narrow := device, device
+	usual.Policy = &policy.Rules{}
+	narrow.Policy = &policy.Rules{Accept: []netip.Prefix{prefix("203.0.113.0/24")}}
 	gateway := Rules{Addr: prefix("10.0.0.1/16"), Routes: routes("7.0.0.0/7")}
 	outer := hostnet.Outer{Mark: 7, Table: 77, Peers: []netip.Addr{addr("192.0.2.1")}}
 	at := prefix("10.0.3.7/16")
@@ -425,6 +428,18 @@ func TestJudge(t *testing.T) {
 		"half of it":                {gateway, hostnet.State{Addr: prefix("10.0.0.1/16"), Routes: routes("0.0.0.0/1")}, false},
 		"a gateway's name servers":  {gateway, hostnet.State{Addr: prefix("10.0.0.1/16"), DNS: []netip.Addr{addr("9.9.9.9")}}, false},
 		"a gateway's table":         {gateway, hostnet.State{Addr: prefix("10.0.0.1/16"), Outer: outer}, false},
+		"a gateway's mark":          {gateway, hostnet.State{Addr: prefix("10.0.0.1/16"), Outer: hostnet.Outer{Mark: 7}}, false},
+		"a gateway's other table":   {gateway, hostnet.State{Addr: prefix("10.0.0.1/16"), Outer: hostnet.Outer{Table: 7}}, false},
+		"a gateway's networks":      {gateway, hostnet.State{Addr: prefix("10.0.0.1/16"), LocalNets: true}, false},
+		"a gateway's domains":       {gateway, hostnet.State{Addr: prefix("10.0.0.1/16"), Domains: []string{"lan"}}, false},
+		"closed, but for a route":   {device, hostnet.State{Routes: routes("0.0.0.0/0", "192.168.7.0/24"), Outer: outer}, false},
+		"closed, with a server":     {device, hostnet.State{Routes: routes("0.0.0.0/0"), Outer: outer, DNS: []netip.Addr{addr("10.0.0.1")}}, false},
+		"a range of the owner's":    {narrow, hostnet.State{Addr: prefix("203.0.113.5/24"), Outer: outer}, true},
+		"a range of others":         {narrow, hostnet.State{Addr: at, Outer: outer}, false},
+		"the usual ranges":          {usual, hostnet.State{Addr: at, Outer: outer}, true},
+		"a route of nobody's":       {usual, hostnet.State{Addr: at, Outer: outer, Routes: routes("224.0.0.0/4")}, false},
+		"a host of nobody's":        {usual, hostnet.State{Addr: at, Outer: outer, Routes: routes("127.0.0.9/32")}, false},
+		"a network of a server's":   {usual, hostnet.State{Addr: at, Outer: outer, Routes: routes("9.0.0.0/7", "10.0.3.0/24"), DNS: []netip.Addr{addr("10.0.3.0")}}, false},
 		"a gateway's guard":         {gateway, hostnet.State{Addr: prefix("10.0.0.1/16"), Guard: true}, false},
 	} {
 		if err := tt.rules.judge(tt.state); (err == nil) != tt.ok {

@@ -177,6 +177,27 @@ func TestCollision(t *testing.T) {
 	}
 }
 
+// A name server gets a route of its own where none leads to it alone, and the tunnel's network does not.
+func TestServerRoutes(t *testing.T) {
+	offer := Offer{Prefix: netip.MustParsePrefix("10.0.3.7/16"), Routes: []netip.Prefix{netip.MustParsePrefix("192.168.7.0/24"), netip.MustParsePrefix("192.168.8.9/32")}}
+	for server, want := range map[string]int{"10.0.0.1": 3, "192.168.7.53": 4, "192.168.8.9": 3} { // with the full tunnel's
+		offer.DNS = []netip.Addr{netip.MustParseAddr(server)}
+		v, err := Rules{Accept: DefaultAccept, DefaultRoute: true}.Judge(offer, Place{})
+		if err != nil || len(v.DNS) != 1 || len(v.Routes) != want {
+			t.Errorf("%s: %+v, %v; want %d routes", server, v, err, want)
+		}
+	}
+}
+
+// What is no IPv4 network is no route, valid or not.
+func TestNoRoute(t *testing.T) {
+	for _, r := range []netip.Prefix{{}, netip.MustParsePrefix("2001:db8::/32"), netip.MustParsePrefix("fe80::/10")} {
+		if got := Route(r, netip.MustParsePrefix("10.0.3.7/16"), netip.Addr{}); got != "not an IPv4 network" {
+			t.Errorf("%s: %q", r, got)
+		}
+	}
+}
+
 // The network that a device is in stays its own.
 func TestOwnNetwork(t *testing.T) {
 	place := Place{Addrs: []netip.Prefix{netip.MustParsePrefix("192.168.1.7/24"), netip.MustParsePrefix("198.51.100.9/32")}}
