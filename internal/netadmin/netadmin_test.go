@@ -410,6 +410,7 @@ func TestJudge(t *testing.T) {
 		"closed":                    {device, hostnet.State{Routes: routes("0.0.0.0/0"), Outer: outer}, true},
 		"a name server's route":     {device, hostnet.State{Addr: at, Routes: routes("0.0.0.0/0", "9.9.9.9/32"), Outer: outer, DNS: []netip.Addr{addr("9.9.9.9")}}, true},
 		"foreign address":           {device, hostnet.State{Addr: prefix("8.8.8.8/32"), Outer: outer}, false},
+		"foreign address, full":     {device, hostnet.State{Addr: prefix("8.8.8.8/32"), Routes: routes("0.0.0.0/0"), Outer: outer}, false},
 		"no address":                {device, hostnet.State{Outer: outer}, false},
 		"MTU":                       {device, hostnet.State{Addr: at, MTU: 68, Outer: outer}, false},
 		"half of everything":        {device, hostnet.State{Addr: at, Routes: routes("128.0.0.0/1"), Outer: outer}, false},
