@@ -17,7 +17,7 @@ build: ## bin/vpnsrv and bin/vpncli, static
 	go build $(GOFLAGS_BUILD) -o bin/ ./cmd/vpnsrv ./cmd/vpncli
 
 # What moves packets is inlined, the rest is small.
-HOT = runtime internal/runtime/... sync/... internal/poll syscall golang.org/x/sys/unix \
+HOT = runtime sync/... internal/poll syscall golang.org/x/sys/unix \
 	ferry/internal/tun ferry/internal/exit ferry/internal/router ferry/internal/proto ferry/internal/packet ferry/internal/carrier/... \
 	crypto/internal/fips140/aes/... crypto/internal/fips140/alias crypto/internal/fips140/subtle \
 	golang.org/x/crypto/chacha20poly1305 golang.org/x/crypto/chacha20 golang.org/x/crypto/internal/poly1305
