@@ -1,6 +1,7 @@
 package router
 
 import (
+	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -20,8 +21,9 @@ type Stream interface {
 	Held() int
 }
 
-// A Budget bounds the memory of all queues together, or of some of them within another Budget. The zero
-// value bounds nothing.
+// A Budget bounds the memory of all queues together, or of some of them within another Budget. The less is left of
+// it, the less one queue may hold, so that it is the large ones that find no more room, and whoever comes
+// with little finds some (dynamic thresholds; Choudhury and Hahne, 1998). The zero value bounds nothing.
 type Budget struct {
 	Above *Budget // of which this one is a part; nil: none. Set before use
 	limit atomic.Int64
@@ -35,13 +37,25 @@ func (b *Budget) SetLimit(n int) { b.limit.Store(int64(n)) }
 // Used returns the bytes that queues hold now.
 func (b *Budget) Used() int { return int(b.used.Load()) }
 
-func (b *Budget) full() bool {
+// What one queue may hold of an empty budget: a part of it, but two super-packets.
+const (
+	shareOf  = 64
+	minShare = 128 << 10
+)
+
+// share returns how many bytes one queue may hold now.
+func (b *Budget) share() int {
+	least := int64(math.MaxInt)
 	for ; b != nil; b = b.Above {
-		if limit := b.limit.Load(); limit > 0 && b.used.Load() >= limit {
-			return true
+		limit := b.limit.Load()
+		if limit <= 0 {
+			continue
 		}
+		whole := max(limit/shareOf, min(limit, minShare))
+		free := max(limit-b.used.Load(), 0)
+		least = min(least, int64(float64(whole)*float64(free)/float64(limit)))
 	}
-	return false
+	return int(least)
 }
 
 // add counts n bytes more.
@@ -273,10 +287,11 @@ func (q *Queue) end(run []byte, n int) (lost []byte, why Reason) {
 
 // room returns how many bytes more may wait, and why no more. The caller holds mu.
 func (q *Queue) room() (int, Reason) {
-	if q.c.Budget.full() {
-		return 0, DropMemory
+	limit, why := q.c.Limit, DropQueueFull
+	if share := q.c.Budget.share(); share < limit {
+		limit, why = share, DropMemory
 	}
-	return q.c.Limit - q.bytes, DropQueueFull
+	return max(limit-q.bytes, 0), why
 }
 
 // enqueue lets whole items wait as far as there is room.

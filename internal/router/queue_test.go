@@ -274,16 +274,16 @@ func TestBudgetWithin(t *testing.T) {
 	part := &Budget{Above: whole}
 	part.SetLimit(60)
 	part.add(59)
-	if part.full() || whole.Used() != 59 {
-		t.Errorf("full %v, %d of the whole; want room, 59", part.full(), whole.Used())
+	if part.share() != 1 || whole.share() != 41 || whole.Used() != 59 {
+		t.Errorf("share %d, %d of the whole with %d in use; want 1, 41, 59", part.share(), whole.share(), whole.Used())
 	}
 	part.add(1)
-	if !part.full() || whole.full() {
+	if part.share() != 0 || whole.share() == 0 {
 		t.Error("the part is not full, or the whole is")
 	}
 	part.add(-30)
 	whole.add(70)
-	if !part.full() {
+	if part.share() != 0 {
 		t.Error("there is room in the part where the whole is full")
 	}
 	part.add(-30)
@@ -316,6 +316,32 @@ func TestBudgetHolds(t *testing.T) {
 					t.Errorf("%d KiB are in use, want at most about %d", n>>10, budget.limit.Load()>>10)
 				}
 			})
+		})
+	}
+}
+
+// Peers that do not read take no room from one that has just come: the large queues find none first. A small budget
+// is as good as a large one for one peer.
+func TestLargestFirst(t *testing.T) {
+	run := bytes.Repeat(item(1000, 1), 400)
+	for _, limit := range []int{16 << 20, 64 << 20} {
+		synctest.Test(t, func(t *testing.T) {
+			budget := new(Budget)
+			budget.SetLimit(limit)
+			for range 200 {
+				startQueue(t, newPipe(0), QueueConfig{Limit: 256 << 10, Budget: budget}).Send(run)
+			}
+			for range 5 { // who comes late, one after the other
+				q := startQueue(t, newPipe(0), QueueConfig{Limit: 256 << 10, Budget: budget})
+				if n, why := q.Send(item(100, 1)); n != 0 {
+					t.Errorf("of %d KiB %d are in use, and there is no room for one packet: %s", limit>>10, budget.Used()>>10, why)
+				}
+			}
+			alone := new(Budget)
+			alone.SetLimit(256 << 10)
+			if share := alone.share(); share < minShare {
+				t.Errorf("one queue may hold %d bytes of an empty budget of 256 KiB", share)
+			}
 		})
 	}
 }
