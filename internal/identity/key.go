@@ -11,7 +11,9 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"strings"
+	"syscall"
 
 	"ferry/internal/durable"
 )
@@ -130,7 +132,28 @@ func LoadKey(path string) (Key, error) {
 		return Key{}, fmt.Errorf("load key: %w", err)
 	}
 	defer f.Close()
+	if err := madeByOwner(f); err != nil {
+		return Key{}, fmt.Errorf("load key: %w", err)
+	}
 	return ReadKey(f)
+}
+
+// madeByOwner says what is wrong if root is about to take a key that somebody has put into a directory which is not
+// his: a process that serves strangers can make files in its state directory.
+func madeByOwner(f *os.File) error {
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	dir, err := os.Stat(filepath.Dir(f.Name()))
+	if err != nil {
+		return err
+	}
+	owner, above := info.Sys().(*syscall.Stat_t).Uid, dir.Sys().(*syscall.Stat_t).Uid
+	if os.Geteuid() == 0 && owner != 0 && owner != above {
+		return fmt.Errorf("%s was made by user %d, whose directory it is not: if it is the right one, chown it to root", f.Name(), owner)
+	}
+	return nil
 }
 
 // ReadKey is LoadKey for a file that was opened.

@@ -146,3 +146,26 @@ func TestParseRefuses(t *testing.T) {
 		}
 	}
 }
+
+// Root takes no key that somebody has put into a directory of others.
+func TestKeyOfSomebody(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "k")
+	k := NewKey()
+	if err := k.Save(path); err != nil {
+		t.Fatal(err)
+	}
+	const somebody = 61002
+	if err := os.Chown(path, somebody, somebody); err != nil {
+		t.Skipf("there is nobody else here: %v", err)
+	}
+	if _, err := LoadKey(path); err == nil || !strings.Contains(err.Error(), "chown it to root") {
+		t.Errorf("in a directory of root: got %v", err)
+	}
+	if err := os.Chown(dir, somebody, somebody); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := LoadKey(path); err != nil || got.Public() != k.Public() {
+		t.Errorf("in a directory of his: got %v", err)
+	}
+}
