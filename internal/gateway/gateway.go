@@ -113,44 +113,44 @@ func Run(ctx context.Context, c Config, host Host) (err error) {
 	if c.HeapLimit > 0 {
 		debug.SetMemoryLimit(c.HeapLimit)
 	}
-	undo := func() error { return nil }
-	defer func() { err = errors.Join(err, undo()) }()
-
+	var undo []func() error
+	defer func() {
+		for _, f := range slices.Backward(undo) {
+			err = errors.Join(err, f())
+		}
+	}()
 	leases, err := openLeases(&c)
 	if err != nil {
 		return err
 	}
-	undo = leases.Close
+	undo = append(undo, leases.Close)
 	listeners, err := listenAll(ctx, &c)
 	if err != nil {
 		return err
 	}
+	undo = append(undo, func() error { closeAll(listeners); return nil })
 	tun, err := exit.Open(host, c.Log)
 	if err != nil {
-		closeAll(listeners)
 		return err
 	}
-	undo = func() error { return errors.Join(tun.Close(), leases.Close()) }
+	undo = append(undo, tun.Close)
 	g, err := newGateway(c, tun, leases)
 	if err != nil {
-		closeAll(listeners)
 		return err
 	}
 	control, err := api.Listen(ctx, leases.dir)
 	if err != nil {
-		closeAll(listeners)
 		return err
 	}
+	undo = append(undo, func() error { _ = control.Close(); return nil }) // who serves it has closed it before
 	var open net.Listener
 	if c.Metrics != "" {
 		if open, err = api.ListenOpen(ctx, c.Metrics); err != nil {
-			closeAll(listeners)
-			return errors.Join(err, control.Close())
+			return err
 		}
 	}
 	if err := host.Confine(leases.dir, leasestore.Prefix, peerstore.Prefix, api.SocketName); err != nil {
-		closeAll(listeners)
-		return errors.Join(err, control.Close())
+		return err
 	}
 	// Until protect knows the host, nobody goes beyond it.
 	g.table.SetEgress(nil, []netip.Prefix{netip.PrefixFrom(netip.IPv4Unspecified(), 0)})

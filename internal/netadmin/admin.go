@@ -67,10 +67,11 @@ func (a *admin) answerAll(ctx context.Context, w *wire) {
 // answer returns an error if the client is gone.
 func (a *admin) answer(ctx context.Context, w *wire, q question) error {
 	var r answer
-	fd, done, err := -1, func() {}, error(nil)
+	fd, keep, err := -1, false, error(nil)
 	switch q.Op {
 	case opTUN:
 		r.TUN, fd, err = a.openTUN()
+		keep = true
 	case opApply:
 		err = a.apply(q.State)
 	case opWatch:
@@ -81,13 +82,10 @@ func (a *admin) answer(ctx context.Context, w *wire, q question) error {
 		if fd, err = a.socket(q.Arg); err == nil {
 			a.detour(q.To)
 		}
-		done = func() { _ = unix.Close(fd) }
 	case opConnect:
 		fd, err = a.connect(ctx, q.Arg)
-		done = func() { _ = unix.Close(fd) }
 	case opRead:
 		fd, err = a.open(q.Arg)
-		done = func() { _ = unix.Close(fd) }
 	case opWrite:
 		err = a.write(q.Arg, q.Data)
 	default:
@@ -101,8 +99,8 @@ func (a *admin) answer(ctx context.Context, w *wire, q question) error {
 		}
 	}
 	err = w.send(r, fd)
-	if fd >= 0 {
-		done()
+	if fd >= 0 && !keep {
+		_ = unix.Close(fd)
 	}
 	return err
 }
