@@ -63,6 +63,12 @@ type Host interface {
 	files // of the Enrolment
 }
 
+// A helper is what a client asks of its Host when it has given up its own rights.
+type helper interface {
+	carrier.Opener
+	files
+}
+
 // A client is what lives as long as Run.
 type client struct {
 	c       Config
@@ -71,15 +77,15 @@ type client struct {
 	dial    func(context.Context, carrier.Endpoint) (net.Conn, error)
 	tls     *tls.Config // nil: none is spoken
 	pins    pins
-	keep    files // of the Enrolment
+	host    helper // nil: none
 	exit    Exit
 	uplink  *router.Uplink
 	total   router.Counters
-	last    session.Lease                   // of the last connection that had one
-	refused []policy.Refusal                // what was not taken of it
-	state   hostnet.State                   // of the host, as last applied
-	applied bool                            // state is
-	found   map[carrier.Endpoint]netip.Addr // where servers were when last connected to
+	last    session.Lease                     // of the last connection that had one
+	refused []policy.Refusal                  // what was not taken of it
+	state   hostnet.State                     // of the host, as last applied
+	applied bool                              // state is
+	found   map[carrier.Endpoint][]netip.Addr // where servers are, as far as is known: the last one first
 	story   *story
 }
 
@@ -130,17 +136,14 @@ func dialer(o carrier.Opener) func(context.Context, carrier.Endpoint) (net.Conn,
 	}
 }
 
-func run(ctx context.Context, c Config, servers []carrier.Endpoint, dial func(context.Context, carrier.Endpoint) (net.Conn, error), e Exit, asked net.Listener, keep files) error {
-	cl := &client{c: c, log: c.Log, servers: servers, dial: dial, exit: e, uplink: router.NewUplink(e.Port()), story: newStory(&c, e.Name()), keep: keep,
-		found: make(map[carrier.Endpoint]netip.Addr)}
+func run(ctx context.Context, c Config, servers []carrier.Endpoint, dial func(context.Context, carrier.Endpoint) (net.Conn, error), e Exit, asked net.Listener, host helper) error {
+	cl := &client{c: c, log: c.Log, servers: servers, dial: dial, exit: e, uplink: router.NewUplink(e.Port()), story: newStory(&c, e.Name()), host: host,
+		found: make(map[carrier.Endpoint][]netip.Addr)}
 	if !c.Key.IsZero() {
 		cl.trust(c.Gateway, c.Next)
 	}
 	if cl.tls == nil {
 		cl.log.Warn("plain mode: no authentication and no encryption; 'vpncli join' with an invitation of the gateway has both")
-	}
-	if err := cl.close(); err != nil {
-		return err
 	}
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error {
@@ -213,17 +216,6 @@ func retryAfter(err error) time.Duration {
 		return bye.RetryAfter
 	}
 	return 0
-}
-
-// close lets nothing out beside a full tunnel from the start, before there is one.
-func (c *client) close() error {
-	if !c.c.Policy.DefaultRoute {
-		return nil
-	}
-	return c.apply(hostnet.State{
-		Routes: []netip.Prefix{netip.PrefixFrom(netip.IPv4Unspecified(), 0)}, LocalNets: !c.c.CloseLAN,
-		Outer: hostnet.Outer{Mark: c.c.Mark, Table: c.c.Table},
-	})
 }
 
 func (c *client) apply(s hostnet.State) error {

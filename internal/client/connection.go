@@ -9,13 +9,16 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
 
 	"ferry/internal/carrier"
+	"ferry/internal/carrier/tcp"
 	ferrytls "ferry/internal/carrier/tls"
+	"ferry/internal/hostnet"
 	"ferry/internal/identity"
 	"ferry/internal/keepalive"
 	"ferry/internal/proto"
@@ -78,7 +81,7 @@ func (c *client) connect(ctx context.Context, server carrier.Endpoint) error {
 		return err
 	}
 	if tcp, ok := s.RemoteAddr().(*net.TCPAddr); ok {
-		c.found[server] = tcp.AddrPort().Addr().Unmap()
+		c.found[server] = first(tcp.AddrPort().Addr().Unmap(), c.found[server])
 	}
 	x := newConnection(c, s)
 	stop := context.AfterFunc(ctx, func() { x.end(ctx.Err()) })
@@ -119,17 +122,53 @@ func (c *client) reach(ctx context.Context, server carrier.Endpoint) (*carrier.S
 // place, nobody may be able to tell where it is: then it is sought where it was first, and if it has moved, the name
 // servers from before are asked.
 func (c *client) seek(ctx context.Context, server carrier.Endpoint) (net.Conn, error) {
+	if err := c.shut(ctx, server); err != nil {
+		return nil, err
+	}
 	c.renew()
-	if last, ok := c.found[server]; ok && (c.state.Full() || len(c.state.DNS) > 0) {
-		there := server
-		there.Host = last.String()
-		if conn, err := c.dial(ctx, there); err == nil || ctx.Err() != nil || there.Host == server.Host {
-			return conn, err
+	if c.state.Full() || len(c.state.DNS) > 0 {
+		for _, a := range c.found[server] {
+			there := server
+			there.Host = a.String()
+			if conn, err := c.dial(ctx, there); err == nil || ctx.Err() != nil || there.Host == server.Host {
+				return conn, err
+			}
 		}
+	}
+	if len(c.state.DNS) > 0 && len(c.found[server]) > 0 {
 		c.state.DNS, c.state.Domains = nil, nil
 		c.renew()
 	}
 	return c.dial(ctx, server)
+}
+
+// shut closes the way out beside a full tunnel, before there is one, as soon as it is known where the gateway is: a
+// name server of this host may be out of reach then.
+func (c *client) shut(ctx context.Context, server carrier.Endpoint) error {
+	if !c.c.Policy.DefaultRoute || c.applied {
+		return nil
+	}
+	for _, s := range c.servers {
+		if _, err := netip.ParseAddr(s.Host); s.Scheme != "tcp" || err == nil || c.host == nil {
+			continue
+		}
+		ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+		addrs, err := tcp.Lookup(ctx, s, c.host)
+		cancel()
+		if err != nil && s == server {
+			return err
+		}
+		c.found[s] = addrs
+	}
+	return c.apply(hostnet.State{
+		Routes: []netip.Prefix{netip.PrefixFrom(netip.IPv4Unspecified(), 0)}, LocalNets: !c.c.CloseLAN,
+		Outer: hostnet.Outer{Mark: c.c.Mark, Table: c.c.Table},
+	})
+}
+
+// first returns a and those of others that are not a.
+func first(a netip.Addr, others []netip.Addr) []netip.Addr {
+	return append([]netip.Addr{a}, slices.DeleteFunc(slices.Clone(others), func(o netip.Addr) bool { return o.Unmap() == a })...)
 }
 
 // renew makes the host's network as it was applied last: what others have done to it, as 'nft flush ruleset', may

@@ -54,7 +54,7 @@ func (c *client) learn(l session.Lease) {
 	if gateway == c.pins.gateway && next == c.pins.next {
 		return
 	}
-	if err := learn(c.keep, c.c.Joined, gateway, next); err != nil {
+	if err := learn(c.host, c.c.Joined, gateway, next); err != nil {
 		c.log.Error("what the gateway says of its keys can not be stored", "err", err)
 		return
 	}

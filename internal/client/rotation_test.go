@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"testing"
 
+	"ferry/internal/carrier"
 	"ferry/internal/durable"
 	"ferry/internal/identity"
 	"ferry/internal/session"
@@ -42,7 +43,7 @@ func TestLearn(t *testing.T) {
 					t.Fatal(err)
 				}
 				cl, _ := answering(t, Config{Key: identity.NewKey(), Gateway: tt.gateway, Next: tt.next, Joined: path})
-				cl.keep = disk
+				cl.host = disk
 				cl.trust(tt.gateway, tt.next)
 				cl.pins.shown = tt.shown
 				cl.learn(session.Lease{Extended: true, NextKey: tt.pushed})
@@ -67,6 +68,7 @@ func TestLearn(t *testing.T) {
 
 // A disk writes down what a client has learned, unless it is broken.
 type disk struct {
+	carrier.Opener
 	broken bool
 	writes int
 }

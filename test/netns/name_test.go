@@ -26,18 +26,59 @@ func (z *zone) set(addr string) {
 	z.addr.Store(&a)
 }
 
-// newZone serves names in a namespace, on 127.0.0.1.
-func newZone(t *testing.T, ns *lab.Namespace) *zone {
+// openUDP opens a socket in a namespace until the test ends.
+func openUDP(t *testing.T, ns *lab.Namespace, addr string) (conn net.PacketConn) {
 	t.Helper()
-	var conn net.PacketConn
 	err := ns.Do(func() (err error) {
-		conn, err = net.ListenPacket("udp4", "127.0.0.1:53")
+		conn, err = net.ListenPacket("udp4", addr)
 		return err
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = conn.Close() })
+	return conn
+}
+
+// newForwarder is a name server of a host, on 127.0.0.1, that asks another one, as systemd-resolved does.
+func newForwarder(t *testing.T, ns *lab.Namespace, to string) {
+	t.Helper()
+	conn, out := openUDP(t, ns, "127.0.0.1:53"), openUDP(t, ns, "0.0.0.0:0")
+	upstream, err := net.ResolveUDPAddr("udp4", to)
+	if err != nil {
+		t.Fatal(err)
+	}
+	askers := make(chan net.Addr, 100) // of what was sent on; those who ask come one after the other
+	go func() {                        // ends with the socket
+		b := make([]byte, 512)
+		for {
+			n, from, err := conn.ReadFrom(b)
+			if err != nil {
+				return
+			}
+			if _, err := out.WriteTo(b[:n], upstream); err == nil {
+				askers <- from
+			}
+		}
+	}()
+	go func() { // the same
+		b := make([]byte, 512)
+		for {
+			n, _, err := out.ReadFrom(b)
+			if err != nil {
+				return
+			}
+			_, _ = conn.WriteTo(b[:n], <-askers)
+		}
+	}()
+}
+
+// newZone serves names in a namespace, on 127.0.0.1.
+func newZone(t *testing.T, ns *lab.Namespace) *zone { return newZoneOn(t, ns, "127.0.0.1:53") }
+
+func newZoneOn(t *testing.T, ns *lab.Namespace, addr string) *zone {
+	t.Helper()
+	conn := openUDP(t, ns, addr)
 	z := new(zone)
 	go func() { // ends with the socket
 		b := make([]byte, 512)
@@ -127,4 +168,27 @@ func TestNameMoves(t *testing.T) {
 	if e := d.event(client.EventConnected, 2); e.Address.String() != addr {
 		t.Errorf("back at home: got %s, want %s", e.Address, addr)
 	}
+}
+
+// TestForwarder has a host whose name server asks another one on the Internet, by sockets like all others: a full
+// tunnel, which closes the way out, finds its gateway all the same, and finds it again.
+func TestForwarder(t *testing.T) {
+	t.Parallel()
+	n := newGateway(t, "--nat")
+	newZoneOn(t, n.lan, lanHost+":53").set(gatewayC1)
+	newForwarder(t, n.c1, lanHost+":53")
+	resolv := filepath.Join(t.TempDir(), "resolv.conf")
+	writeFile(t, resolv, "nameserver 127.0.0.1\noptions timeout:1 attempts:1\n")
+	p := start(t, n.c1, withFile(resolv, "/etc/resolv.conf", filepath.Join(bin, "vpncli"), "--json", "--config=", "-s", "gateway.test", "--default-route")...)
+	d := &device{p, t, n.c1}
+	d.waitConnected()
+	ping(t, n.c1, lanHost, 1)
+	n.srv.Kill()
+	d.event(client.EventReconnecting, 0)
+	if answers(n.c1, lanHost) {
+		t.Error("the Internet is reached without a gateway")
+	}
+	n.startGateway(n.args...)
+	d.event(client.EventConnected, 1)
+	ping(t, n.c1, lanHost, 1)
 }

@@ -92,15 +92,7 @@ func spoofed(t *testing.T, n *network, c *rawvpn.Client, others []*rawvpn.Client
 // when none comes.
 func listenUDP(t *testing.T, ns *lab.Namespace, port int) func(limit time.Duration) []byte {
 	t.Helper()
-	var conn net.PacketConn
-	err := ns.Do(func() (err error) {
-		conn, err = net.ListenPacket("udp4", fmt.Sprintf(":%d", port))
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = conn.Close() })
+	conn := openUDP(t, ns, fmt.Sprintf(":%d", port))
 	return func(limit time.Duration) []byte {
 		b := make([]byte, 1500)
 		_ = conn.SetReadDeadline(time.Now().Add(limit))

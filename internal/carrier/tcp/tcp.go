@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"strconv"
 	"syscall"
@@ -54,24 +55,48 @@ func Listen(ctx context.Context, e carrier.Endpoint) (net.Listener, error) {
 // side by side (RFC 8305). The sockets are those of the opener; so are those of the questions to the name
 // servers, for a full tunnel must not swallow them.
 func Dial(ctx context.Context, e carrier.Endpoint, o carrier.Opener) (net.Conn, error) {
-	d := net.Dialer{Control: control(o), KeepAliveConfig: keepAlive}
+	d := net.Dialer{Control: control(o), KeepAliveConfig: keepAlive, Resolver: resolver(o)}
 	d.SetMultipathTCP(false)
-	if o != nil {
-		d.Resolver = &net.Resolver{PreferGo: true, Dial: (&net.Dialer{Control: control(o)}).DialContext}
-	}
 	conn, err := d.DialContext(ctx, "tcp", net.JoinHostPort(e.Host, strconv.Itoa(int(e.Port))))
+	if err != nil {
+		return nil, explain(e, err)
+	}
+	return conn, nil
+}
+
+// Lookup returns the addresses of an endpoint's host, in the order of preference.
+func Lookup(ctx context.Context, e carrier.Endpoint, o carrier.Opener) ([]netip.Addr, error) {
+	r := resolver(o)
+	if r == nil {
+		r = net.DefaultResolver
+	}
+	addrs, err := r.LookupNetIP(ctx, "ip", e.Host)
+	if err != nil {
+		return nil, explain(e, err)
+	}
+	return addrs, nil
+}
+
+// resolver asks with the sockets of an opener; nil: with ordinary ones.
+func resolver(o carrier.Opener) *net.Resolver {
+	if o == nil {
+		return nil
+	}
+	return &net.Resolver{PreferGo: true, Dial: (&net.Dialer{Control: control(o)}).DialContext}
+}
+
+// explain says what an error means to who named the endpoint.
+func explain(e carrier.Endpoint, err error) error {
 	var dns *net.DNSError
 	switch {
 	case errors.As(err, &dns) && !dns.IsNotFound:
-		return nil, fmt.Errorf("dial %s: the name %s can not be looked up: is a name server reachable? An address needs none: %w", e, e.Host, err)
+		return fmt.Errorf("dial %s: the name %s can not be looked up: is a name server reachable? An address needs none: %w", e, e.Host, err)
 	case errors.As(err, &dns):
-		return nil, fmt.Errorf("dial %s: the name %s was not found: check it, or use an address: %w", e, e.Host, err)
+		return fmt.Errorf("dial %s: the name %s was not found: check it, or use an address: %w", e, e.Host, err)
 	case errors.Is(err, syscall.ECONNREFUSED):
-		return nil, fmt.Errorf("dial %s: nothing listens there: is vpnsrv running?: %w", e, err)
-	case err != nil:
-		return nil, fmt.Errorf("dial %s: %w", e, err)
+		return fmt.Errorf("dial %s: nothing listens there: is vpnsrv running?: %w", e, err)
 	}
-	return conn, nil
+	return fmt.Errorf("dial %s: %w", e, err)
 }
 
 // control sets the options of a socket before it is used; accepted sockets inherit them. One of an opener
