@@ -3,7 +3,6 @@ package netns
 import (
 	"bytes"
 	"fmt"
-	"net"
 	"net/netip"
 	"testing"
 	"time"
