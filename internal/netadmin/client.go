@@ -11,6 +11,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -20,6 +21,9 @@ import (
 
 // ErrEnded is returned when the process with the rights is gone.
 var ErrEnded = errors.New("the process that looks after the network of this host (ferry-netadmin) has ended")
+
+// askTime is how long an answer may take: a process that was stopped must not stop this one.
+const askTime = 30 * time.Second
 
 // A Client asks the process with the rights. Its methods may be called from any goroutine.
 type Client struct {
@@ -93,13 +97,25 @@ func socketPair() (*net.UnixConn, *os.File, error) {
 func (c *Client) Close() error {
 	c.closing.Do(func() {
 		err := c.wire.conn.CloseWrite()
+		late := time.AfterFunc(askTime, func() { _ = c.wire.conn.Close() }) // ends receive
 		for r := range c.answers {
 			r.close()
 		}
-		if waitErr := c.cmd.Wait(); waitErr != nil {
-			err = fmt.Errorf("%w: %w", ErrEnded, waitErr)
+		ended := make(chan error, 1)
+		go func() { ended <- c.cmd.Wait() }() // until the process has ended, or this one has
+		select {
+		case waitErr := <-ended:
+			if waitErr != nil {
+				err = fmt.Errorf("%w: %w", ErrEnded, waitErr)
+			}
+		case <-time.After(askTime):
+			err = errors.New("ferry-netadmin does not end: was it stopped?")
 		}
-		c.err = errors.Join(err, c.wire.conn.Close())
+		late.Stop()
+		if closeErr := c.wire.conn.Close(); !errors.Is(closeErr, net.ErrClosed) {
+			err = errors.Join(err, closeErr)
+		}
+		c.err = err
 	})
 	return c.err
 }
@@ -145,6 +161,8 @@ func (c *Client) ask(q any) (reply, error) {
 	case err != nil:
 		return none, err
 	}
+	late := time.AfterFunc(askTime, func() { _ = c.wire.conn.Close() }) // ends receive
+	defer late.Stop()
 	r, ok := <-c.answers
 	if !ok {
 		return none, ErrEnded
