@@ -398,18 +398,26 @@ func TestFragments(t *testing.T) {
 	for _, pid := range processes(t, n.srv) {
 		memory += statusOf(t, pid, "VmRSS") << 10
 	}
-	got := make(chan error, 1)
+	const batch = 100
+	got, under := make(chan error, 1), make(chan struct{}, 10) // as many batches under way as a queue takes
 	go func() {
-		for range count {
+		for i := range count {
 			if item, err := to.ReadItem(); err != nil || item.Kind != rawvpn.KindPacket {
-				got <- fmt.Errorf("got %s, %w", item.Kind, err)
+				got <- fmt.Errorf("packet %d: got %s, %w", i, item.Kind, err)
 				return
+			}
+			if i%batch == batch-1 {
+				<-under
 			}
 		}
 		got <- nil
 	}()
-	const batch = 100 // as many as a queue takes
 	for i := 0; i < count; i += batch {
+		select {
+		case under <- struct{}{}:
+		case err := <-got:
+			t.Fatalf("%v; drops %v", err, n.report().maps["drops"])
+		}
 		var b []byte
 		for j := range batch {
 			ip := rawvpn.IPv4(from.Lease.Addr, to.Lease.Addr, rawvpn.UDP, make([]byte, 64))

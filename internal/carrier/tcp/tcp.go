@@ -24,8 +24,9 @@ import (
 const (
 	// NotSentLowat is how many bytes a socket takes beyond what is under way: TCP_NOTSENT_LOWAT.
 	NotSentLowat = 128 << 10
-	// UserTimeout ends a connection whose bytes are not acknowledged: RFC 5482, TCP_USER_TIMEOUT.
-	UserTimeout = 30 * time.Second
+	// UserTimeout ends a connection whose bytes are not acknowledged: RFC 5482, TCP_USER_TIMEOUT. It is 30 s, and so
+	// much less that the probe which is sent then finds it over: the next one comes 5 s later.
+	UserTimeout = 29_500 * time.Millisecond
 	// Probes of the kernel find a dead idle peer in about UserTimeout.
 	probeIdle     = 20 * time.Second
 	probeInterval = 5 * time.Second
