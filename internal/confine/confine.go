@@ -114,7 +114,6 @@ func Process(r Rules) (lacking []string, err error) {
 	_, _ = time.Now().Zone() // which file says so is not readable afterwards
 	// Paths are looked up with the rights that go next.
 	lack("Landlock", r.landlock())
-	death, _ := unix.PrctlRetInt(unix.PR_GET_PDEATHSIG, 0, 0, 0, 0)
 	dropBounding(r.Capabilities)
 	if r.User != nil {
 		lack("user", r.User.become())
@@ -122,7 +121,7 @@ func Process(r Rules) (lacking []string, err error) {
 	if err := setCapabilities(r.Capabilities); err != nil {
 		return nil, fmt.Errorf("drop capabilities: %w", err)
 	}
-	restoreDeathSignal(death)
+	restoreDeathSignal()
 	lack("seccomp", r.seccomp())
 	return lacking, nil
 }
@@ -192,11 +191,19 @@ func setCapabilities(keep []int) error {
 	return err
 }
 
-// restoreDeathSignal sets again what a supervisor had asked for, to be killed when it dies: a change of
-// user clears it (prctl(2), PR_SET_PDEATHSIG).
-func restoreDeathSignal(signal int) {
-	if signal != 0 {
-		_ = allThreads(unix.SYS_PRCTL, unix.PR_SET_PDEATHSIG, uintptr(signal))
+// deathSignal is what the parent of this process has asked for it to be sent when the parent dies; 0: nothing. It
+// belongs to the thread with which a process begins, on which variables like this one are set.
+var deathSignal = getDeathSignal()
+
+func getDeathSignal() (signal int32) {
+	_ = unix.Prctl(unix.PR_GET_PDEATHSIG, uintptr(unsafe.Pointer(&signal)), 0, 0, 0)
+	return signal
+}
+
+// restoreDeathSignal asks for it again: a change of user clears it (prctl(2), PR_SET_PDEATHSIG).
+func restoreDeathSignal() {
+	if deathSignal != 0 {
+		_ = allThreads(unix.SYS_PRCTL, unix.PR_SET_PDEATHSIG, uintptr(deathSignal))
 	}
 }
 

@@ -154,3 +154,17 @@ func TestHelperKilled(t *testing.T) {
 		}
 	}
 }
+
+// Who is to end with its parent does so, though it has become another user since: these tests depend on it.
+func TestEndsWithParent(t *testing.T) {
+	t.Parallel()
+	n := newNetwork(t)
+	p := start(t, n.gw, "sh", "-c", fmt.Sprintf("setpriv --pdeathsig KILL %s/vpnsrv --config= --listen tcp://:2002 --state %s & wait", bin, n.state))
+	await(t, p, "msg=serving", 0)
+	srv := p.Child("vpnsrv")
+	if srv == 0 {
+		t.Fatal("no vpnsrv")
+	}
+	p.Kill()
+	until(t, patience, "vpnsrv has ended", func() bool { return unix.Kill(srv, 0) != nil })
+}
