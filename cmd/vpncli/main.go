@@ -70,6 +70,7 @@ func connect(ctx context.Context, keys *config.Client, lines bool) error {
 	}, keys.Process, confine.Rules{
 		Read:     nameFiles(),
 		Families: []int{unix.AF_INET, unix.AF_INET6, unix.AF_VSOCK, unix.AF_NETLINK},
+		Connect:  true,
 	}, c.Log)
 	if err != nil {
 		return err

@@ -35,7 +35,8 @@ type Rules struct {
 	Read         []string // directories and files, and all below them
 	Write        []string // the same, also to be written
 	Devices      []string
-	Families     []int // of sockets that can be made: unix.AF_...; none can be connected if it is only AF_NETLINK
+	Families     []int // of sockets that can be made: unix.AF_...
+	Connect      bool  // sockets can be connected
 	Bind         bool  // sockets of other families than AF_NETLINK can be bound
 	Ioctl        bool
 	Links        bool // symlinks can be made

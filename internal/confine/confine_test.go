@@ -347,7 +347,7 @@ func TestGateway(t *testing.T) {
 func TestClient(t *testing.T) {
 	needRoot(t)
 	user := fallback
-	r := perform(t, trial{Rules: Rules{User: &user, Families: []int{unix.AF_INET, unix.AF_INET6, unix.AF_VSOCK, unix.AF_NETLINK}}})
+	r := perform(t, trial{Rules: Rules{User: &user, Families: []int{unix.AF_INET, unix.AF_INET6, unix.AF_VSOCK, unix.AF_NETLINK}, Connect: true}})
 	wantDenied(t, r, withoutVsock(t, r, []string{
 		"read a file of others", "read /etc/shadow", "write what may be read", "listen on TCP", "bind UDP", "bind a vsock port",
 		"make a raw socket", "start a program", "look into a process", "unshare", "be dumped", "change a sysctl", "set a socket's mark",

@@ -76,7 +76,7 @@ func (r Rules) filter() ([]unix.SockFilter, error) {
 	if r.Links {
 		always = append(always, unix.SYS_SYMLINKAT)
 	}
-	if !slices.Equal(r.Families, []int{unix.AF_NETLINK}) {
+	if r.Connect {
 		always = append(always, unix.SYS_CONNECT)
 	}
 	// The flags of clone3 can not be looked at; a C library that hears of none goes on to clone.

@@ -4,9 +4,14 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"ferry/internal/admission"
+	"ferry/internal/identity"
+	"ferry/internal/proto"
 )
 
 // A flood of one kind hides no other: each cause is named, and the rest of it counted.
@@ -32,4 +37,51 @@ func TestEachCauseIsNamed(t *testing.T) {
 			}
 		}
 	})
+}
+
+// lines keeps what is logged.
+type lines struct {
+	mu   sync.Mutex
+	text []string
+}
+
+func (l *lines) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.text = append(l.text, string(b))
+	return len(b), nil
+}
+
+func (l *lines) all() []string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text
+}
+
+// Exam, limits: ten lines a second about strangers.
+func TestLogOfStrangers(t *testing.T) {
+	var log lines
+	c := Config{Key: identity.NewKey(), Log: slog.New(slog.NewTextHandler(&log, nil)), Limits: admission.Limits{
+		SourceRate: 1e6, SourceBurst: 1e6, SourceUnknown: 1e6, SourceSessions: 1e6, Rate: 1e6, Unknown: 1e6,
+		Penalty: time.Nanosecond, PenaltyMax: time.Nanosecond,
+	}}
+	if err := inMemory(t, c, func(l *lab) error {
+		l.settle()
+		before := len(log.all())
+		for i := range 100 {
+			l.dialTLS(identity.Join, identity.NewKey()).send(proto.AppendJoin(nil, proto.Secret{byte(i)}))
+			l.dial().send(request("192.0.2.1", 0))
+		}
+		l.settle()
+		time.Sleep(time.Second)
+		l.dial().send(request("192.0.2.1", 0))
+		l.settle()
+		got := log.all()[before:]
+		if n := len(got); n < 11 || n > 20 || !strings.Contains(got[n-1], "left_out_before=") {
+			return fmt.Errorf("%d lines about 201 strangers, want about 11, of which the last says how many are left out:\n%s", n, strings.Join(got, ""))
+		}
+		return nil
+	}); err != nil {
+		t.Error(err)
+	}
 }

@@ -71,6 +71,7 @@ func confineSelf(r Rules, log *slog.Logger) error {
 		Devices:      []string{"/dev/net/tun"},
 		Write:        []string{"/proc/sys/net"},
 		Families:     []int{unix.AF_NETLINK, unix.AF_INET, unix.AF_INET6, unix.AF_UNIX},
+		Connect:      true,
 		Bind:         true,
 		Ioctl:        true,
 	}

@@ -4,8 +4,8 @@
 //	vpnsrv, vpncli                                   ferry-netadmin (the same program, started anew)
 //	  no capabilities, no files, no sockets of        CAP_NET_ADMIN
 //	  its own: see package confine
-//	  Client  ---- a question, one at a time ---->    Admin: TUN, addresses, routes, rules, nft, sysctls
-//	          <--- the answer, with a descriptor --          a marked socket, a unix connection
+//	  Client  ---- a question, one at a time ---->    admin: TUN, addresses, routes, rules, nft, sysctls, name servers,
+//	          <--- the answer, with a descriptor --          a marked socket, a unix connection, a file that was named
 //	          <--- what others did to the link ----
 //
 // Each is a message of JSON on a socket pair that keeps messages apart (SOCK_SEQPACKET). What may be asked
