@@ -86,9 +86,28 @@ func printSessions(w io.Writer, all []api.Session) error {
 		if s.Secure {
 			key = cli.Good("proven")
 		}
-		rows[i] = []any{s.ID, s.Name, addr, s.From, key, cli.Age(s.Since), cli.Bytes(s.Received), cli.Bytes(s.Sent), cli.Counts(s.Drops)}
+		rows[i] = []any{s.ID, s.Name, addr, from(s), key, cli.Age(s.Since), cli.Bytes(s.Received), cli.Bytes(s.Sent), cli.Counts(s.Drops)}
 	}
 	return cli.Table(w, []string{"ID", "NAME", "ADDRESS", "FROM", "KEY", "SINCE", "RECEIVED", "SENT", "DROPPED"}, rows)
+}
+
+// from tells by which carriers a session is here.
+func from(s api.Session) any {
+	if s.Away > 0 {
+		return cli.Fair(fmt.Sprintf("away for %s", time.Duration(s.Away*float64(time.Second)).Round(time.Second)))
+	}
+	if len(s.Paths) == 0 {
+		return s.From
+	}
+	var text string
+	for _, p := range s.Paths {
+		if p.Standby {
+			text += fmt.Sprintf(", standby %s %s", p.Carrier, p.From)
+		} else {
+			text = fmt.Sprintf("%s %s", p.Carrier, p.From) + text
+		}
+	}
+	return strings.TrimPrefix(text, ", ")
 }
 
 func leasesCommand() *cmdline.Command {

@@ -86,6 +86,17 @@ type Session struct {
 	Queued   int               `json:"queued"`   // bytes
 	Packets  uint64            `json:"packets"`
 	Drops    map[string]uint64 `json:"drops,omitempty"`
+	Paths    []Path            `json:"paths,omitempty"`    // of a session that outlives its connections
+	Away     float64           `json:"away,omitempty"`     // seconds since when it has no path
+	Replayed uint64            `json:"replayed,omitempty"` // packets that were sent again by another path
+}
+
+// A Path is one connection of a session.
+type Path struct {
+	Carrier string    `json:"carrier"`
+	From    string    `json:"from"`
+	Since   time.Time `json:"since"`
+	Standby bool      `json:"standby"` // nothing is sent by it for now
 }
 
 // Status is how the gateway does.

@@ -64,6 +64,9 @@ func newStream(conn net.Conn, c Cipher) *Stream {
 // RemoteAddr returns the address of the other end.
 func (s *Stream) RemoteAddr() net.Addr { return s.conn.RemoteAddr() }
 
+// Max returns 0: items of any length may follow each other.
+func (s *Stream) Max() int { return 0 }
+
 // Received returns the bytes read so far.
 func (s *Stream) Received() uint64 { return s.received.bytes.Load() }
 

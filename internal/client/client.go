@@ -81,6 +81,7 @@ type client struct {
 	exit    Exit
 	uplink  *router.Uplink
 	total   router.Counters
+	tunnel  *tunnel                           // the session that outlives connections; nil: none
 	last    session.Lease                     // of the last connection that had one
 	refused []policy.Refusal                  // what was not taken of it
 	state   hostnet.State                     // of the host, as last applied
@@ -153,6 +154,7 @@ func run(ctx context.Context, c Config, servers []carrier.Endpoint, dial func(co
 	group.Go(func() error { cl.reports(ctx); return nil })
 	group.Go(func() error { cl.answer(ctx, asked); return nil })
 	err := group.Wait()
+	cl.forget()
 	cl.report("stopped")
 	cl.event(Event{Kind: EventStopped})
 	return err

@@ -60,6 +60,7 @@ type Config struct {
 	RetryMax  time.Duration // longest pause
 
 	QueueBytes int // waiting for the gateway
+	KeepBytes  int // kept until the gateway has them, to be sent again by another connection
 
 	Version string // of the program, for the user
 
@@ -106,6 +107,7 @@ func (c *Config) setDefaults() {
 	c.RetryMin = cmp.Or(c.RetryMin, DefaultRetryMin)
 	c.RetryMax = cmp.Or(c.RetryMax, DefaultRetryMax)
 	c.QueueBytes = cmp.Or(c.QueueBytes, DefaultQueue)
+	c.KeepBytes = cmp.Or(c.KeepBytes, DefaultKeep)
 	if c.Policy.Accept == nil {
 		c.Policy.Accept = policy.DefaultAccept
 	}

@@ -15,12 +15,14 @@ import (
 	"syscall"
 	"time"
 
+	"ferry/internal/buffer"
 	"ferry/internal/carrier"
 	"ferry/internal/carrier/tcp"
 	ferrytls "ferry/internal/carrier/tls"
 	"ferry/internal/hostnet"
 	"ferry/internal/identity"
 	"ferry/internal/keepalive"
+	"ferry/internal/multipath"
 	"ferry/internal/proto"
 	"ferry/internal/router"
 	"ferry/internal/session"
@@ -28,6 +30,9 @@ import (
 
 // lingerTime is how long a goodbye may take.
 const lingerTime = time.Second
+
+// noAddr is the source of ICMP errors here: none, for a client sends none.
+var noAddr netip.Addr
 
 // Why a connection ended.
 var (
@@ -57,12 +62,14 @@ func (e *byeError) Error() string {
 // to the goroutine that reads.
 type connection struct {
 	client  *client
-	stream  *carrier.Stream
+	stream  carrier.Link
 	queue   *router.Queue
 	port    *router.Port
 	forward *router.Forwarder
 	framer  proto.Framer
 	session *session.Client
+	reader  *multipath.Reader  // with a tunnel
+	path    *multipath.Path    // with a tunnel
 	joined  chan session.Lease // capacity 1; sent to once by the reading goroutine: the lease is complete
 
 	start   time.Time
@@ -95,9 +102,9 @@ func (c *client) connect(ctx context.Context, server carrier.Endpoint) error {
 		_ = x.stream.Close()
 	})
 	others.Go(x.keepAlive)
-	x.queue.SendControl(x.session.Ask(nil))
+	x.ask()
 	x.end(x.read())
-	c.uplink.Connect(nil)
+	x.leave()
 	others.Wait()
 	x.stream.Release()
 	if x.up && ctx.Err() == nil {
@@ -106,8 +113,22 @@ func (c *client) connect(ctx context.Context, server carrier.Endpoint) error {
 	return x.cause
 }
 
+// leave takes the connection out of use.
+func (x *connection) leave() {
+	c := x.client
+	if c.tunnel == nil {
+		c.uplink.Connect(nil)
+		return
+	}
+	c.tunnel.send.Lost(x.path)
+	var bye *byeError
+	if errors.As(x.cause, &bye) && ends(bye.Reason) {
+		c.forget()
+	}
+}
+
 // reach dials a server, and makes sure that it is the gateway if it is known by what to tell.
-func (c *client) reach(ctx context.Context, server carrier.Endpoint) (*carrier.Stream, error) {
+func (c *client) reach(ctx context.Context, server carrier.Endpoint) (carrier.Link, error) {
 	conn, err := c.seek(ctx, server)
 	if err != nil {
 		return nil, err
@@ -183,7 +204,7 @@ func (c *client) renew() {
 }
 
 // shakeHands speaks TLS on a connection; when that fails the connection is closed.
-func shakeHands(ctx context.Context, conn net.Conn, t *tls.Config) (*carrier.Stream, error) {
+func shakeHands(ctx context.Context, conn net.Conn, t *tls.Config) (carrier.Link, error) {
 	ctx, cancel := context.WithTimeout(ctx, joinTimeout)
 	defer cancel()
 	records, err := ferrytls.Client(ctx, conn, t)
@@ -207,23 +228,31 @@ func notGateway(err error) error {
 	return err
 }
 
-func newConnection(c *client, s *carrier.Stream) *connection {
+// want is what to ask a gateway for.
+func (c *client) want() session.Want {
 	want := session.Want{Static: c.c.Address, Name: c.c.Name, Last: c.last, Features: proto.FeatureSuper |
 		proto.FeatureConfig | proto.FeaturePing | proto.FeatureGoodbye}
-	if c.exit.Port().Caps.USO {
+	if c.exit.Port().Caps().USO {
 		want.Features |= proto.FeatureUSO
 	}
+	if c.tls != nil {
+		want.Features |= proto.FeatureSession
+	}
+	return want
+}
+
+func newConnection(c *client, s carrier.Link) *connection {
 	x := &connection{
 		client: c, stream: s, start: time.Now(),
-		queue:   router.NewQueue(s, router.QueueConfig{Limit: c.c.QueueBytes, Budget: new(router.Budget)}),
-		session: session.NewClient(want),
+		queue:   router.NewQueue(s, router.QueueConfig{Limit: c.c.QueueBytes, Budget: new(buffer.Budget)}),
+		session: session.NewClient(c.want()),
 		// A gateway that refuses says so before anything was agreed upon.
 		framer: proto.Framer{FromServer: true, Extended: true},
 		joined: make(chan session.Lease, 1),
 		ended:  make(chan struct{}),
 	}
 	x.port = router.NewPort(1, router.Caps{}, x.queue)
-	x.forward = router.NewForwarder(c.uplink, x.port, &c.total, netip.Addr{})
+	x.forward = router.NewForwarder(c.uplink, x.port, &c.total, noAddr)
 	return x
 }
 
@@ -248,6 +277,9 @@ func (x *connection) read() error {
 			i += n
 		}
 		x.forward.Flush()
+		if x.reader != nil {
+			x.reader.Flush()
+		}
 		x.stream.Consume(i - start)
 	}
 }
@@ -277,10 +309,14 @@ func (x *connection) explain(err error) error {
 func (x *connection) item(kind proto.Kind, buf []byte, i, j int) error {
 	switch kind {
 	case proto.KindData:
-		x.forward.Frame(buf, i, j)
+		if x.fresh(j - i) {
+			x.forward.Frame(buf, i, j)
+		}
 		return nil
 	case proto.KindIPv4:
-		x.forward.Packet(buf, i, j)
+		if x.fresh(j - i) {
+			x.forward.Packet(buf, i, j)
+		}
 		return nil
 	case proto.KindIPv6:
 		x.forward.Drop(router.DropIPv6)
@@ -307,9 +343,17 @@ func (x *connection) item(kind proto.Kind, buf []byte, i, j int) error {
 			return err
 		}
 		return &byeError{g}
+	case proto.KindAttached:
+		return x.attached(b)
 	}
-	return nil // the echo of a keepalive, or a frame of a later version
+	if x.reader == nil {
+		return nil // the echo of a keepalive, or a frame of a later version
+	}
+	return x.pathItem(kind, b)
 }
+
+// fresh tells whether the data frame that has come is one to forward.
+func (x *connection) fresh(size int) bool { return x.reader == nil || x.reader.Take(size) }
 
 // progress brings the interface up as soon as the lease is complete.
 func (x *connection) progress(done bool, err error) error {
@@ -319,11 +363,22 @@ func (x *connection) progress(done bool, err error) error {
 	c, l := x.client, x.session.Lease()
 	x.framer.Extended = l.Extended
 	x.queue.OnePerWrite(!l.Extended)
-	x.port.Caps = router.Caps{Super: l.Features.Has(proto.FeatureSuper), USO: l.Features.Has(proto.FeatureUSO)}
+	x.port.SetCaps(router.Caps{Super: l.Features.Has(proto.FeatureSuper), USO: l.Features.Has(proto.FeatureUSO)})
 	if err := c.configure(&l, x.stream.RemoteAddr()); err != nil {
 		return err
 	}
 	c.learn(l)
+	if l.Session != (proto.SessionID{}) {
+		c.forget() // the gateway has another one now
+		c.tunnel = c.newTunnel(x, l)
+	}
+	x.isUp(l, l.Extended)
+	return nil
+}
+
+// isUp begins to send into the connection, and says so.
+func (x *connection) isUp(l session.Lease, extended bool) {
+	c := x.client
 	x.up = true
 	x.goodbye.Store(l.Features.Has(proto.FeatureGoodbye))
 	changed := c.last.Prefix != l.Prefix
@@ -332,7 +387,7 @@ func (x *connection) progress(done bool, err error) error {
 	x.joined <- l
 
 	protocol := "ferry"
-	if !l.Extended {
+	if !extended {
 		protocol = "2013"
 	}
 	c.log.Info("connected", "server", x.stream.RemoteAddr().String(), "addr", l.Prefix, "gateway", l.Gateway,
@@ -347,7 +402,6 @@ func (x *connection) progress(done bool, err error) error {
 		e.Kind = EventAddress
 		c.event(e)
 	}
-	return nil
 }
 
 // keepAlive probes the gateway when it is due, and ends the connection when there is no answer.

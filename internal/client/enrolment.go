@@ -185,7 +185,7 @@ func redeem(ctx context.Context, i identity.Invitation, key identity.Key, o carr
 }
 
 // showSecret sends a join frame, waits for the answer, and closes the connection.
-func showSecret(ctx context.Context, s *carrier.Stream, secret proto.Secret) (j proto.JoinedMessage, err error) {
+func showSecret(ctx context.Context, s carrier.Link, secret proto.Secret) (j proto.JoinedMessage, err error) {
 	ctx, cancel := context.WithTimeout(ctx, joinTimeout)
 	defer cancel()
 	stop := context.AfterFunc(ctx, func() { _ = s.Close() })

@@ -64,6 +64,7 @@ func TestDefaults(t *testing.T) {
 	}
 	want := settings.Config{
 		Pool: settings.DefaultPool, PlainPool: settings.DefaultPool, TUN: settings.DefaultTUN, MTU: settings.DefaultMTU, StateDir: settings.DefaultStateDir,
+		ResumeTimeout: settings.DefaultResume, SessionLifetime: settings.DefaultLifetime,
 		IdleTimeout: settings.DefaultIdle, JoinTimeout: settings.DefaultDeadline,
 		FrameTimeout: settings.DefaultDeadline, WriteTimeout: settings.DefaultDeadline,
 		Limits:      admission.Limits{Unknown: 256, Penalty: 5 * time.Second, PenaltyMax: 10 * time.Minute},

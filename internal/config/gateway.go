@@ -52,6 +52,8 @@ type Gateway struct {
 	Deny             []string          `toml:"deny"`
 	LegacySelfAssign bool              `toml:"legacy_self_assign"`
 	IdleTimeout      string            `toml:"idle_timeout"`
+	ResumeTimeout    string            `toml:"resume_timeout"`
+	SessionLifetime  string            `toml:"session_lifetime"`
 	JoinTimeout      string            `toml:"join_timeout"`
 	FrameTimeout     string            `toml:"frame_timeout"`
 	WriteTimeout     string            `toml:"write_timeout"`
@@ -80,6 +82,7 @@ func NewGateway(fs *pflag.FlagSet) *Gateway {
 	l := settings.DefaultLimits
 	g := &Gateway{
 		Pool: settings.DefaultPool.String(), TUN: settings.DefaultTUN, MTU: settings.DefaultMTU, State: settings.DefaultStateDir,
+		ResumeTimeout: shortest(settings.DefaultResume), SessionLifetime: shortest(settings.DefaultLifetime),
 		IdleTimeout: shortest(settings.DefaultIdle), JoinTimeout: shortest(settings.DefaultDeadline),
 		FrameTimeout: shortest(settings.DefaultDeadline), WriteTimeout: shortest(settings.DefaultDeadline),
 		MaxSessions: settings.DefaultMaxSessions, QueueBytes: settings.DefaultQueue, QueueTotal: settings.DefaultQueueTotal,
@@ -150,6 +153,8 @@ func (g *Gateway) load(open open) (settings.Config, error) {
 		Deny:             readList(s, "deny", g.Deny, parsePrefix),
 		LegacySelfAssign: g.LegacySelfAssign,
 		IdleTimeout:      read(s, "idle_timeout", g.IdleTimeout, between(idleMin, idleMax)),
+		ResumeTimeout:    read(s, "resume_timeout", g.ResumeTimeout, between(time.Second, settings.MaxLifetime)),
+		SessionLifetime:  read(s, "session_lifetime", g.SessionLifetime, between(time.Minute, settings.MaxLifetime)),
 		JoinTimeout:      read(s, "join_timeout", g.JoinTimeout, wait),
 		FrameTimeout:     read(s, "frame_timeout", g.FrameTimeout, wait),
 		WriteTimeout:     read(s, "write_timeout", g.WriteTimeout, wait),

@@ -52,6 +52,8 @@ var causes = []struct {
 	{errFrom, "from_refused", 0},
 	{errUnknown, "key_unknown", proto.ReasonRevoked},
 	{errDisabled, "key_disabled", proto.ReasonRevoked},
+	{errEpoch, "attach_old", proto.ReasonProtocol},
+	{errEnded, "session_ended", proto.ReasonReplaced},
 	{errJoined, "joined", 0},
 	{net.ErrClosed, string(admission.Evicted), 0}, // by the gate: all other ends have a cause before
 	{peerstore.ErrInvitation, "invitation", 0},

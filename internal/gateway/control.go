@@ -239,16 +239,17 @@ func (g *Gateway) notSites(routes []netip.Prefix) error {
 
 func (g *Gateway) sessions() []api.Session {
 	g.mu.Lock()
-	peers := make([]*peer, 0, len(g.peers))
+	defer g.mu.Unlock()
+	all := make([]api.Session, 0, len(g.peers))
 	for _, p := range g.peers {
-		peers = append(peers, p)
+		if p.tunnel.Load() == nil {
+			all = append(all, p.show())
+		}
 	}
-	g.mu.Unlock()
-	slices.SortFunc(peers, func(a, b *peer) int { return int(a.id) - int(b.id) })
-	all := make([]api.Session, 0, len(peers))
-	for _, p := range peers {
-		all = append(all, p.show())
+	for _, t := range g.tunnels {
+		all = append(all, t.show())
 	}
+	slices.SortFunc(all, func(a, b api.Session) int { return int(a.ID) - int(b.ID) })
 	return all
 }
 
@@ -257,12 +258,17 @@ func (g *Gateway) sessionsByKey() map[identity.Public][]uint64 {
 	defer g.mu.Unlock()
 	all := map[identity.Public][]uint64{}
 	for _, p := range g.peers {
-		all[p.key] = append(all[p.key], p.id)
+		if p.tunnel.Load() == nil {
+			all[p.key] = append(all[p.key], p.id)
+		}
+	}
+	for _, t := range g.tunnels {
+		all[t.key] = append(all[t.key], t.nr)
 	}
 	return all
 }
 
-// show is what an operator sees of a connection.
+// show is what an operator sees of a connection. The caller holds mu.
 func (p *peer) show() api.Session {
 	s := p.port.Stats()
 	session := api.Session{
@@ -276,16 +282,61 @@ func (p *peer) show() api.Session {
 	return session
 }
 
+// show is what an operator sees of a session. The caller holds mu.
+func (t *tunnel) show() api.Session {
+	s := t.port.Stats()
+	shown := api.Session{
+		ID: t.nr, Secure: true, Address: t.port.Addr(), Since: t.born, Packets: s.Packets, Drops: s.Drops, Paths: []api.Path{},
+	}
+	shown.Replayed, _ = t.send.Replayed()
+	if d, err := t.g.device(t.key); err == nil {
+		shown.Name = d.Name
+	}
+	using := t.send.Using()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if !t.away.IsZero() {
+		shown.Away = time.Since(t.away).Seconds()
+	}
+	for p, path := range t.paths {
+		its := api.Path{From: p.stream.RemoteAddr().String(), Carrier: p.stream.RemoteAddr().Network(), Since: p.start, Standby: path != using}
+		if !its.Standby {
+			shown.From = its.From
+		}
+		shown.Received += p.stream.Received()
+		shown.Sent += p.stream.Sent()
+		shown.Queued += p.queue.Queued()
+		shown.Paths = append(shown.Paths, its)
+	}
+	slices.SortFunc(shown.Paths, func(a, b api.Path) int { return a.Since.Compare(b.Since) })
+	return shown
+}
+
 func (g *Gateway) kick(text string) error {
 	id, err := strconv.ParseUint(text, 10, 64)
 	if err != nil {
 		return fmt.Errorf("%q: %w", text, errNoSession)
 	}
-	p := g.peer(id)
-	if p == nil {
+	o := g.session(id)
+	if o == nil {
 		return fmt.Errorf("%d: %w", id, errNoSession)
 	}
-	p.end("kicked", proto.GoodbyeMessage{Reason: proto.ReasonShutdown, Text: "ended by the operator"})
+	o.end("kicked", proto.GoodbyeMessage{Reason: proto.ReasonShutdown, Text: "ended by the operator"})
+	return nil
+}
+
+// session returns the session that has a number; nil when there is none.
+func (g *Gateway) session(number uint64) owner {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, t := range g.tunnels {
+		if t.nr == number {
+			return t
+		}
+	}
+	if p := g.peers[number]; p != nil {
+		return p
+	}
 	return nil
 }
 

@@ -40,7 +40,7 @@ func (g *Gateway) device(key identity.Public) (peerstore.Peer, error) {
 // claim gives p an address of its device, and returns the connection that had it until now, if any. It
 // looks the key up again: who was removed since the handshake gets nothing, and who is removed later is
 // found by revoke.
-func (g *Gateway) claim(p *peer, ask session.Ask) (lease addrpool.Lease, displaced *peer, err error) {
+func (g *Gateway) claim(p *peer, ask session.Ask) (lease addrpool.Lease, displaced owner, err error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if p.isEnding() { // a request that was in its buffer when another connection took over
@@ -60,11 +60,11 @@ func (g *Gateway) claim(p *peer, ask session.Ask) (lease addrpool.Lease, displac
 	if !slices.Contains(d.Addrs, addr) {
 		return lease, nil, fmt.Errorf("%s: %w: it has %v", addr, errNotOwn, d.Addrs)
 	}
-	if displaced = g.owners[addr]; displaced == p {
+	if displaced = g.owners[addr]; displaced == p.owner() {
 		displaced = nil
 	}
-	g.disown(p)
-	g.owners[addr] = p
+	g.disown(p.owner(), p.lease.Addr)
+	g.owners[addr] = p.owner()
 	return addrpool.Lease{Addr: addr, Name: d.Name}, displaced, nil
 }
 
@@ -76,17 +76,10 @@ func (g *Gateway) nextAddr(addrs []netip.Addr) netip.Addr {
 }
 
 func (g *Gateway) ownerID(a netip.Addr) uint64 {
-	if p := g.owners[a]; p != nil {
-		return p.id
+	if o := g.owners[a]; o != nil {
+		return o.number()
 	}
 	return 0
-}
-
-// disown takes the address of p back, unless another connection has it. The caller holds mu.
-func (g *Gateway) disown(p *peer) {
-	if g.owners[p.lease.Addr] == p {
-		delete(g.owners, p.lease.Addr)
-	}
 }
 
 // tell notes that a device was told of the gateway's next key, or that there is none.
@@ -104,18 +97,23 @@ func (g *Gateway) knowsNext(key identity.Public) bool {
 	return next != identity.Pin{} && g.told[key] == next
 }
 
-// revoke ends the connections of a device that may not be here any more.
+// revoke ends the sessions of a device that may not be here any more.
 func (g *Gateway) revoke(key identity.Public) {
 	g.mu.Lock()
-	var all []*peer
+	var all []owner
 	for _, p := range g.peers {
 		if p.key == key {
 			all = append(all, p)
 		}
 	}
+	for _, t := range g.tunnels {
+		if t.key == key {
+			all = append(all, t)
+		}
+	}
 	g.mu.Unlock()
-	for _, p := range all {
-		p.end("revoked", proto.GoodbyeMessage{Reason: proto.ReasonRevoked})
+	for _, o := range all {
+		o.end("revoked", proto.GoodbyeMessage{Reason: proto.ReasonRevoked})
 	}
 }
 

@@ -373,7 +373,7 @@ func TestLateConnection(t *testing.T) {
 		l.settle()
 		err = errors.Join(err, addErr, b.want("packet for the connected device", packet, false))
 		l.g.mu.Lock()
-		l.g.disown(old)
+		l.g.disown(old, old.lease.Addr)
 		l.g.mu.Unlock()
 		l.join(cam, "")
 		if reason, byeErr := b.bye(); reason != proto.ReasonReplaced {

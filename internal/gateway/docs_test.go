@@ -30,7 +30,7 @@ func TestReasonsAreDocumented(t *testing.T) {
 		}
 		return all
 	}
-	ends := []string{"accept", "address_refused", "kicked", "reconfigured", "replaced", "reset", "revoked", "shutdown", "write"}
+	ends := []string{"accept", "address_refused", "kicked", "reconfigured", "replaced", "reset", "resume_timeout", "revoked", "session_lifetime", "shutdown", "write"}
 	for _, c := range causes {
 		ends = append(ends, c.name)
 	}

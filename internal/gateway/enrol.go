@@ -17,7 +17,7 @@ import (
 //	device                    gateway
 //	join (secret) --------->  Redeem, to disk
 //	      <-----------------  joined (name, address), or a goodbye that says why not
-func (g *Gateway) enrol(ctx context.Context, s *carrier.Stream, key identity.Public) error {
+func (g *Gateway) enrol(ctx context.Context, s carrier.Link, key identity.Public) error {
 	stop := context.AfterFunc(ctx, func() { _ = s.Close() })
 	defer stop()
 	defer s.Close()
@@ -47,7 +47,7 @@ func (g *Gateway) enrol(ctx context.Context, s *carrier.Stream, key identity.Pub
 }
 
 // readJoin waits for a join frame, and takes nothing else.
-func readJoin(s *carrier.Stream) (proto.Secret, error) {
+func readJoin(s carrier.Link) (proto.Secret, error) {
 	f := proto.Framer{Extended: true}
 	for {
 		buf, start, end, err := s.Fill()

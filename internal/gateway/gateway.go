@@ -31,6 +31,7 @@ import (
 
 	"ferry/internal/admission"
 	"ferry/internal/api"
+	"ferry/internal/buffer"
 	"ferry/internal/carrier"
 	"ferry/internal/durable"
 	"ferry/internal/exit"
@@ -60,8 +61,8 @@ type Gateway struct {
 	devices *peerstore.Store // nil without a key
 	tls     *tls.Config      // nil without a key
 	gate    *admission.Gate
-	budget  router.Budget // of all queues
-	plain   router.Budget // of the queues of clients without a key, a part of it
+	budget  buffer.Budget // of all queues
+	plain   buffer.Budget // of the queues of clients without a key, a part of it
 	offer   proto.Features
 
 	total  router.Counters
@@ -81,7 +82,8 @@ type Gateway struct {
 	knows   bool         // host is known
 	waiting []string     // settings that were changed and wait for a restart
 	peers   map[uint64]*peer
-	owners  map[netip.Addr]*peer             // of the addresses of devices with a key
+	owners  map[netip.Addr]owner // of the addresses of devices with a key
+	tunnels map[proto.SessionID]*tunnel
 	told    map[identity.Public]identity.Pin // the next key of the gateway, since it was started
 	ids     atomic.Uint64
 }
@@ -167,13 +169,13 @@ func newGateway(c Config, exit Exit, leases *leases) (*Gateway, error) {
 		gate:    admission.New(c.Limits),
 		offer:   proto.FeatureSuper | proto.FeatureConfig | proto.FeaturePing | proto.FeatureGoodbye | proto.FeatureHello,
 		started: time.Now(),
-		peers:   map[uint64]*peer{}, owners: map[netip.Addr]*peer{}, told: map[identity.Public]identity.Pin{},
+		peers:   map[uint64]*peer{}, owners: map[netip.Addr]owner{}, tunnels: map[proto.SessionID]*tunnel{}, told: map[identity.Public]identity.Pin{},
 	}
 	g.inForce.Store(&c)
 	g.plain.Above = &g.budget
 	g.setBudgets()
 	g.metrics = metrics.Handler(g.status)
-	if exit.Port().Caps.USO {
+	if exit.Port().Caps().USO {
 		g.offer |= proto.FeatureUSO
 	}
 	var err error
@@ -276,7 +278,7 @@ func (g *Gateway) warnPlain(listeners []*listener) {
 }
 
 // admit makes a peer of a connection. key is zero for a client without one.
-func (g *Gateway) admit(s *carrier.Stream, key identity.Public, visit *admission.Visit, arrived time.Time) *peer {
+func (g *Gateway) admit(s carrier.Link, key identity.Public, visit *admission.Visit, arrived time.Time) *peer {
 	p := newPeer(g, g.ids.Add(1), s, key, visit, arrived)
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -302,6 +304,7 @@ func (g *Gateway) judge(ctx context.Context) {
 	ticker := time.NewTicker(tick)
 	defer ticker.Stop()
 	var all []*peer
+	var tunnels []*tunnel
 	var crowd crowd
 	for {
 		select {
@@ -314,14 +317,22 @@ func (g *Gateway) judge(ctx context.Context) {
 		for _, p := range g.peers {
 			all = append(all, p)
 		}
+		tunnels = tunnels[:0]
+		for _, t := range g.tunnels {
+			tunnels = append(tunnels, t)
+		}
 		g.mu.Unlock()
 		now := time.Now()
 		for _, p := range all {
 			if v := p.limits().Judge(now, p.seen()); v != keepalive.Alive {
-				p.end(v.String(), proto.GoodbyeMessage{Reason: proto.ReasonSilent})
+				p.endPath(v.String(), proto.GoodbyeMessage{Reason: proto.ReasonSilent})
 			}
 		}
+		for _, t := range tunnels {
+			t.judge(now)
+		}
 		clear(all)
+		clear(tunnels)
 		g.leases.expire(now)
 		if crowd.settled(g.ids.Load()) {
 			debug.FreeOSMemory()

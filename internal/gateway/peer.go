@@ -17,6 +17,7 @@ import (
 	"ferry/internal/carrier"
 	"ferry/internal/identity"
 	"ferry/internal/keepalive"
+	"ferry/internal/multipath"
 	"ferry/internal/packet"
 	"ferry/internal/proto"
 	"ferry/internal/router"
@@ -43,15 +44,18 @@ type peer struct {
 	key     identity.Public // zero: the client has none
 	visit   *admission.Visit
 	log     *slog.Logger
-	stream  *carrier.Stream
+	stream  carrier.Link
 	queue   *router.Queue
-	port    *router.Port
+	port    *router.Port // changed under g.mu
 	forward *router.Forwarder
 	framer  proto.Framer
 	session *session.Server
-	again   *rate.Limiter // nil until the second request
+	tunnel  atomic.Pointer[tunnel] // set by the reading goroutine; nil: this connection is all there is
+	reader  *multipath.Reader      // with a tunnel
+	again   *rate.Limiter          // nil until the second request
 	reply   []byte
 	lease   addrpool.Lease
+	super   bool // data frames were agreed upon
 	left    bool // the client said goodbye
 
 	// Observed by the goroutine that judges: nanoseconds since start, plus 1; 0 for "not so".
@@ -65,17 +69,22 @@ type peer struct {
 	ended   chan struct{} // closed by end
 }
 
-func newPeer(g *Gateway, id uint64, s *carrier.Stream, key identity.Public, visit *admission.Visit, arrived time.Time) *peer {
+// newPeer makes a peer of a connection.
+func newPeer(g *Gateway, id uint64, s carrier.Link, key identity.Public, visit *admission.Visit, arrived time.Time) *peer {
 	budget := &g.budget
 	if key == (identity.Public{}) {
 		budget = &g.plain
 	}
-	c := g.c()
+	c, offer := g.c(), g.offer
+	if key != (identity.Public{}) {
+		offer |= proto.FeatureSession
+	}
 	p := &peer{
 		g: g, c: c, id: id, key: key, visit: visit, stream: s,
 		log:     g.log.With("peer", id, "from", s.RemoteAddr().String()),
 		queue:   router.NewQueue(s, router.QueueConfig{Limit: c.QueueBytes, Budget: budget}),
-		session: session.NewServer(c.Pool, g.offer),
+		session: session.NewServer(c.Pool, offer),
+		framer:  proto.Framer{Extended: key != identity.Public{}}, // an attach frame may come first
 		start:   arrived,
 		ended:   make(chan struct{}),
 	}
@@ -94,11 +103,11 @@ func (p *peer) run(ctx context.Context) {
 	var writing sync.WaitGroup
 	writing.Go(func() {
 		if err := p.queue.Run(); err != nil {
-			p.end("write", proto.GoodbyeMessage{})
+			p.endPath("write", proto.GoodbyeMessage{})
 		}
 		_ = p.stream.Close()
 	})
-	p.end(explain(p.read(ctx)))
+	p.endPath(explain(p.read(ctx)))
 	writing.Wait()
 	p.stream.Release()
 	p.leave()
@@ -130,6 +139,9 @@ func (p *peer) read(ctx context.Context) error {
 			i += n
 		}
 		p.forward.Flush()
+		if p.reader != nil {
+			p.reader.Flush()
+		}
 		p.stream.Consume(i - start)
 		p.watchFrame(frame, i > start, i < end)
 	}
@@ -151,16 +163,20 @@ func (p *peer) watchFrame(since int64, completed, incomplete bool) {
 func (p *peer) item(ctx context.Context, kind proto.Kind, buf []byte, i, j int) error {
 	switch kind {
 	case proto.KindData:
-		if !p.port.Caps.Super {
+		if !p.super {
 			return proto.ErrFrame
 		}
-		p.forward.Frame(buf, i, j)
+		if p.fresh(j - i) {
+			p.forward.Frame(buf, i, j)
+		}
 		return nil
 	case proto.KindIPv4:
 		if p.c.LegacySelfAssign && !p.lease.Addr.IsValid() {
 			p.selfAssign(ctx, packet.IPv4(buf[i:j]))
 		}
-		p.forward.Packet(buf, i, j)
+		if p.fresh(j - i) {
+			p.forward.Packet(buf, i, j)
+		}
 		return nil
 	case proto.KindIPv6:
 		p.forward.Drop(router.DropIPv6)
@@ -185,8 +201,13 @@ func (p *peer) item(ctx context.Context, kind proto.Kind, buf []byte, i, j int) 
 	case proto.KindGoodbye:
 		p.left = true
 		return errLeft
+	case proto.KindAttach:
+		return p.attach(b)
 	}
-	return nil // a pong, or a frame of a later version
+	if p.reader == nil {
+		return nil // a pong, or a frame of a later version
+	}
+	return p.pathItem(kind, b)
 }
 
 // answer sends a control packet or frame; while there is no room, the client is not read.
@@ -220,6 +241,9 @@ func (p *peer) grant(ctx context.Context, ask session.Ask) error {
 	if why := p.visit.Known(p.key == identity.Public{}, time.Now()); why != admission.Admitted {
 		return p.refused(ask, crowdedError(why))
 	}
+	if p.key != (identity.Public{}) && p.tunnel.Load() == nil && ask.Features.Has(proto.FeatureSession) {
+		p.begin()
+	}
 	lease, displaced, err := p.acquire(ctx, ask)
 	if err != nil {
 		return p.refused(ask, err)
@@ -230,6 +254,9 @@ func (p *peer) grant(ctx context.Context, ask session.Ask) error {
 	first := !p.lease.Addr.IsValid()
 	changed := lease.Addr != p.lease.Addr
 	p.lease = lease
+	if t := p.tunnel.Load(); t != nil {
+		t.setLease(lease)
+	}
 	if first {
 		p.agree(ask)
 	}
@@ -263,7 +290,7 @@ func (p *peer) bind(addr netip.Addr) {
 }
 
 // acquire returns the lease of a client, and the connection that had its address until now, if any.
-func (p *peer) acquire(ctx context.Context, ask session.Ask) (addrpool.Lease, *peer, error) {
+func (p *peer) acquire(ctx context.Context, ask session.Ask) (addrpool.Lease, owner, error) {
 	if p.key != (identity.Public{}) {
 		return p.g.claim(p, ask)
 	}
@@ -275,7 +302,10 @@ func (p *peer) acquire(ctx context.Context, ask session.Ask) (addrpool.Lease, *p
 		_, _ = rand.Read(r.Token[:]) // never fails: crypto/rand
 	}
 	granted, err := p.g.leases.grant(ctx, r)
-	return granted.Lease, p.g.peer(granted.Displaced), err
+	if displaced := p.g.peer(granted.Displaced); displaced != nil {
+		return granted.Lease, displaced, err
+	}
+	return granted.Lease, nil, err
 }
 
 // agree sets what the client can receive. Nothing was sent to it before.
@@ -283,18 +313,25 @@ func (p *peer) agree(ask session.Ask) {
 	p.accepted.Store(0)
 	p.goodbye.Store(ask.Features.Has(proto.FeatureGoodbye))
 	p.queue.OnePerWrite(!ask.Extended)
-	p.port.Caps = router.Caps{
+	caps := router.Caps{
 		Super: ask.Features.Has(proto.FeatureSuper),
 		USO:   ask.Features.Has(proto.FeatureUSO),
 		MTU:   p.c.MTU,
 	}
 	if !ask.Extended {
-		p.port.Caps.MTU = min(p.c.MTU, legacyMTU)
+		caps.MTU = min(p.c.MTU, legacyMTU)
 	}
+	p.super = caps.Super
+	if t := p.tunnel.Load(); t != nil {
+		t.caps = caps
+		t.fit(p.stream.Max())
+		return
+	}
+	p.port.SetCaps(caps)
 }
 
 func (p *peer) push(lease addrpool.Lease, next identity.Pin) proto.PushedConfig {
-	return proto.PushedConfig{
+	c := proto.PushedConfig{
 		Prefix:  netip.PrefixFrom(lease.Addr, p.c.Pool.Bits()),
 		Gateway: p.g.gateway,
 		MTU:     p.c.MTU,
@@ -305,6 +342,10 @@ func (p *peer) push(lease addrpool.Lease, next identity.Pin) proto.PushedConfig 
 		Idle:    p.c.IdleTimeout,
 		NextKey: next,
 	}
+	if t := p.tunnel.Load(); t != nil {
+		c.Session = t.id
+	}
+	return c
 }
 
 // selfAssign gives a 2013 client the pool address that it uses without having asked for it, if that
@@ -331,12 +372,23 @@ func (p *peer) selfAssign(ctx context.Context, ip packet.IPv4) {
 func (p *peer) refused(ask session.Ask, err error) error {
 	p.goodbye.Store(ask.Features.Has(proto.FeatureGoodbye))
 	cause, _ := explain(refusal{err})
+	if t := p.tunnel.Load(); t != nil && !p.lease.Addr.IsValid() {
+		t.fail(cause)
+	}
 	p.g.strange.Info(cause, "address refused", "peer", p.id, "from", p.stream.RemoteAddr().String(), "static", ask.Static, "name", ask.Name, "err", err)
 	return refusal{err}
 }
 
-// end closes the connection. The first call counts; it may come from any goroutine.
+// end ends the session of p: the connection, and all others that it may have.
 func (p *peer) end(cause string, bye proto.GoodbyeMessage) {
+	if t := p.tunnel.Load(); t != nil {
+		t.end(cause, bye)
+	}
+	p.endPath(cause, bye)
+}
+
+// endPath closes the connection. The first call counts; it may come from any goroutine.
+func (p *peer) endPath(cause string, bye proto.GoodbyeMessage) {
 	p.endOnce.Do(func() {
 		p.cause = cause
 		p.g.closed.count(cause)
@@ -365,6 +417,11 @@ func (p *peer) isEnding() bool {
 // leave gives back what the client held.
 func (p *peer) leave() {
 	<-p.ended
+	if t := p.tunnel.Load(); t != nil {
+		t.leave(p)
+		p.log.Info("client left", "addr", t.port.Addr(), "cause", p.cause, "received", p.stream.Received(), "sent", p.stream.Sent())
+		return
+	}
 	p.g.table.Unbind(p.port)
 	if !p.lease.Addr.IsValid() {
 		p.log.Debug("connection ended", "cause", p.cause, "drops", p.port.Stats().Drops)
@@ -372,7 +429,7 @@ func (p *peer) leave() {
 	}
 	if p.key != (identity.Public{}) {
 		p.g.mu.Lock()
-		p.g.disown(p)
+		p.g.disown(p, p.lease.Addr)
 		p.g.mu.Unlock()
 	} else { // who said goodbye does not come back; who vanished may
 		p.g.leases.release(p.id, !p.left)

@@ -37,7 +37,7 @@ var (
 func (g *Gateway) serve(ctx context.Context, l *listener, conn net.Conn, visit *admission.Visit) {
 	arrived := time.Now()
 	defer func() { visit.Leave(time.Now()) }()
-	var s *carrier.Stream
+	var s carrier.Link
 	var key identity.Public
 	var err error
 	// A handshake needs a large stack, which a goroutine keeps for long. The one that goes on to serve
@@ -82,7 +82,7 @@ func isGuess(err error) bool {
 
 // greet finds out who a client is. The key is zero for one that speaks the 2013 protocol. Whoever has
 // come to join has been served: errJoined.
-func (g *Gateway) greet(ctx context.Context, l *listener, conn net.Conn) (*carrier.Stream, identity.Public, error) {
+func (g *Gateway) greet(ctx context.Context, l *listener, conn net.Conn) (carrier.Link, identity.Public, error) {
 	var none identity.Public
 	if l.admit != nil {
 		if err := l.admit(conn); err != nil {

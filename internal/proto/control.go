@@ -33,6 +33,9 @@ const (
 	FeatureGoodbye
 	// FeatureUSO: with FeatureSuper, also super-packets of UDP (VIRTIO_NET_HDR_GSO_UDP_L4).
 	FeatureUSO
+	// FeatureSession: data frames have numbers, the other end acknowledges them, and other connections may become
+	// paths of the same session. Between ends that know each other's keys only.
+	FeatureSession
 	// FeatureHello: a hello frame follows the request, which is answered only after it.
 	// It has no meaning in an answer.
 	FeatureHello Features = 1 << 15

@@ -17,8 +17,8 @@ const (
 	MaxData = DataHeaderLen + MaxPacket
 	// MaxControl is the longest payload of any other frame.
 	MaxControl = 4096
-	// MaxPing is the longest payload of a ping.
-	MaxPing = 64
+	// MaxPing is the longest payload of a ping: enough for what fills an Ethernet frame.
+	MaxPing = 2048
 )
 
 const (
@@ -30,6 +30,12 @@ const (
 	typeGoodbye
 	typeJoin
 	typeJoined
+	typeAttach
+	typeAttached
+	typeAck
+	typeSwitch
+	typeNumber
+	typeFragment
 )
 
 func nextFrame(b []byte) (Kind, int, error) {
@@ -54,7 +60,7 @@ func nextFrame(b []byte) (Kind, int, error) {
 }
 
 func frameKind(t byte) Kind {
-	if t >= typeConfig && t <= typeJoined {
+	if t >= typeConfig && t <= typeFragment {
 		return KindConfig + Kind(t-typeConfig)
 	}
 	return KindUnknown
@@ -89,6 +95,9 @@ func AppendPong(b, ping []byte) []byte { return appendFrame(b, typePong, Payload
 func Payload(frame []byte) []byte { return frame[FrameHeaderLen:] }
 
 func appendFrame(b []byte, t byte, payload []byte) []byte {
-	b = binary.BigEndian.AppendUint32(b, uint32(t)<<24|uint32(len(payload)))
-	return append(b, payload...)
+	return append(appendFrameHeader(b, t, len(payload)), payload...)
+}
+
+func appendFrameHeader(b []byte, t byte, length int) []byte {
+	return binary.BigEndian.AppendUint32(b, uint32(t)<<24|uint32(length))
 }

@@ -23,6 +23,12 @@ const (
 	KindGoodbye
 	KindJoin // on a connection for joining only, as the next one
 	KindJoined
+	KindAttach // from a client only
+	KindAttached
+	KindAck
+	KindSwitch
+	KindNumber
+	KindFragment
 	KindUnknown // an extension frame of a type that this version does not know; to be skipped
 )
 

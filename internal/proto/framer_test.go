@@ -94,7 +94,7 @@ func TestNext(t *testing.T) {
 		{"largest data frame", extended, dataFrame(make([]byte, 65535)), KindData, MaxData, nil},
 		{"data frame too long", extended, []byte{0x81, 1, 0, 10}, 0, 0, ErrFrame},
 		{"ping", extended, AppendPing(nil, []byte("12345678")), KindPing, 12, nil},
-		{"ping too long", extended, AppendPing(nil, make([]byte, 65)), 0, 0, ErrFrame},
+		{"ping too long", extended, AppendPing(nil, make([]byte, MaxPing+1)), 0, 0, ErrFrame},
 		{"pong", extended, AppendPong(nil, AppendPing(nil, []byte("1"))), KindPong, 5, nil},
 		{"goodbye", extended, AppendGoodbye(nil, GoodbyeMessage{Reason: ReasonFull}), KindGoodbye, 7, nil},
 		{"unknown frame", extended, []byte{0x8f, 0, 0, 1, 9}, KindUnknown, 5, nil},

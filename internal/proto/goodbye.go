@@ -23,6 +23,7 @@ const (
 	ReasonStorage                      // the lease could not be written down
 	ReasonRevoked                      // the key of the device was removed or disabled
 	ReasonInvitation                   // the secret of a join frame opens nothing
+	ReasonLifetime                     // the session is as old as one may become: a new one may begin at once
 )
 
 var reasonText = [...]string{
@@ -38,6 +39,7 @@ var reasonText = [...]string{
 	ReasonStorage:    "lease can not be stored",
 	ReasonRevoked:    "the key of this device was removed or disabled",
 	ReasonInvitation: "the invitation is unknown, used or expired",
+	ReasonLifetime:   "the session is as old as one may become",
 }
 
 func (r Reason) String() string {

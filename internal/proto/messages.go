@@ -26,6 +26,7 @@ type PushedConfig struct {
 	NextKey [32]byte       // pin of the key that the gateway will have next
 	DNS     []netip.Addr   // name servers; at most MaxDNS are sent
 	Domains []string       // that they know best; none of them contains a space; MaxDomains bytes in all
+	Session SessionID      // for AttachMessage; zero: none
 }
 
 // What one config frame can carry.
@@ -53,6 +54,7 @@ const (
 	configNextKey
 	configDNS
 	configDomains
+	configSession
 )
 
 const (
@@ -98,6 +100,9 @@ func AppendConfig(b []byte, c PushedConfig) []byte {
 	if domains := strings.Join(c.Domains, " "); domains != "" && len(domains) <= MaxDomains {
 		p = appendField(p, configDomains, []byte(domains))
 	}
+	if c.Session != (SessionID{}) {
+		p = appendField(p, configSession, c.Session[:])
+	}
 	return appendFrame(b, typeConfig, p)
 }
 
@@ -137,6 +142,8 @@ func ParseConfig(frame []byte) (c PushedConfig, err error) {
 			return len(v) == 0
 		case configDomains:
 			c.Domains = strings.Fields(string(v))
+		case configSession:
+			return copy(c.Session[:], v) == len(c.Session) && len(v) == len(c.Session)
 		}
 		return true
 	})

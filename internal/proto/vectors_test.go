@@ -17,7 +17,8 @@ import (
 var kindNames = map[Kind]string{
 	KindRequest: "request", KindReply: "reply", KindKeepalive: "keepalive", KindIPv4: "ipv4", KindIPv6: "ipv6",
 	KindData: "data", KindConfig: "config", KindHello: "hello", KindPing: "ping", KindPong: "pong",
-	KindGoodbye: "goodbye", KindJoin: "join", KindJoined: "joined", KindUnknown: "unknown",
+	KindGoodbye: "goodbye", KindJoin: "join", KindJoined: "joined", KindAttach: "attach", KindAttached: "attached",
+	KindAck: "ack", KindSwitch: "switch", KindNumber: "number", KindFragment: "fragment", KindUnknown: "unknown",
 }
 
 // vectors reads the records of all files.
@@ -179,6 +180,57 @@ func checkFields(t *testing.T, kind Kind, b []byte, v map[string]string) []byte 
 		compare("addr", j.Addr)
 		return AppendJoined(nil, j)
 	}
+	return checkSession(t, kind, b, compare)
+}
+
+// checkSession does so for the frames of a session with paths.
+func checkSession(t *testing.T, kind Kind, b []byte, compare func(string, any)) []byte {
+	t.Helper()
+	var err error
+	defer func() {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}()
+	switch kind {
+	case KindAttach:
+		var a AttachMessage
+		a, err = ParseAttach(b)
+		compare("session", hex.EncodeToString(a.Session[:]))
+		compare("epoch", a.Epoch)
+		compare("received", a.Received)
+		compare("use", yes(a.Use))
+		return AppendAttach(nil, a)
+	case KindAttached:
+		var a AttachedMessage
+		a, err = ParseAttached(b)
+		compare("known", yes(a.Known))
+		compare("received", a.Received)
+		return AppendAttached(nil, a)
+	case KindAck, KindNumber:
+		var n uint64
+		n, err = ParseNumber(b)
+		compare("number", n)
+		if kind == KindAck {
+			return AppendAck(nil, n)
+		}
+		return AppendNumber(nil, n)
+	case KindSwitch:
+		var s SwitchMessage
+		s, err = ParseSwitch(b)
+		compare("epoch", s.Epoch)
+		compare("number", s.Next)
+		compare("again", yes(s.Again))
+		return AppendSwitch(nil, s)
+	case KindFragment:
+		var f FragmentMessage
+		f, err = ParseFragment(b)
+		compare("number", f.Number)
+		compare("offset", f.Offset)
+		compare("whole", f.Len)
+		compare("part", hex.EncodeToString(f.Part))
+		return AppendFragment(nil, f)
+	}
 	return nil
 }
 
@@ -216,6 +268,12 @@ func FuzzMessages(f *testing.F) {
 	f.Add(AppendGoodbye(nil, GoodbyeMessage{Reason: ReasonHeld, RetryAfter: time.Minute, Text: "held"}))
 	f.Add(AppendJoin(nil, Secret{1, 2, 3}))
 	f.Add(AppendJoined(nil, JoinedMessage{Name: "cam1", Addr: netip.MustParseAddr("10.0.127.254")}))
+	f.Add(AppendAttach(nil, AttachMessage{Session: SessionID{1}, Epoch: 2, Received: 3, Use: true}))
+	f.Add(AppendAttached(nil, AttachedMessage{Known: true, Received: 4}))
+	f.Add(AppendAck(nil, 5))
+	f.Add(AppendNumber(nil, MaxNumber))
+	f.Add(AppendSwitch(nil, SwitchMessage{Epoch: 6, Next: 7, Again: true}))
+	f.Add(AppendFragment(nil, FragmentMessage{Number: 8, Offset: 9, Len: 100, Part: []byte{1, 2, 3}}))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if len(b) < FrameHeaderLen {
 			return
@@ -246,7 +304,31 @@ func FuzzMessages(f *testing.F) {
 				t.Errorf("goodbye %+v becomes %+v, %v", g, again, err)
 			}
 		}
+		fuzzSession(t, b)
 	})
+}
+
+// fuzzSession: what parses as a frame of a session is encoded to what parses as the same.
+func fuzzSession(t *testing.T, b []byte) {
+	if a, err := ParseAttach(b); err == nil {
+		if again, err := ParseAttach(AppendAttach(nil, a)); err != nil || again != a {
+			t.Errorf("attach %+v becomes %+v, %v", a, again, err)
+		}
+	}
+	if a, err := ParseAttached(b); err == nil {
+		if again, err := ParseAttached(AppendAttached(nil, a)); err != nil || again != a {
+			t.Errorf("attached %+v becomes %+v, %v", a, again, err)
+		}
+	}
+	if n, err := ParseNumber(b); err == nil && !bytes.Equal(AppendNumber(nil, n)[FrameHeaderLen:], Payload(b)) {
+		t.Errorf("number %d is not %x", n, b)
+	}
+	if s, err := ParseSwitch(b); err == nil && !bytes.Equal(AppendSwitch(nil, s)[FrameHeaderLen:], Payload(b)) {
+		t.Errorf("switch %+v is not %x", s, b)
+	}
+	if f, err := ParseFragment(b); err == nil && !bytes.Equal(AppendFragment(nil, f)[FrameHeaderLen:], Payload(b)) {
+		t.Errorf("fragment %+v is not %x", f, b)
+	}
 }
 
 // exam: M13

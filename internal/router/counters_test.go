@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"testing"
 
+	"ferry/internal/buffer"
 	"ferry/internal/packet"
 )
 
@@ -43,7 +44,7 @@ func TestLossIsCounted(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			w := newWorld(t, false)
-			q := NewQueue(tt.stream, QueueConfig{Limit: tt.limit, Budget: new(Budget)})
+			q := NewQueue(tt.stream, QueueConfig{Limit: tt.limit, Budget: new(buffer.Budget)})
 			if tt.stream == closed {
 				tt.stream.lastWords = q.Close
 			}

@@ -74,7 +74,7 @@ func (f *Forwarder) forward(buf []byte, i, j int, claimed packet.Offload) {
 		f.Drop(why)
 		return
 	}
-	switch caps := &to.Caps; {
+	switch caps := to.Caps(); {
 	case caps.MTU > 0 && packet.MaxSegment(o, ip) > caps.MTU:
 		f.Flush()
 		f.tooBig(to, o, ip)
@@ -142,7 +142,7 @@ const (
 func (f *Forwarder) mayTell() bool {
 	if f.errs == nil {
 		n := errorsToClient
-		if f.from.Caps.Exit {
+		if f.from.Caps().Exit {
 			n = errorsToExit
 		}
 		f.errs = rate.NewLimiter(rate.Limit(n), n)
@@ -160,12 +160,12 @@ func (f *Forwarder) tooBig(to *Port, o packet.Offload, ip []byte) {
 			return
 		}
 		from := f.icmp
-		if f.from.Caps.Exit {
+		if f.from.Caps().Exit {
 			// The kernel behind the exit has that address itself, and takes it for a martian; the
 			// destination is believed by all.
 			from = packet.IPv4(ip).Dst()
 		}
-		*scratch = packet.AppendFragNeeded((*scratch)[:0], ip, to.Caps.MTU, from)
+		*scratch = packet.AppendFragNeeded((*scratch)[:0], ip, to.Caps().MTU, from)
 		f.bare(f.from, *scratch)
 		return
 	}
@@ -175,7 +175,7 @@ func (f *Forwarder) tooBig(to *Port, o packet.Offload, ip []byte) {
 	*scratch = (*scratch)[:0]
 	for rest := *whole; len(rest) > 0; {
 		n := packet.IPv4(rest).TotalLen()
-		*scratch = packet.AppendFragments(*scratch, rest[:n], to.Caps.MTU)
+		*scratch = packet.AppendFragments(*scratch, rest[:n], to.Caps().MTU)
 		rest = rest[n:]
 	}
 	f.bare(to, *scratch)
@@ -186,8 +186,8 @@ func (f *Forwarder) bare(to *Port, packets []byte) {
 	if len(packets) == 0 {
 		return
 	}
-	if !to.Caps.Exit {
-		f.send(to, packets, countItems(packets), len(packets))
+	if !to.Caps().Exit {
+		f.send(to, packets, proto.CountItems(packets), len(packets))
 		return
 	}
 	frame := scratchPool.Get().(*[]byte)

@@ -25,21 +25,32 @@ type Caps struct {
 
 // A Port is a place where packets come from and go to.
 type Port struct {
-	ID   uint64 // of the connection; for the exit 0
-	Caps Caps
+	ID uint64 // of the connection; for the exit 0
 	// Guest is set for a client that has proven nothing, beside others that have: the two kinds do not
 	// reach each other. It is set before an address is bound.
 	Guest bool
 	Counters
 
+	caps atomic.Pointer[Caps]
 	out  Sender
 	addr atomic.Uint32 // the pool address that the peer holds; 0: none
 }
 
 // NewPort returns a port that sends through out.
 func NewPort(id uint64, caps Caps, out Sender) *Port {
-	return &Port{ID: id, Caps: caps, out: out}
+	p := &Port{ID: id, out: out}
+	p.SetCaps(caps)
+	return p
 }
+
+// Caps returns what the port can receive.
+func (p *Port) Caps() *Caps { return p.caps.Load() }
+
+// SetCaps says what the port can receive from now on.
+func (p *Port) SetCaps(c Caps) { p.caps.Store(&c) }
+
+// SendBy replaces what the port sends through. It is called before an address is bound.
+func (p *Port) SendBy(out Sender) { p.out = out }
 
 // Addr returns the address that the peer behind the port holds; it is invalid when there is none.
 func (p *Port) Addr() netip.Addr {

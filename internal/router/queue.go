@@ -5,7 +5,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"ferry/internal/packet"
+	"ferry/internal/buffer"
 	"ferry/internal/proto"
 )
 
@@ -22,8 +22,8 @@ type Stream interface {
 
 // QueueConfig is what a Queue is made of.
 type QueueConfig struct {
-	Limit  int     // bytes that may wait
-	Budget *Budget // shared by all queues
+	Limit  int            // bytes that may wait
+	Budget *buffer.Budget // shared by all queues
 }
 
 // A Queue is the only way out to a peer. Whoever finds it empty writes at once, without waiting;
@@ -40,11 +40,12 @@ type Queue struct {
 	c QueueConfig
 	s Stream
 
+	whole       bool        // no item is cut: set before anything is sent
 	onePerWrite atomic.Bool // may change while a keepalive that came before the request is answered
 
 	mu      sync.Mutex
 	writing bool // somebody is in TryWrite or Write
-	blocks  []*block
+	blocks  []*buffer.Block
 	bytes   int  // in blocks, and in those that Run took
 	held    int  // Stream.Held, as of the last write
 	last    bool // nothing more is taken; Run returns when all is written
@@ -74,6 +75,10 @@ func NewQueue(s Stream, c QueueConfig) *Queue {
 // called before anything is sent.
 func (q *Queue) OnePerWrite(on bool) { q.onePerWrite.Store(on) }
 
+// Whole keeps items whole: each call of the stream gets nothing but whole ones, one or more. It is called before anything
+// is sent.
+func (q *Queue) Whole() { q.whole = true }
+
 // Send implements Sender.
 func (q *Queue) Send(run []byte) (int, Reason) {
 	if !q.begin() {
@@ -82,10 +87,10 @@ func (q *Queue) Send(run []byte) (int, Reason) {
 	n, err := q.try(run)
 	if err != nil {
 		q.end(nil, 0)
-		return countItems(run[wholeItems(run, n):]), DropClosed // the reading goroutine sees the error too, and closes
+		return proto.CountItems(run[proto.WholeItems(run, n):]), DropClosed // the reading goroutine sees the error too, and closes
 	}
 	lost, why := q.end(run, n)
-	return countItems(lost), why
+	return proto.CountItems(lost), why
 }
 
 // SendControl sends a control packet or frame. Where Send would drop, it waits until there is room:
@@ -94,7 +99,14 @@ func (q *Queue) SendControl(b []byte) bool { return q.SendFirst(b, func() {}) }
 
 // SendFirst is SendControl for an answer that makes others send to the peer: then is called at a moment from
 // which on what they send comes behind b.
-func (q *Queue) SendFirst(b []byte, then func()) bool {
+func (q *Queue) SendFirst(b []byte, then func()) bool { return q.sendAll(b, then, nil) }
+
+// SendUntil is SendControl for a run, and for somebody who waits only until stop is closed.
+func (q *Queue) SendUntil(run []byte, stop <-chan struct{}) bool {
+	return q.sendAll(run, func() {}, stop)
+}
+
+func (q *Queue) sendAll(b []byte, then func(), stop <-chan struct{}) bool {
 	if q.begin() { // who sends now finds somebody writing, and waits in the queue
 		then()
 		then = func() {}
@@ -124,6 +136,8 @@ func (q *Queue) SendFirst(b []byte, then func()) bool {
 		select {
 		case <-q.less:
 		case <-q.done:
+			return false
+		case <-stop:
 			return false
 		}
 	}
@@ -175,7 +189,7 @@ func (q *Queue) Close() {
 	q.hold(0)
 	close(q.done)
 	for _, b := range q.blocks {
-		q.c.Budget.free(b)
+		q.c.Budget.Free(b)
 	}
 	q.blocks = nil
 }
@@ -216,15 +230,15 @@ func (q *Queue) end(run []byte, n int) (lost []byte, why Reason) {
 	switch {
 	case n == len(run):
 	case q.closed:
-		lost, why = run[wholeItems(run, n):], DropClosed
+		lost, why = run[proto.WholeItems(run, n):], DropClosed
 	default:
-		cut := wholeItem(run, n)
+		cut := proto.WholeItem(run, n)
 		room, full := q.room()
-		keep := cut + wholeItems(run[cut:], room-(cut-n))
+		keep := cut + proto.WholeItems(run[cut:], room-(cut-n))
 		later := q.blocks
 		q.blocks = nil
 		if q.push(run[n:cut]); cut > n {
-			q.blocks[len(q.blocks)-1].rest = true
+			q.blocks[len(q.blocks)-1].Sealed = true
 		}
 		q.push(run[cut:keep])
 		q.blocks = append(q.blocks, later...)
@@ -243,7 +257,7 @@ func (q *Queue) end(run []byte, n int) (lost []byte, why Reason) {
 // room returns how many bytes more may wait, and why no more. The caller holds mu.
 func (q *Queue) room() (int, Reason) {
 	limit, why := q.c.Limit, DropQueueFull
-	if share := q.c.Budget.share(); share < limit {
+	if share := q.c.Budget.Share(); share < limit {
 		limit, why = share, DropMemory
 	}
 	return max(limit-q.bytes, 0), why
@@ -257,7 +271,7 @@ func (q *Queue) enqueue(run []byte) (int, Reason) {
 	case q.last:
 		n, why = 0, DropClosed
 	case n > room:
-		n, why = wholeItems(run, room), full
+		n, why = proto.WholeItems(run, room), full
 	}
 	q.push(run[:n])
 	wake := !q.writing && q.waiting()
@@ -265,29 +279,30 @@ func (q *Queue) enqueue(run []byte) (int, Reason) {
 	if wake {
 		notify(q.wake)
 	}
-	return countItems(run[n:]), why
+	return proto.CountItems(run[n:]), why
 }
 
-// push copies b into blocks; where each packet is a write of its own, none lies in two. The caller
-// holds mu.
+// push copies b into blocks; where each packet is a write of its own, or items are kept whole, none lies in
+// two. The caller holds mu.
 func (q *Queue) push(b []byte) {
 	q.bytes += len(b)
+	apart := q.whole || q.onePerWrite.Load()
 	for len(b) > 0 {
 		part := b
-		if q.onePerWrite.Load() {
-			part = b[:itemLen(b)]
+		if apart {
+			part = b[:proto.ItemLen(b)]
 		}
 		b = b[len(part):]
 		for len(part) > 0 {
-			var last *block
+			var last *buffer.Block
 			if n := len(q.blocks); n > 0 {
 				last = q.blocks[n-1]
 			}
-			if last == nil || last.rest || last.room() == 0 || q.onePerWrite.Load() && last.room() < len(part) {
-				last = q.c.Budget.newBlock(len(part) + len(b))
+			if last == nil || last.Room() == 0 || apart && last.Room() < len(part) {
+				last = q.c.Budget.New(len(part) + len(b))
 				q.blocks = append(q.blocks, last)
 			}
-			part = part[last.append(part):]
+			part = part[last.Append(part):]
 		}
 	}
 }
@@ -300,7 +315,7 @@ func (q *Queue) hold(n int) {
 	if q.closed {
 		n = 0
 	}
-	q.c.Budget.add(n - q.held)
+	q.c.Budget.Add(n - q.held)
 	q.held = n
 }
 
@@ -324,7 +339,7 @@ func (q *Queue) drain() error {
 
 // take makes Run the one who writes and returns the first block, or nil where only the stream has
 // something left.
-func (q *Queue) take() (b *block, more bool) {
+func (q *Queue) take() (b *buffer.Block, more bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.writing || !q.waiting() {
@@ -343,14 +358,14 @@ func (q *Queue) take() (b *block, more bool) {
 }
 
 // wrote ends what take has begun.
-func (q *Queue) wrote(b *block) {
+func (q *Queue) wrote(b *buffer.Block) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.writing = false
 	q.hold(q.s.Held())
 	if b != nil {
-		q.bytes -= b.n
-		q.c.Budget.free(b)
+		q.bytes -= b.Len()
+		q.c.Budget.Free(b)
 	}
 }
 
@@ -371,7 +386,7 @@ func (q *Queue) try(run []byte) (int, error) {
 		if done == len(run) {
 			return done, nil
 		}
-		n := itemLen(run[done:])
+		n := proto.ItemLen(run[done:])
 		took, err := q.s.TryWrite(run[done : done+n])
 		done += took
 		if err != nil || took < n {
@@ -380,63 +395,20 @@ func (q *Queue) try(run []byte) (int, error) {
 	}
 }
 
-func (q *Queue) write(k *block) error {
+func (q *Queue) write(k *buffer.Block) error {
 	if k == nil {
 		return q.s.Write(nil, q.onProgress)
 	}
-	b := k.bytes()
-	if !q.onePerWrite.Load() || k.rest {
+	b := k.Bytes()
+	if !q.onePerWrite.Load() || k.Sealed {
 		return q.s.Write(b, q.onProgress)
 	}
 	for len(b) > 0 {
-		n := itemLen(b)
+		n := proto.ItemLen(b)
 		if err := q.s.Write(b[:n], q.onProgress); err != nil {
 			return err
 		}
 		b = b[n:]
 	}
 	return nil
-}
-
-// itemLen returns the length of the packet or frame at the start of b, which we made ourselves. Only
-// the rest of an item that was cut by a write fits nothing: it is whatever b has.
-func itemLen(b []byte) int {
-	n := len(b)
-	switch {
-	case b[0]>>4 == 8 && n >= proto.DataHeaderLen:
-		n = proto.DataLen(b)
-	case b[0]>>4 == 4 && n >= proto.ControlLen:
-		n = max(packet.IPv4(b).TotalLen(), proto.ControlLen)
-	}
-	return min(n, len(b))
-}
-
-// wholeItem returns where the item of run ends that byte n belongs to; n itself where one begins.
-func wholeItem(run []byte, n int) int {
-	end := 0
-	for end < n {
-		end += itemLen(run[end:])
-	}
-	return end
-}
-
-// wholeItems returns the length of the items at the start of run that fit into room.
-func wholeItems(run []byte, room int) int {
-	done := 0
-	for done < len(run) {
-		n := itemLen(run[done:])
-		if done+n > room {
-			break
-		}
-		done += n
-	}
-	return done
-}
-
-func countItems(run []byte) (n int) {
-	for len(run) > 0 {
-		run = run[itemLen(run):]
-		n++
-	}
-	return n
 }

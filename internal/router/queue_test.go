@@ -10,6 +10,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"ferry/internal/buffer"
 	"ferry/internal/proto"
 )
 
@@ -106,7 +107,7 @@ func startQueue(t *testing.T, p *pipe, c QueueConfig) *Queue {
 	t.Helper()
 	shared := c.Budget != nil
 	if !shared {
-		c.Budget = new(Budget)
+		c.Budget = new(buffer.Budget)
 	}
 	q := NewQueue(p, c)
 	done := make(chan error, 1)
@@ -174,7 +175,7 @@ func TestHeld(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			p := newPipe(10)
 			p.seals = true
-			budget := new(Budget)
+			budget := new(buffer.Budget)
 			q := startQueue(t, p, QueueConfig{Limit: 1000, Budget: budget})
 			if n, why := q.Send(item(60, 1)); n != 0 {
 				t.Fatal(n, why)
@@ -339,7 +340,7 @@ func TestSendControlEndsWithClose(t *testing.T) {
 func TestFinish(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPipe(30)
-		q := NewQueue(p, QueueConfig{Limit: 100, Budget: new(Budget)})
+		q := NewQueue(p, QueueConfig{Limit: 100, Budget: new(buffer.Budget)})
 		done := make(chan error, 1)
 		go func() { done <- q.Run() }()
 		q.Send(item(60, 1))
@@ -420,7 +421,7 @@ func TestOnePerWrite(t *testing.T) {
 
 func TestQueueSendAllocatesNothing(t *testing.T) {
 	p := newPipe(1 << 40)
-	q := NewQueue(discardStream{}, QueueConfig{Limit: 1000, Budget: new(Budget)})
+	q := NewQueue(discardStream{}, QueueConfig{Limit: 1000, Budget: new(buffer.Budget)})
 	run := item(60, 1)
 	if n := testing.AllocsPerRun(100, func() { q.Send(run) }); n != 0 {
 		t.Errorf("got %v allocations, want 0", n)

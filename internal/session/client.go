@@ -27,11 +27,12 @@ type Lease struct {
 	Routes   []netip.Prefix
 	DNS      []netip.Addr
 	Domains  []string
-	Features proto.Features // what the gateway can receive; 0 for a 2013 server
-	Extended bool           // false for a 2013 server
-	Token    proto.Token    // proves the lease to the gateway later; zero: none
-	Idle     time.Duration  // silence that the gateway tolerates; 0: unknown
-	NextKey  [32]byte       // pin of the gateway's next key; zero: none
+	Features proto.Features  // what the gateway can receive; 0 for a 2013 server
+	Extended bool            // false for a 2013 server
+	Token    proto.Token     // proves the lease to the gateway later; zero: none
+	Idle     time.Duration   // silence that the gateway tolerates; 0: unknown
+	NextKey  [32]byte        // pin of the gateway's next key; zero: none
+	Session  proto.SessionID // that outlives the connection; zero: none
 }
 
 // Want is what a client asks for.
@@ -52,6 +53,9 @@ type Client struct {
 
 // NewClient returns the half of a client at the start of a connection.
 func NewClient(w Want) *Client { return &Client{want: w} }
+
+// Resumed returns the half of a client on one more connection of a session, which has its lease.
+func Resumed(l Lease) *Client { return &Client{lease: l, replied: true, done: true} }
 
 // Ask appends what to send first. A hello follows the request only when there is something to say
 // in it; towards a gateway that never was seen that is a name, which only a Ferry gateway has a use for.
@@ -121,7 +125,7 @@ func (c *Client) Config(frame []byte) (done bool, err error) {
 	}
 	c.lease.Routes, c.lease.DNS, c.lease.Domains = p.Routes, p.DNS, p.Domains
 	c.lease.Token, c.lease.Idle = p.Token, p.Idle
-	c.lease.NextKey = p.NextKey
+	c.lease.NextKey, c.lease.Session = p.NextKey, p.Session
 	c.done = true
 	return true, nil
 }

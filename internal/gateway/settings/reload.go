@@ -38,6 +38,8 @@ var all = []setting{
 	{"mtu", atOnce, func(c *Config) any { return &c.MTU }},
 	{"nat", atOnce, func(c *Config) any { return &c.NAT }},
 	{"legacy_self_assign", atOnce, func(c *Config) any { return &c.LegacySelfAssign }},
+	{"resume_timeout", atOnce, func(c *Config) any { return &c.ResumeTimeout }},
+	{"session_lifetime", atOnce, func(c *Config) any { return &c.SessionLifetime }},
 	{"idle_timeout", atOnce, func(c *Config) any { return &c.IdleTimeout }},
 	{"join_timeout", atOnce, func(c *Config) any { return &c.JoinTimeout }},
 	{"frame_timeout", atOnce, func(c *Config) any { return &c.FrameTimeout }},

@@ -20,6 +20,9 @@ const (
 	DefaultStateDir    = "/var/lib/ferry"
 	DefaultIdle        = 60 * time.Second
 	DefaultDeadline    = 10 * time.Second
+	DefaultResume      = 5 * time.Minute
+	DefaultLifetime    = 24 * time.Hour
+	MaxLifetime        = 365 * 24 * time.Hour
 	DefaultMaxSessions = 10_000
 	DefaultQueue       = 256 << 10
 	DefaultQueueTotal  = 512 << 20
@@ -93,6 +96,10 @@ type Config struct {
 	Isolate          bool // no packets from client to client
 	LegacySelfAssign bool // a 2013 client may use a free pool address it never asked for
 
+	// ResumeTimeout is how long the session of a device waits for it after its last connection was lost;
+	// SessionLifetime is when it ends whatever happens, and a new one has to begin.
+	ResumeTimeout, SessionLifetime time.Duration
+
 	IdleTimeout  time.Duration // a client silent for so long is dropped, and its address held as long again
 	JoinTimeout  time.Duration // until the first address request is complete
 	FrameTimeout time.Duration // until a packet that has begun is complete
@@ -131,6 +138,8 @@ func (c *Config) SetDefaults() {
 	c.TUN = cmp.Or(c.TUN, DefaultTUN)
 	c.MTU = cmp.Or(c.MTU, DefaultMTU)
 	c.StateDir = cmp.Or(c.StateDir, DefaultStateDir)
+	c.ResumeTimeout = cmp.Or(c.ResumeTimeout, DefaultResume)
+	c.SessionLifetime = cmp.Or(c.SessionLifetime, DefaultLifetime)
 	c.IdleTimeout = cmp.Or(c.IdleTimeout, DefaultIdle)
 	c.JoinTimeout = cmp.Or(c.JoinTimeout, DefaultDeadline)
 	c.FrameTimeout = cmp.Or(c.FrameTimeout, DefaultDeadline)

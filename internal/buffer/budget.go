@@ -1,4 +1,4 @@
-package router
+package buffer
 
 import (
 	"math"
@@ -27,8 +27,8 @@ const (
 	minShare = 128 << 10
 )
 
-// share returns how many bytes one queue may hold now.
-func (b *Budget) share() int {
+// Share returns how many bytes one queue may hold now.
+func (b *Budget) Share() int {
 	least := int64(math.MaxInt)
 	for ; b != nil; b = b.Above {
 		limit := b.limit.Load()
@@ -42,8 +42,8 @@ func (b *Budget) share() int {
 	return int(least)
 }
 
-// add counts n bytes more.
-func (b *Budget) add(n int) {
+// Add counts n bytes more, of memory that is not in blocks.
+func (b *Budget) Add(n int) {
 	for ; b != nil; b = b.Above {
 		b.used.Add(int64(n))
 	}

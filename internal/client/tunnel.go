@@ -1,0 +1,138 @@
+package client
+
+import (
+	"ferry/internal/buffer"
+	"ferry/internal/multipath"
+	"ferry/internal/proto"
+	"ferry/internal/router"
+	"ferry/internal/session"
+)
+
+// A tunnel is a session with numbers for its frames: it outlives the connections, each of which is a path of it, and
+// keeps what they have lost.
+type tunnel struct {
+	id    proto.SessionID
+	lease session.Lease
+	port  *router.Port
+	caps  router.Caps // of port, where the path in use carries everything
+	send  *multipath.Sender
+	recv  *multipath.Receiver
+	epoch uint64 // of the newest path
+}
+
+// newTunnel makes a session of a connection, its first path, over which a lease has come.
+func (c *client) newTunnel(x *connection, l session.Lease) *tunnel {
+	t := &tunnel{
+		id: l.Session, lease: l,
+		caps: *x.port.Caps(), port: router.NewPort(1, router.Caps{}, nil),
+	}
+	t.send = multipath.NewSender(multipath.Config{Limit: c.c.QueueBytes, Keep: c.c.KeepBytes, Budget: new(buffer.Budget), Fit: t.fit})
+	t.port.SendBy(t.send)
+	t.recv = multipath.NewReceiver(func(received uint64) {
+		if path := t.send.Using(); path != nil {
+			path.Ack(received)
+		}
+	})
+	x.path = multipath.NewPath(0, x.queue, x.stream.Max())
+	t.send.Start(x.path)
+	x.enter(t, 0)
+	return t
+}
+
+// fit says what can be sent: datagrams do not carry super-packets.
+func (t *tunnel) fit(max int) {
+	caps := t.caps
+	caps.Super = caps.Super && max == 0
+	t.port.SetCaps(caps)
+}
+
+// enter makes x, which reads, a path of t.
+func (x *connection) enter(t *tunnel, first uint64) {
+	x.port = t.port
+	x.forward = router.NewForwarder(x.client.uplink, t.port, &x.client.total, noAddr)
+	x.reader = t.recv.NewReader(first, nil)
+}
+
+// forget ends the session for this end. Its queues are closed.
+func (c *client) forget() {
+	if t := c.tunnel; t != nil {
+		c.tunnel = nil
+		c.uplink.Connect(nil)
+		t.send.Close()
+		t.recv.Close()
+	}
+}
+
+// ask says first what the connection is for: a path of the session that there is, or a new one.
+func (x *connection) ask() {
+	t := x.client.tunnel
+	if t == nil {
+		x.queue.SendControl(x.session.Ask(nil))
+		return
+	}
+	t.epoch++
+	x.session = session.Resumed(t.lease)
+	x.queue.SendControl(proto.AppendAttach(nil, proto.AttachMessage{Session: t.id, Epoch: t.epoch, Received: t.recv.Received(), Use: true}))
+}
+
+// attached takes the gateway's answer to ask.
+func (x *connection) attached(frame []byte) error {
+	c := x.client
+	m, err := proto.ParseAttached(frame)
+	switch {
+	case err != nil:
+		return err
+	case c.tunnel == nil || x.up:
+		return proto.ErrMessage
+	case !m.Known:
+		c.log.Info("the gateway has forgotten this session: a new one begins")
+		c.forget()
+		x.session = session.NewClient(c.want())
+		x.ask()
+		return nil
+	}
+	t := c.tunnel
+	l := t.lease
+	if err := c.configure(&l, x.stream.RemoteAddr()); err != nil {
+		return err
+	}
+	x.enter(t, 0)
+	x.path = multipath.NewPath(t.epoch, x.queue, x.stream.Max())
+	t.send.Acked(m.Received)
+	t.send.Use(x.path, nil, true)
+	x.isUp(l, true)
+	return nil
+}
+
+// pathItem treats what concerns the session of which the connection is a path.
+func (x *connection) pathItem(kind proto.Kind, b []byte) error {
+	switch kind {
+	case proto.KindAck:
+		received, err := proto.ParseNumber(b)
+		x.client.tunnel.send.Acked(received)
+		return err
+	case proto.KindNumber:
+		return x.reader.Number(b)
+	case proto.KindFragment:
+		whole, err := x.reader.Fragment(b)
+		if whole == nil {
+			return err
+		}
+		if whole[multipath.Headroom]>>4 == 8 {
+			x.forward.Frame(whole, multipath.Headroom, len(whole))
+		} else {
+			x.forward.Packet(whole, multipath.Headroom, len(whole))
+		}
+		x.forward.Flush()
+	}
+	return nil // the gateway follows, or a frame of a later version
+}
+
+// ends tells whether a goodbye ends the session too, and not the connection alone.
+func ends(r proto.Reason) bool {
+	switch r {
+	case proto.ReasonShutdown, proto.ReasonReplaced, proto.ReasonRevoked, proto.ReasonLifetime:
+		return true
+	}
+	return false
+}

@@ -1,0 +1,199 @@
+package gateway
+
+import (
+	"crypto/rand"
+	"log/slog"
+	"sync"
+	"time"
+
+	"ferry/internal/addrpool"
+	"ferry/internal/identity"
+	"ferry/internal/multipath"
+	"ferry/internal/proto"
+	"ferry/internal/router"
+)
+
+// A tunnel is the session of a device with numbers for its frames: it outlives the connections, each of which is a
+// path of it, and keeps what they have lost.
+//
+//	open, with paths --the last one is lost--> away --ResumeTimeout, or ended by anybody--> closed
+//	       ^                                    |
+//	       +----------------attach--------------+
+type tunnel struct {
+	g    *Gateway
+	c    *Config // that was in force when it began
+	id   proto.SessionID
+	nr   uint64 // under which operators know it: that of its first connection
+	key  identity.Public
+	log  *slog.Logger
+	port *router.Port
+	caps router.Caps // of port, where the path in use carries everything
+	send *multipath.Sender
+	recv *multipath.Receiver
+	born time.Time
+
+	mu    sync.Mutex // guards what follows
+	lease addrpool.Lease
+	paths map[*peer]*multipath.Path
+	epoch uint64    // of the newest path
+	away  time.Time // since when there is no path; zero: there is one
+	cause string    // why it ends; empty: it does not
+}
+
+// newTunnel makes a session of the connection p, its first path.
+func (g *Gateway) newTunnel(p *peer) *tunnel {
+	t := &tunnel{
+		g: g, c: p.c, nr: p.id, key: p.key, log: g.log.With("session", p.id), port: p.port, born: time.Now(),
+		paths: map[*peer]*multipath.Path{},
+	}
+	_, _ = rand.Read(t.id[:]) // never fails: crypto/rand
+	t.send = multipath.NewSender(multipath.Config{Limit: p.c.QueueBytes, Budget: &g.budget, Fit: t.fit})
+	t.recv = multipath.NewReceiver(t.ack)
+	path := multipath.NewPath(0, p.queue, p.stream.Max())
+	t.paths[p] = path
+	t.send.Start(path)
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.tunnels[t.id] = t
+	return t
+}
+
+// fit says what can be sent: datagrams do not carry super-packets.
+func (t *tunnel) fit(max int) {
+	caps := t.caps
+	caps.Super = caps.Super && max == 0
+	t.port.SetCaps(caps)
+}
+
+// ack tells the client what has come, by the path in use.
+func (t *tunnel) ack(received uint64) {
+	if path := t.send.Using(); path != nil {
+		path.Ack(received)
+	}
+}
+
+// join makes p a path of t. The first frame that the path brings may have to wait until alone is closed.
+func (t *tunnel) join(p *peer, m proto.AttachMessage) (path *multipath.Path, alone <-chan struct{}, err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	switch {
+	case t.cause != "":
+		return nil, nil, errEnded
+	case m.Epoch <= t.epoch:
+		return nil, nil, errEpoch
+	}
+	t.epoch, t.away = m.Epoch, time.Time{}
+	using := t.send.Using()
+	for other, its := range t.paths {
+		if its == using {
+			alone = other.ended
+		}
+	}
+	path = multipath.NewPath(m.Epoch, p.queue, p.stream.Max())
+	t.paths[p] = path
+	return path, alone, nil
+}
+
+// follow sends by the path that the client names, as the client does.
+func (t *tunnel) follow(m proto.SwitchMessage) {
+	t.mu.Lock()
+	var to *multipath.Path
+	for _, path := range t.paths {
+		if path.Epoch == m.Epoch {
+			to = path
+		}
+	}
+	t.mu.Unlock()
+	using := t.send.Using()
+	if to == nil || to == using {
+		return
+	}
+	if !m.Again {
+		using = nil
+	}
+	t.send.Use(to, using, m.Again)
+}
+
+// leave takes the connection p off the session, for good if the client said goodbye.
+func (t *tunnel) leave(p *peer) {
+	t.mu.Lock()
+	path := t.paths[p]
+	delete(t.paths, p)
+	if p.left && t.cause == "" {
+		t.cause = p.cause
+	}
+	last := len(t.paths) == 0
+	if last {
+		t.away = time.Now()
+	}
+	ends := last && t.cause != ""
+	t.mu.Unlock()
+	t.send.Lost(path)
+	if ends {
+		t.close()
+	}
+}
+
+// end ends the session and all its connections. The first call counts; it may come from any goroutine.
+func (t *tunnel) end(cause string, bye proto.GoodbyeMessage) {
+	t.mu.Lock()
+	if t.cause != "" {
+		t.mu.Unlock()
+		return
+	}
+	t.cause = cause
+	var all []*peer
+	for p := range t.paths {
+		all = append(all, p)
+	}
+	t.mu.Unlock()
+	for _, p := range all {
+		p.endPath(cause, bye)
+	}
+	if len(all) == 0 {
+		t.g.closed.count(cause)
+		t.close()
+	}
+}
+
+// fail lets a session that has not begun end with its connection.
+func (t *tunnel) fail(cause string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.cause = cause
+}
+
+// close gives back what the session held. All paths have left.
+func (t *tunnel) close() {
+	t.g.table.Unbind(t.port)
+	t.send.Close()
+	t.recv.Close()
+	t.g.mu.Lock()
+	defer t.g.mu.Unlock()
+	delete(t.g.tunnels, t.id)
+	t.g.disown(t, t.lease.Addr)
+	t.log.Info("session ended", "addr", t.lease.Addr, "cause", t.cause, "packets", t.port.Stats().Packets)
+}
+
+func (t *tunnel) number() uint64 { return t.nr }
+
+// judge ends a session that is over a deadline, and forgets what is too old to be sent again.
+func (t *tunnel) judge(now time.Time) {
+	t.send.Expire(now)
+	t.mu.Lock()
+	away := t.away
+	t.mu.Unlock()
+	switch {
+	case !away.IsZero() && now.Sub(away) >= t.c.ResumeTimeout:
+		t.end("resume_timeout", proto.GoodbyeMessage{})
+	case now.Sub(t.born) >= t.c.SessionLifetime:
+		t.end("session_lifetime", proto.GoodbyeMessage{Reason: proto.ReasonLifetime})
+	}
+}
+
+// setLease notes the address of the session.
+func (t *tunnel) setLease(l addrpool.Lease) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.lease = l
+}

@@ -1,0 +1,611 @@
+package multipath
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"ferry/internal/buffer"
+	"ferry/internal/packet"
+	"ferry/internal/proto"
+	"ferry/internal/router"
+)
+
+var errDead = errors.New("the carrier is dead")
+
+// A wire is one direction of a carrier: bytes come out after a delay, in order; or items, some of which are lost or
+// overtaken, if it is a lossy one.
+type wire struct {
+	delay time.Duration
+	loss  float64 // of items; 0: an ordered carrier
+	chunk chan chunk
+	room  int // bytes that may be on the way
+
+	mu     sync.Mutex
+	flying int
+	hole   bool   // nothing comes out: it is late if that ends, and lost if the carrier dies
+	number uint64 // of the next data item, on a lossy wire
+	dead   chan struct{}
+	less   chan struct{}
+	healed chan struct{} // closed when a hole ends
+}
+
+type chunk struct {
+	at time.Time
+	b  []byte
+}
+
+func newWire(delay time.Duration, loss float64) *wire {
+	return &wire{delay: delay, loss: loss, chunk: make(chan chunk, 100_000), room: 64 << 10, dead: make(chan struct{}), less: make(chan struct{}, 1), healed: make(chan struct{})}
+}
+
+func (w *wire) TryWrite(b []byte) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	select {
+	case <-w.dead:
+		return 0, errDead
+	default:
+	}
+	n := min(len(b), w.room-w.flying)
+	if w.loss > 0 {
+		n = proto.WholeItems(b, n)
+	}
+	w.flying += n
+	switch {
+	case n == 0:
+	case w.loss == 0:
+		w.chunk <- chunk{time.Now().Add(w.delay), slices.Clone(b[:n])}
+	default:
+		for rest := b[:n]; len(rest) > 0; {
+			item := rest[:proto.ItemLen(rest)]
+			rest = rest[len(item):]
+			if kind, _, _ := (proto.Framer{Extended: true}).Next(item); kind == proto.KindNumber {
+				w.number, _ = proto.ParseNumber(item)
+				w.flying -= len(item)
+				continue
+			} else if kind == proto.KindIPv4 { // each datagram says which number it has
+				item = append(proto.AppendNumber(nil, w.number), item...)
+				w.flying += len(item) - proto.ItemLen(item[12:])
+				w.number++
+			}
+			if rand.Float64() < w.loss {
+				w.flying -= len(item)
+				continue
+			}
+			w.chunk <- chunk{time.Now().Add(w.delay + rand.N(w.delay/2+1)), slices.Clone(item)}
+		}
+	}
+	return n, nil
+}
+
+func (w *wire) Write(b []byte, progress func()) error {
+	for len(b) > 0 {
+		n, err := w.TryWrite(b)
+		if err != nil {
+			return err
+		}
+		if b = b[n:]; n > 0 {
+			progress()
+			continue
+		}
+		select {
+		case <-w.less:
+		case <-w.dead:
+		}
+	}
+	return nil
+}
+
+func (w *wire) Held() int { return 0 }
+
+func (w *wire) kill() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	select {
+	case <-w.dead:
+	default:
+		close(w.dead)
+	}
+}
+
+func (w *wire) setHole(on bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.hole = on
+	if !on {
+		close(w.healed)
+		w.healed = make(chan struct{})
+	}
+}
+
+func notify(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// read hands what comes to f until the wire is dead.
+func (w *wire) read(f func([]byte)) {
+	for {
+		select {
+		case c := <-w.chunk:
+			w.mu.Lock()
+			hole, healed := w.hole, w.healed
+			w.mu.Unlock()
+			if hole {
+				select {
+				case <-healed:
+				case <-w.dead:
+					return
+				}
+			}
+			if wait := time.Until(c.at); w.loss > 0 {
+				go func() { // they overtake each other
+					time.Sleep(wait)
+					w.arrive(c.b, f)
+				}()
+			} else {
+				time.Sleep(wait)
+				w.arrive(c.b, f)
+			}
+		case <-w.dead:
+			return
+		}
+	}
+}
+
+func (w *wire) arrive(b []byte, f func([]byte)) {
+	select {
+	case <-w.dead:
+		return
+	default:
+	}
+	f(b)
+	w.mu.Lock()
+	w.flying -= len(b)
+	w.mu.Unlock()
+	notify(w.less)
+}
+
+// An end of a session.
+type end struct {
+	t *testing.T
+	s *Sender
+	r *Receiver
+
+	mu    sync.Mutex
+	got   []int
+	sizes []int
+	links map[uint64]*link
+}
+
+// A link is a path as one end has it.
+type link struct {
+	path  *Path
+	queue *router.Queue
+	out   *wire
+	ended chan struct{}
+}
+
+func newEnd(t *testing.T) *end {
+	e := &end{t: t, s: NewSender(Config{Limit: 1 << 20, Budget: new(buffer.Budget)}), links: map[uint64]*link{}}
+	e.r = NewReceiver(func(n uint64) {
+		if p := e.s.Using(); p != nil {
+			p.Ack(n)
+		}
+	})
+	t.Cleanup(func() {
+		for _, l := range e.links {
+			l.close()
+		}
+		e.s.Close()
+		e.r.Close()
+	})
+	return e
+}
+
+func (l *link) close() { l.queue.Close(); l.out.kill() }
+
+// connect makes a carrier between two ends.
+func connect(a, b *end, epoch uint64, delay time.Duration, loss float64, max int) {
+	there, back := newWire(delay, loss), newWire(delay, loss)
+	a.add(epoch, there, back, max)
+	b.add(epoch, back, there, max)
+}
+
+func (e *end) add(epoch uint64, out, in *wire, max int) {
+	q := router.NewQueue(out, router.QueueConfig{Limit: 1 << 20, Budget: new(buffer.Budget)})
+	l := &link{path: NewPath(epoch, q, max), queue: q, out: out, ended: make(chan struct{})}
+	var alone chan struct{}
+	e.mu.Lock()
+	for _, other := range e.links {
+		if using := e.s.Using(); other.path == using {
+			alone = other.ended
+		}
+	}
+	e.links[epoch] = l
+	e.mu.Unlock()
+	go func() { _ = q.Run() }()
+	go func() {
+		e.read(in, alone)
+		close(l.ended)
+		e.s.Lost(l.path)
+		l.close()
+	}()
+}
+
+func (e *end) read(in *wire, alone chan struct{}) {
+	var buf []byte
+	var mu sync.Mutex // items of a lossy wire come by many goroutines
+	reader := e.r.NewReader(0, alone)
+	in.read(func(b []byte) {
+		mu.Lock()
+		defer mu.Unlock()
+		for buf = append(buf, b...); len(buf) > 0; {
+			kind, n, err := proto.Framer{Extended: true}.Next(buf)
+			if err != nil {
+				panic(err)
+			}
+			if n == 0 {
+				break
+			}
+			e.item(reader, kind, buf[:n])
+			buf = buf[n:]
+		}
+		reader.Flush()
+	})
+}
+
+func (e *end) item(r *Reader, kind proto.Kind, b []byte) {
+	switch kind {
+	case proto.KindIPv4, proto.KindData:
+		if r.Take(len(b)) {
+			e.deliver(b)
+		}
+	case proto.KindAck:
+		n, _ := proto.ParseNumber(b)
+		e.s.Acked(n)
+	case proto.KindNumber:
+		_ = r.Number(b)
+	case proto.KindFragment:
+		if whole, _ := r.Fragment(b); whole != nil {
+			e.deliver(whole[Headroom:])
+		}
+	}
+}
+
+func (e *end) deliver(b []byte) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if b[0] == 0x81 {
+		e.sizes = append(e.sizes, len(b))
+		b = b[proto.DataHeaderLen:]
+	}
+	e.got = append(e.got, int(binary.BigEndian.Uint64(b[20:])))
+}
+
+func (e *end) received() []int {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return slices.Clone(e.got)
+}
+
+// item is a bare packet with number n in it.
+func item(n int) []byte {
+	b := make([]byte, 28)
+	b[0], b[3] = 0x45, 28
+	copy(b[12:], "\x0a\x00\x00\x01\x0a\x00\x00\x02")
+	binary.BigEndian.PutUint64(b[20:], uint64(n))
+	return b
+}
+
+// super is a data frame of size bytes with number n in its packet.
+func super(n, size int) []byte {
+	b := make([]byte, size)
+	proto.PutBareHeader(b, size-proto.DataHeaderLen)
+	ip := b[proto.DataHeaderLen:]
+	copy(ip, item(n))
+	binary.BigEndian.PutUint16(ip[2:], uint16(packet.IPv4(ip).TotalLen()))
+	return b
+}
+
+// stream sends an item every millisecond, from number first on.
+func (e *end) stream(first, n int) {
+	for i := range n {
+		if dropped, why := e.s.Send(item(first + i)); dropped > 0 {
+			e.t.Errorf("frame %d: dropped, %s", first+i, why)
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+// inOrder fails unless got is 0 to n-1.
+func inOrder(t *testing.T, got []int, n int) {
+	t.Helper()
+	for i, v := range got {
+		if v != i {
+			t.Fatalf("frame %d comes where %d should: %v", v, i, got[max(0, i-3):min(len(got), i+10)])
+		}
+	}
+	if len(got) != n {
+		t.Fatalf("%d frames came, want %d", len(got), n)
+	}
+}
+
+func inBubble(t *testing.T, f func(t *testing.T, a, b *end)) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b := newEnd(t), newEnd(t)
+		connect(a, b, 0, 20*time.Millisecond, 0, 0)
+		a.s.Start(a.links[0].path)
+		b.s.Start(b.links[0].path)
+		f(t, a, b)
+	})
+}
+
+func TestOnePath(t *testing.T) {
+	inBubble(t, func(t *testing.T, a, b *end) {
+		go b.stream(0, 500)
+		a.stream(0, 500)
+		time.Sleep(time.Second)
+		inOrder(t, b.received(), 500)
+		inOrder(t, a.received(), 500)
+		if a.s.log.Bytes() != 0 || b.s.log.Bytes() != 0 {
+			t.Errorf("%d and %d bytes are kept, and all was received", a.s.log.Bytes(), b.s.log.Bytes())
+		}
+	})
+}
+
+// A planned change loses nothing and keeps the order, also from a slow path to a fast one.
+func TestPlannedChange(t *testing.T) {
+	inBubble(t, func(t *testing.T, a, b *end) {
+		connect(a, b, 1, 2*time.Millisecond, 0, 0)
+		go func() {
+			time.Sleep(250 * time.Millisecond)
+			a.s.Use(a.links[1].path, nil, false)
+			time.Sleep(250 * time.Millisecond)
+			a.s.Use(a.links[0].path, nil, false)
+		}()
+		a.stream(0, 750)
+		time.Sleep(time.Second)
+		inOrder(t, b.received(), 750)
+		if again, lost := a.s.Replayed(); again+lost > 0 {
+			t.Errorf("%d frames were sent again, %d given up", again, lost)
+		}
+	})
+}
+
+// What a dead carrier has lost comes by the next one.
+func TestDeadPath(t *testing.T) {
+	inBubble(t, func(t *testing.T, a, b *end) {
+		go func() {
+			time.Sleep(250 * time.Millisecond)
+			a.links[0].close()
+			b.links[0].close()
+			time.Sleep(500 * time.Millisecond)
+			connect(a, b, 1, 20*time.Millisecond, 0, 0)
+			a.s.Acked(b.r.Received())
+			a.s.Use(a.links[1].path, nil, true)
+		}()
+		a.stream(0, 1000)
+		time.Sleep(time.Second)
+		inOrder(t, b.received(), 1000)
+		if again, lost := a.s.Replayed(); again == 0 || lost > 0 {
+			t.Errorf("%d frames were sent again, %d given up", again, lost)
+		}
+	})
+}
+
+// A path that seems dead goes on being used beside the other one, and nothing comes twice when it was not.
+func TestSuspectedPath(t *testing.T) {
+	inBubble(t, func(t *testing.T, a, b *end) {
+		connect(a, b, 1, 40*time.Millisecond, 0, 0)
+		go func() {
+			time.Sleep(250 * time.Millisecond)
+			a.links[0].out.setHole(true)
+			time.Sleep(250 * time.Millisecond)
+			a.s.Use(a.links[1].path, a.links[0].path, true)
+			time.Sleep(100 * time.Millisecond)
+			a.links[1].close() // only the copy is left
+			b.links[1].close()
+		}()
+		go func() {
+			time.Sleep(550 * time.Millisecond)
+			a.links[0].out.setHole(false)
+		}()
+		a.stream(0, 1000)
+		time.Sleep(time.Second)
+		got := b.received()
+		sorted := slices.Clone(got)
+		slices.Sort(sorted)
+		if len(slices.Compact(sorted)) != len(got) {
+			t.Error("frames came twice")
+		}
+		if len(got) < 900 || got[len(got)-1] != 999 {
+			t.Errorf("%d frames came, the last one %d", len(got), got[len(got)-1])
+		}
+	})
+}
+
+// Without a path for long, what is old is given up, and what is new goes out in order.
+func TestNoPathForLong(t *testing.T) {
+	inBubble(t, func(t *testing.T, a, b *end) {
+		a.stream(0, 100)
+		time.Sleep(time.Second)
+		a.links[0].close()
+		b.links[0].close()
+		synctest.Wait()
+		a.stream(100, 3000)
+		connect(a, b, 1, 20*time.Millisecond, 0, 0)
+		a.s.Use(a.links[1].path, nil, true)
+		a.stream(3100, 100)
+		time.Sleep(time.Second)
+		got := b.received()
+		if !slices.IsSorted(got) || got[len(got)-1] != 3199 || len(got) > 1400 || len(got) < 1150 {
+			t.Errorf("%d frames came, the last one %d, in order %v", len(got), got[len(got)-1], slices.IsSorted(got))
+		}
+	})
+}
+
+// A super-packet that a stream has lost comes in fragments by a carrier of datagrams.
+func TestFragments(t *testing.T) {
+	inBubble(t, func(t *testing.T, a, b *end) {
+		a.links[0].close()
+		b.links[0].close()
+		synctest.Wait()
+		sizes := []int{100, 5000, 60, proto.MaxData, 201}
+		for n, size := range sizes {
+			a.s.Send(super(n, size))
+		}
+		connect(a, b, 1, 20*time.Millisecond, 0, 200)
+		a.s.Use(a.links[1].path, nil, true)
+		time.Sleep(time.Second)
+		inOrder(t, b.received(), len(sizes))
+		if !slices.Equal(b.sizes, sizes) {
+			t.Errorf("frames of %v bytes came, want %v", b.sizes, sizes)
+		}
+	})
+}
+
+// A carrier that loses and overtakes: each frame comes at most once, most come, and what is lost is not kept for long.
+func TestLossyPath(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b := newEnd(t), newEnd(t)
+		connect(a, b, 1, 20*time.Millisecond, 0.1, 1500)
+		a.s.Start(a.links[1].path)
+		b.s.Start(b.links[1].path)
+		for i := range 2000 {
+			a.s.Send(item(i))
+			time.Sleep(time.Millisecond)
+		}
+		time.Sleep(time.Second)
+		got := b.received()
+		sorted := slices.Clone(got)
+		slices.Sort(sorted)
+		if len(slices.Compact(sorted)) != len(got) || len(got) < 1600 {
+			t.Errorf("%d frames came, %d different ones", len(got), len(slices.Compact(sorted)))
+		}
+		if first, next := a.s.log.First(), a.s.log.Next(); next-first > 400 {
+			t.Errorf("%d frames are kept", next-first)
+		}
+	})
+}
+
+// Many senders at a time: each one's frames stay in order, and all have numbers of their own.
+func TestManySenders(t *testing.T) {
+	inBubble(t, func(t *testing.T, a, b *end) {
+		const senders, each = 8, 200
+		var all sync.WaitGroup
+		for s := range senders {
+			all.Go(func() {
+				for i := range each {
+					a.s.Send(item(s*each + i))
+					if i%10 == 0 {
+						time.Sleep(time.Millisecond)
+					}
+				}
+			})
+		}
+		all.Wait()
+		time.Sleep(time.Second)
+		last := map[int]int{}
+		for _, n := range b.received() {
+			if n%each != last[n/each] {
+				t.Fatalf("sender %d: frame %d comes where %d should", n/each, n%each, last[n/each])
+			}
+			last[n/each]++
+		}
+		if len(b.received()) != senders*each {
+			t.Errorf("%d frames came, want %d", len(b.received()), senders*each)
+		}
+	})
+}
+
+// Whatever happens to carriers, as long as there is always one again within 500 ms: all frames come, once.
+func TestModel(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		type step struct {
+			What  string
+			After time.Duration
+			Delay time.Duration
+		}
+		steps := rapid.SliceOfN(rapid.Custom(func(t *rapid.T) step {
+			return step{
+				rapid.SampledFrom([]string{"kill", "hole", "planned", "planned"}).Draw(t, "what"),
+				time.Duration(rapid.IntRange(0, 300).Draw(t, "after")) * time.Millisecond,
+				time.Duration(rapid.IntRange(0, 40).Draw(t, "delay")) * time.Millisecond,
+			}
+		}), 1, 6).Draw(rt, "steps")
+		var failure string
+		synctest.Test(t, func(t *testing.T) {
+			a, b := newEnd(t), newEnd(t)
+			connect(a, b, 0, 5*time.Millisecond, 0, 0)
+			a.s.Start(a.links[0].path)
+			b.s.Start(b.links[0].path)
+			var sending sync.WaitGroup
+			sending.Go(func() { a.stream(0, 1500) })
+			sending.Go(func() { b.stream(0, 1500) })
+			for i, s := range steps {
+				time.Sleep(s.After)
+				old, epoch := uint64(i), uint64(i+1)
+				switch s.What {
+				case "kill":
+					a.links[old].close()
+					b.links[old].close()
+					time.Sleep(s.After)
+				case "hole":
+					a.links[old].out.setHole(true)
+					b.links[old].out.setHole(true)
+					time.Sleep(s.After)
+				}
+				connect(a, b, epoch, s.Delay, 0, 0)
+				if s.What == "planned" {
+					a.s.Use(a.links[epoch].path, nil, false)
+					b.s.Use(b.links[epoch].path, nil, false)
+					time.Sleep(100 * time.Millisecond) // the old one is in use until it is empty
+				} else {
+					a.s.Use(a.links[epoch].path, nil, true)
+					b.s.Use(b.links[epoch].path, nil, true)
+				}
+				a.links[old].close()
+				b.links[old].close()
+			}
+			sending.Wait()
+			time.Sleep(2 * time.Second)
+			for name, e := range map[string]*end{"there": b, "back": a} {
+				got := e.received()
+				slices.Sort(got)
+				if len(got) != 1500 || len(slices.Compact(got)) != 1500 {
+					failure = fmt.Sprintf("%s: %d frames came, %d different ones, want 1500", name, len(got), len(slices.Compact(got)))
+				}
+			}
+		})
+		if failure != "" {
+			rt.Fatal(failure)
+		}
+	})
+}
+
+// Ack frames and frames that come allocate nothing as long as they come in order.
+func TestReceivingAllocatesNothing(t *testing.T) {
+	r := NewReceiver(func(uint64) {})
+	reader := r.NewReader(0, nil)
+	if n := testing.AllocsPerRun(1000, func() {
+		for range ackFrames {
+			reader.Take(1500)
+		}
+		reader.Flush()
+	}); n != 0 {
+		t.Errorf("%v allocations", n)
+	}
+	r.Close()
+}

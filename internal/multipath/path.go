@@ -1,0 +1,110 @@
+package multipath
+
+import (
+	"ferry/internal/proto"
+	"ferry/internal/router"
+)
+
+// A Path is one carrier connection of a session, as its Sender sees it.
+type Path struct {
+	Epoch uint64
+	queue *router.Queue
+	max   int // length in bytes of the longest item that the carrier takes; 0: any
+
+	// Of the one who is busy with the Sender:
+	known bool   // next is
+	next  uint64 // the number that the other end gives to the next frame
+	parts []byte // scratch memory for fragments
+}
+
+// NewPath returns a path through a queue, whose carrier takes items of up to max bytes; 0: of any length.
+func NewPath(epoch uint64, queue *router.Queue, max int) *Path {
+	return &Path{Epoch: epoch, queue: queue, max: max}
+}
+
+// Ack sends an ack frame, unless there is no room: the next one says more.
+func (p *Path) Ack(received uint64) { p.queue.Send(proto.AppendAck(nil, received)) }
+
+// send hands the frames from number first on to the queue as far as there is room. A closed queue takes them
+// all: they are kept for the next path.
+func (p *Path) send(first uint64, run []byte) (dropped int, why router.Reason) {
+	count := proto.CountItems(run)
+	if b := p.numbered(first); b != nil {
+		if n, why := p.queue.Send(b); n > 0 {
+			return kept(count, why)
+		}
+		p.known, p.next = true, first
+	}
+	if whole := p.fit(first, run); whole != nil {
+		_, why = p.queue.Send(whole) // a part that is missing makes the frame one that was lost on the way
+		return kept(0, why)
+	}
+	dropped, why = p.queue.Send(run)
+	p.next += uint64(count - dropped)
+	return kept(dropped, why)
+}
+
+func kept(dropped int, why router.Reason) (int, router.Reason) {
+	if why == router.DropClosed {
+		return 0, router.None
+	}
+	return dropped, why
+}
+
+// put is send, but it waits for room until stop is closed. It returns false when not all was sent.
+func (p *Path) put(first uint64, run []byte, stop <-chan struct{}) bool {
+	if b := p.numbered(first); b != nil {
+		if !p.queue.SendUntil(b, stop) {
+			return false
+		}
+		p.known, p.next = true, first
+	}
+	if whole := p.fit(first, run); whole != nil {
+		return p.queue.SendUntil(whole, stop)
+	}
+	p.next += uint64(proto.CountItems(run))
+	p.known = p.queue.SendUntil(run, stop) // else a part may have been sent
+	return p.known
+}
+
+// numbered returns a number frame, if the other end would count wrong without one.
+func (p *Path) numbered(first uint64) []byte {
+	if p.known && p.next == first {
+		return nil
+	}
+	return proto.AppendNumber(make([]byte, 0, 16), first)
+}
+
+// tell sends a switch frame. A path that takes nothing gets none.
+func (p *Path) tell(s proto.SwitchMessage) { p.queue.Send(proto.AppendSwitch(nil, s)) }
+
+// fit returns run with the frames that the carrier does not take in fragments; nil when there are none such.
+func (p *Path) fit(first uint64, run []byte) []byte {
+	if p.max == 0 || longest(run) <= p.max {
+		return nil
+	}
+	p.known = false // behind fragments the count begins anew
+	p.parts = p.parts[:0]
+	for ; len(run) > 0; first++ {
+		frame := run[:proto.ItemLen(run)]
+		run = run[len(frame):]
+		if len(frame) <= p.max {
+			p.parts = append(proto.AppendNumber(p.parts, first), frame...)
+			continue
+		}
+		for offset := 0; offset < len(frame); {
+			part := frame[offset:min(len(frame), offset+p.max-proto.FragmentOverhead)]
+			p.parts = proto.AppendFragment(p.parts, proto.FragmentMessage{Number: first, Offset: offset, Len: len(frame), Part: part})
+			offset += len(part)
+		}
+	}
+	return p.parts
+}
+
+func longest(run []byte) (n int) {
+	for len(run) > 0 {
+		k := proto.ItemLen(run)
+		n, run = max(n, k), run[k:]
+	}
+	return n
+}
