@@ -62,6 +62,13 @@ func (l *lab) attach(k identity.Key, m proto.AttachMessage) *raw {
 	return r
 }
 
+// left returns how many sessions and owners of addresses there are.
+func (l *lab) left() int {
+	l.g.mu.Lock()
+	defer l.g.mu.Unlock()
+	return len(l.g.tunnels) + len(l.g.owners)
+}
+
 // known tells whether the gateway knew the session, and whether it has closed the connection.
 func (r *raw) known() (known, closed bool) {
 	kinds, list, eof := r.items()
@@ -181,7 +188,7 @@ func TestAttachIsRefused(t *testing.T) {
 		if known, closed := r.known(); known || !closed {
 			return fmt.Errorf("removed: known %v, closed %v", known, closed)
 		}
-		if n := len(l.g.tunnels); n != 0 {
+		if n := l.left(); n != 0 {
 			return fmt.Errorf("%d sessions are left", n)
 		}
 		return nil
@@ -208,7 +215,7 @@ func TestSessionEnds(t *testing.T) {
 		}
 		_ = two.conn.Close()
 		time.Sleep(settings.DefaultResume + time.Minute)
-		if n := len(l.g.tunnels) + len(l.g.owners); n != 0 {
+		if n := l.left(); n != 0 {
 			return fmt.Errorf("%d sessions and owners of addresses are left", n)
 		}
 		three := l.attach(cam, proto.AttachMessage{Session: session, Epoch: 2})

@@ -200,6 +200,13 @@ func (s *Sender) Using() *Path {
 // Replayed returns how many frames were sent again, and how many were given up before they were sent.
 func (s *Sender) Replayed() (again, lost uint64) { return s.again.Load(), s.lost.Load() }
 
+// Kept returns the frames that wait for their acknowledgement, or for a path.
+func (s *Sender) Kept() (frames uint64, bytes int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.log.Next() - max(s.log.First(), s.acked), s.log.Bytes()
+}
+
 // Close gives all memory back. The queues of the paths are closed before.
 func (s *Sender) Close() {
 	s.mu.Lock()
