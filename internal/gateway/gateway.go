@@ -126,7 +126,8 @@ func Run(ctx context.Context, c Config, host Host) (err error) {
 		return err
 	}
 	undo = append(undo, leases.Close)
-	listeners, err := listenAll(ctx, &c)
+	keeper := &doorkeeper{key: c.Key}
+	listeners, err := listenAll(ctx, &c, keeper)
 	if err != nil {
 		return err
 	}
@@ -140,6 +141,7 @@ func Run(ctx context.Context, c Config, host Host) (err error) {
 	if err != nil {
 		return err
 	}
+	keeper.of.Store(g)
 	control, err := api.Listen(ctx, leases.dir)
 	if err != nil {
 		return err
@@ -236,11 +238,11 @@ func (g *Gateway) accept(ctx context.Context, l *listener) error {
 	const pauseMin, pauseMax = 5 * time.Millisecond, time.Second
 	pause := pauseMin
 	for {
-		conn, err := l.Accept()
+		a, err := l.Accept()
 		switch {
 		case ctx.Err() != nil:
 			if err == nil {
-				_ = conn.Close()
+				_ = a.Close()
 			}
 			return nil
 		case errors.Is(err, net.ErrClosed):
@@ -256,15 +258,24 @@ func (g *Gateway) accept(ctx context.Context, l *listener) error {
 			continue
 		}
 		pause = pauseMin
-		visit, why := g.gate.Enter(l.source(conn), time.Now(), func() { _ = conn.Close() })
+		visit, why := g.gate.Enter(l.source(a), time.Now(), func() { _ = a.Close() })
 		if why != admission.Admitted {
 			g.closed.count(string(why))
-			g.strange.Info(string(why), "connection refused", "from", conn.RemoteAddr().String())
-			carrier.Reset(conn)
+			g.strange.Info(string(why), "connection refused", "from", a.RemoteAddr().String())
+			refuse(a)
 			continue
 		}
-		peers.Go(func() { g.serve(ctx, l, conn, visit) })
+		peers.Go(func() { g.serve(ctx, l, a, visit) })
 	}
+}
+
+// refuse closes an arrival for which there is no room, and keeps no trace of it.
+func refuse(a arrival) {
+	if conn, ok := a.(net.Conn); ok {
+		carrier.Reset(conn)
+		return
+	}
+	_ = a.Close()
 }
 
 // warnPlain says where anybody may come in.

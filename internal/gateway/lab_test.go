@@ -89,7 +89,7 @@ func inMemoryOn(t *testing.T, c Config, on listener, f func(*lab) error) (err er
 		if newErr != nil {
 			t.Fatal(newErr)
 		}
-		if on.Listener = m; c.Key.IsZero() {
+		if on.entrance = (entranceOf[net.Conn]{m}); c.Key.IsZero() {
 			on.allow = carrier.Plain
 		}
 		ctx, cancel := context.WithCancel(t.Context())

@@ -17,22 +17,35 @@ import (
 
 // A way is a kind of carrier by which clients can come.
 type way struct {
-	listen func(context.Context, carrier.Endpoint) (net.Listener, error)
+	listen func(context.Context, carrier.Endpoint, *doorkeeper) (entrance, error)
 	// from returns the context ID or the user ID at the other end; nil where there is none.
 	from func(net.Conn) (uint32, error)
+	// proves is set for a carrier that makes the handshake itself: nobody comes without a key.
+	proves bool
+}
+
+// stream is a way by a carrier of bytes.
+func stream(listen func(context.Context, carrier.Endpoint) (net.Listener, error), from func(net.Conn) (uint32, error)) way {
+	return way{from: from, listen: func(ctx context.Context, e carrier.Endpoint, _ *doorkeeper) (entrance, error) {
+		l, err := listen(ctx, e)
+		if err != nil {
+			return nil, err
+		}
+		return entranceOf[net.Conn]{l}, nil
+	}}
 }
 
 // ways are all that there are, by the scheme of a URL. A new one is added here.
 var ways = map[string]way{
-	"tcp":   {tcp.Listen, nil},
-	"vsock": {vsock.Listen, vsock.From},
-	"unix":  {unix.Listen, unix.From},
+	"tcp":   stream(tcp.Listen, nil),
+	"vsock": stream(vsock.Listen, vsock.From),
+	"unix":  stream(unix.Listen, unix.From),
 }
 
 // listenAll opens the listeners that c names, all or none. Without names it serves TCP and, where the
 // machine has it, vsock, which it can do without: vsock knows no network namespaces, so another gateway
 // of the machine may have the port.
-func listenAll(ctx context.Context, c *Config) (all []*listener, err error) {
+func listenAll(ctx context.Context, c *Config, k *doorkeeper) (all []*listener, err error) {
 	defer func() {
 		if err != nil {
 			closeAll(all)
@@ -43,7 +56,7 @@ func listenAll(ctx context.Context, c *Config) (all []*listener, err error) {
 		urls = []string{fmt.Sprintf("tcp://:%d", settings.DefaultPort)}
 	}
 	for _, url := range urls {
-		l, err := listen(ctx, c, url)
+		l, err := listen(ctx, c, k, url)
 		if err != nil {
 			return all, err
 		}
@@ -51,7 +64,7 @@ func listenAll(ctx context.Context, c *Config) (all []*listener, err error) {
 		all = append(all, l)
 	}
 	if len(c.Listen) == 0 && vsock.Available() {
-		l, err := listen(ctx, c, fmt.Sprintf("vsock://:%d", settings.DefaultPort))
+		l, err := listen(ctx, c, k, fmt.Sprintf("vsock://:%d", settings.DefaultPort))
 		if err != nil {
 			c.Log.Warn("no clients by vsock", "err", err)
 			return all, nil
@@ -61,17 +74,17 @@ func listenAll(ctx context.Context, c *Config) (all []*listener, err error) {
 	return all, nil
 }
 
-func listen(ctx context.Context, c *Config, url string) (*listener, error) {
+func listen(ctx context.Context, c *Config, k *doorkeeper, url string) (*listener, error) {
 	e, err := parseListen(c, url)
 	if err != nil {
 		return nil, err
 	}
 	w := ways[e.Scheme]
-	l, err := w.listen(ctx, e.Endpoint)
+	l, err := w.listen(ctx, e.Endpoint, k)
 	if err != nil {
 		return nil, err
 	}
-	return &listener{Listener: l, allow: e.Allow, admit: permits(w, e), from: w.from}, nil
+	return &listener{entrance: l, allow: e.Allow, admit: permits(w, e), from: w.from}, nil
 }
 
 // parseListen returns what a URL stands for.
@@ -79,11 +92,16 @@ func parseListen(c *Config, url string) (carrier.Listening, error) {
 	e, err := carrier.ParseListen(url)
 	switch {
 	case err != nil:
+	case ways[e.Scheme].proves && e.Allow&^carrier.TLS != 0:
+		err = fmt.Errorf("listen on %s: clients without a key come by tcp, vsock and unix only", e)
+	case ways[e.Scheme].proves:
+		e.Allow = carrier.TLS
 	case e.Allow == 0 && c.Key.IsZero():
 		e.Allow = carrier.Plain
 	case e.Allow == 0:
 		e.Allow = carrier.TLS
-	case e.Allow&carrier.TLS != 0 && c.Key.IsZero():
+	}
+	if err == nil && e.Allow&carrier.TLS != 0 && c.Key.IsZero() {
 		err = fmt.Errorf("listen on %s: allow=%s needs a key: 'vpnsrv init' makes one", e, e.Allow)
 	}
 	return e, err
@@ -104,12 +122,12 @@ func Check(c Config) error {
 
 // source is what stands for where a connection comes from, to be bounded: an IP address; for a guest or a
 // socket, which have none, an address that nobody has (RFC 4193) with the number of it.
-func (l *listener) source(conn net.Conn) netip.Addr {
-	if a, ok := conn.RemoteAddr().(*net.TCPAddr); ok {
-		return a.AddrPort().Addr()
+func (l *listener) source(a arrival) netip.Addr {
+	if from, ok := a.RemoteAddr().(interface{ AddrPort() netip.AddrPort }); ok {
+		return from.AddrPort().Addr()
 	}
 	b := [16]byte{0: 0xfd, 1: l.number}
-	if l.from != nil {
+	if conn, ok := a.(net.Conn); ok && l.from != nil {
 		if id, err := l.from(conn); err == nil {
 			binary.BigEndian.PutUint32(b[4:], id)
 		}

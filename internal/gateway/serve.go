@@ -16,7 +16,7 @@ import (
 
 // A listener is a place where clients come in, and what is spoken there.
 type listener struct {
-	net.Listener
+	entrance
 	allow carrier.Modes
 	admit func(net.Conn) error // nil: everybody
 	// from returns the context ID or the user ID at the other end; nil where there is none.
@@ -34,7 +34,7 @@ var (
 )
 
 // serve is the life of a connection.
-func (g *Gateway) serve(ctx context.Context, l *listener, conn net.Conn, visit *admission.Visit) {
+func (g *Gateway) serve(ctx context.Context, l *listener, a arrival, visit *admission.Visit) {
 	arrived := time.Now()
 	defer func() { visit.Leave(time.Now()) }()
 	var s carrier.Link
@@ -43,7 +43,7 @@ func (g *Gateway) serve(ctx context.Context, l *listener, conn net.Conn, visit *
 	// A handshake needs a large stack, which a goroutine keeps for long. The one that goes on to serve
 	// the client for hours waits for another one, which has it and ends.
 	var greeting sync.WaitGroup
-	greeting.Go(func() { s, key, err = g.greet(ctx, l, conn) })
+	greeting.Go(func() { s, key, err = g.greet(ctx, l, a) })
 	greeting.Wait()
 	if err == nil && key != (identity.Public{}) {
 		if why := visit.Known(false, time.Now()); why != admission.Admitted {
@@ -51,8 +51,10 @@ func (g *Gateway) serve(ctx context.Context, l *listener, conn net.Conn, visit *
 		}
 	}
 	if err != nil {
-		carrier.Drain(conn)
-		_ = conn.Close()
+		if conn, ok := a.(net.Conn); ok {
+			carrier.Drain(conn)
+		}
+		_ = a.Close()
 		if isGuess(err) {
 			visit.Failed(time.Now())
 		}
@@ -61,7 +63,7 @@ func (g *Gateway) serve(ctx context.Context, l *listener, conn net.Conn, visit *
 		if errors.Is(err, errJoined) { // mutate: only a line in the log
 			return
 		}
-		g.strange.Info(cause, "connection refused", "from", conn.RemoteAddr().String(), "err", err)
+		g.strange.Info(cause, "connection refused", "from", a.RemoteAddr().String(), "err", err)
 		return
 	}
 	if key != (identity.Public{}) { // the time for a request begins behind the handshake
@@ -82,8 +84,18 @@ func isGuess(err error) bool {
 
 // greet finds out who a client is. The key is zero for one that speaks the 2013 protocol. Whoever has
 // come to join has been served: errJoined.
-func (g *Gateway) greet(ctx context.Context, l *listener, conn net.Conn) (carrier.Link, identity.Public, error) {
+func (g *Gateway) greet(ctx context.Context, l *listener, a arrival) (carrier.Link, identity.Public, error) {
+	if s, ok := a.(shaker); ok {
+		ctx, cancel := context.WithTimeout(ctx, g.c().JoinTimeout)
+		defer cancel()
+		link, protocol, key, err := s.Handshake(ctx)
+		if err != nil {
+			return nil, identity.Public{}, err
+		}
+		return g.proven(ctx, link, protocol, key)
+	}
 	var none identity.Public
+	conn := a.(net.Conn)
 	if l.admit != nil {
 		if err := l.admit(conn); err != nil {
 			return nil, none, err
@@ -107,11 +119,15 @@ func (g *Gateway) greet(ctx context.Context, l *listener, conn net.Conn) (carrie
 	if err != nil {
 		return nil, none, err
 	}
-	s := carrier.NewSecureStream(conn, records)
-	if protocol == identity.Join {
-		return nil, none, g.enrol(ctx, s, key)
+	return g.proven(ctx, carrier.NewSecureStream(conn, records), protocol, key)
+}
+
+// proven serves a device that has come to join, with a key that it has proven; all others are clients.
+func (g *Gateway) proven(ctx context.Context, l carrier.Link, p identity.Protocol, key identity.Public) (carrier.Link, identity.Public, error) {
+	if p == identity.Join {
+		return nil, identity.Public{}, g.enrol(ctx, l, key)
 	}
-	return s, key, nil
+	return l, key, nil
 }
 
 // known decides about the key of a client in the handshake, whether or not it is the client's own.
