@@ -244,7 +244,7 @@ func TestMalformed(t *testing.T) {
 		{"TLS", "not_ip", false, []byte("\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03 any random bytes")},
 		{"data frame without a packet", "bad_frame", true, rawvpn.Frame(0x81, make([]byte, 10))},
 		{"data frame too long", "bad_frame", true, []byte{0x81, 0x01, 0x00, 0x0a}},
-		{"ping too long", "bad_frame", true, rawvpn.Frame(0x84, make([]byte, 65))},
+		{"ping too long", "bad_frame", true, rawvpn.Frame(0x84, make([]byte, 2049))},
 		{"hello too long", "bad_frame", true, rawvpn.Frame(0x83, make([]byte, 4097))},
 		{"hello that nobody asked for", "bad_message", true, rawvpn.Frame(0x83, nil)},
 	} {

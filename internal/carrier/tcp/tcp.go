@@ -26,9 +26,10 @@ const (
 	NotSentLowat = 128 << 10
 	// UserTimeout ends a connection whose bytes are not acknowledged: RFC 5482, TCP_USER_TIMEOUT. It is 30 s, and so
 	// much less that the probe which is sent then finds it over: the next one comes 5 s later.
-	UserTimeout = 29_500 * time.Millisecond
-	// Probes of the kernel find a dead idle peer in about UserTimeout.
-	probeIdle     = 20 * time.Second
+	UserTimeout = 29 * time.Second
+	// Probes of the kernel find a dead idle peer in 30 s: after 14, 19, 24 and 29 s, each up to 0.3 s late. A timer of more than
+	// 16 s would be up to 2 s late (the kernel's timer wheel at 250 Hz).
+	probeIdle     = 14 * time.Second
 	probeInterval = 5 * time.Second
 	probeCount    = 3
 )
