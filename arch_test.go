@@ -25,6 +25,7 @@ var arrows = map[string][]string{
 	"internal/buffer":           {},
 	"internal/session":          {"internal/buffer", "internal/proto"},
 	"internal/router":           {"internal/buffer", "internal/packet", "internal/proto"},
+	"internal/failover":         {},
 	"internal/multipath":        {"internal/buffer", "internal/proto", "internal/router", "internal/session"},
 	"internal/carrier":          {},
 	"internal/carrier/tcp":      {"internal/carrier"},
@@ -54,7 +55,7 @@ var arrows = map[string][]string{
 	},
 	"internal/client": {
 		"internal/buffer", "internal/carrier", "internal/carrier/tcp", "internal/carrier/tls", "internal/carrier/unix", "internal/carrier/vsock",
-		"internal/durable", "internal/exit", "internal/hostdns", "internal/hostnet", "internal/identity", "internal/keepalive", "internal/multipath", "internal/policy",
+		"internal/durable", "internal/exit", "internal/failover", "internal/hostdns", "internal/hostnet", "internal/identity", "internal/keepalive", "internal/multipath", "internal/policy",
 		"internal/proto", "internal/router", "internal/session",
 	},
 	"internal/config":      {"internal/admission", "internal/carrier", "internal/client", "internal/gateway/settings", "internal/identity", "internal/policy", "internal/proto"},
@@ -72,7 +73,7 @@ var arrows = map[string][]string{
 
 // pure packages decide without doing: what they must not import. router counts and locks, so sync is
 // its own affair.
-var pure = []string{"internal/packet", "internal/policy", "internal/proto", "internal/addrpool", "internal/keepalive", "internal/session"}
+var pure = []string{"internal/packet", "internal/policy", "internal/proto", "internal/addrpool", "internal/keepalive", "internal/session", "internal/failover"}
 
 var impure = []string{"net", "os", "io", "log", "log/slog", "sync", "context", "syscall", "golang.org/x/sys/unix"}
 

@@ -18,7 +18,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
 	"net"
 	"net/netip"
 	"slices"
@@ -40,8 +39,6 @@ import (
 const (
 	dialTimeout = 10 * time.Second
 	joinTimeout = 10 * time.Second // until the lease is complete
-	// steady is how long a connection must have lasted for the pauses to begin anew.
-	steady = 30 * time.Second
 )
 
 // An Exit is this device's network: the TUN of package exit, or what stands in for it.
@@ -74,7 +71,7 @@ type client struct {
 	c       Config
 	log     *slog.Logger
 	servers []carrier.Endpoint
-	dial    func(context.Context, carrier.Endpoint) (net.Conn, error)
+	reach   reacher
 	tls     *tls.Config // nil: none is spoken
 	pins    pins
 	host    helper // nil: none
@@ -88,6 +85,15 @@ type client struct {
 	applied bool                              // state is
 	found   map[carrier.Endpoint][]netip.Addr // where servers are, as far as is known: the last one first
 	story   *story
+	due     chan struct{} // capacity 1; sent to when traffic begins to wait for the gateway
+}
+
+// wake lets the roamer look at what waits.
+func (c *client) wake() {
+	select {
+	case c.due <- struct{}{}:
+	default:
+	}
 }
 
 // Run keeps this device connected until ctx is done, and then takes back all that it did to the
@@ -111,7 +117,7 @@ func Run(ctx context.Context, c Config, host Host) (err error) {
 		}
 		return err
 	}
-	return run(ctx, c, servers, dialer(host), tun, asked, host)
+	return run(ctx, c, servers, reaching(host), tun, asked, host)
 }
 
 func endpoints(urls []string, port int) (all []carrier.Endpoint, err error) {
@@ -128,17 +134,8 @@ func endpoints(urls []string, port int) (all []carrier.Endpoint, err error) {
 	return all, nil
 }
 
-// dialer returns what dials with the sockets of an opener, and gives up after a while.
-func dialer(o carrier.Opener) func(context.Context, carrier.Endpoint) (net.Conn, error) {
-	return func(ctx context.Context, e carrier.Endpoint) (net.Conn, error) {
-		ctx, cancel := context.WithTimeout(ctx, dialTimeout)
-		defer cancel()
-		return carriers[e.Scheme](ctx, e, o)
-	}
-}
-
-func run(ctx context.Context, c Config, servers []carrier.Endpoint, dial func(context.Context, carrier.Endpoint) (net.Conn, error), e Exit, asked net.Listener, host helper) error {
-	cl := &client{c: c, log: c.Log, servers: servers, dial: dial, exit: e, uplink: router.NewUplink(e.Port()), story: newStory(&c, e.Name()), host: host,
+func run(ctx context.Context, c Config, servers []carrier.Endpoint, reach reacher, e Exit, asked net.Listener, host helper) error {
+	cl := &client{c: c, log: c.Log, servers: servers, reach: reach, exit: e, due: make(chan struct{}, 1), uplink: router.NewUplink(e.Port()), story: newStory(&c, e.Name()), host: host,
 		found: make(map[carrier.Endpoint][]netip.Addr)}
 	if !c.Key.IsZero() {
 		cl.trust(c.Gateway, c.Next)
@@ -150,7 +147,7 @@ func run(ctx context.Context, c Config, servers []carrier.Endpoint, dial func(co
 	group.Go(func() error {
 		return e.Run(ctx, router.NewForwarder(cl.uplink, e.Port(), &cl.total, netip.Addr{}))
 	})
-	group.Go(func() error { return cl.keepConnected(ctx) })
+	group.Go(func() error { return newRoamer(cl).run(ctx) })
 	group.Go(func() error { cl.reports(ctx); return nil })
 	group.Go(func() error { cl.answer(ctx, asked); return nil })
 	err := group.Wait()
@@ -159,45 +156,6 @@ func run(ctx context.Context, c Config, servers []carrier.Endpoint, dial func(co
 	cl.event(Event{Kind: EventStopped})
 	return err
 }
-
-// keepConnected connects again and again, to each server in turn, with a pause after the last one. It
-// returns an error when the very first attempt shows that the configuration is wrong.
-func (c *client) keepConnected(ctx context.Context) error {
-	pause := c.c.RetryMin
-	for i := 0; ; i = (i + 1) % len(c.servers) {
-		server := c.servers[i]
-		if !c.last.Prefix.IsValid() {
-			c.log.Info("connecting", "server", server.String(), "interface", c.exit.Name())
-		}
-		began := time.Now()
-		err := c.connect(ctx, server)
-		if ctx.Err() != nil {
-			return nil
-		}
-		if !c.last.Prefix.IsValid() && len(c.servers) == 1 && hopeless(err) {
-			return err
-		}
-		if time.Since(began) > steady {
-			pause = c.c.RetryMin
-		}
-		wait := max(jitter(pause), retryAfter(err)).Round(time.Millisecond)
-		if i+1 < len(c.servers) {
-			wait = 0
-		} else {
-			pause = min(2*pause, c.c.RetryMax)
-		}
-		c.log.Warn("not connected", "server", server.String(), "err", err, "retry_in", wait)
-		c.event(Event{Kind: EventReconnecting, Reason: err.Error(), RetryIn: wait.Seconds()})
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-time.After(wait):
-		}
-	}
-}
-
-// jitter spreads the clients of a gateway that has come back: between half and all of d.
-func jitter(d time.Duration) time.Duration { return d/2 + rand.N(d/2+1) }
 
 // hopeless errors come back however often one tries.
 func hopeless(err error) bool {

@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"io"
 	"net"
@@ -89,7 +90,7 @@ func worldOf(t *testing.T, dev *device, c Config, d time.Duration, servers ...se
 		c.setDefaults()
 		c.Events = func(e Event) { events = append(events, e) }
 		var gateway sync.WaitGroup
-		dial := func(context.Context, carrier.Endpoint) (net.Conn, error) {
+		dial := func(context.Context, carrier.Endpoint, *tls.Config) (carrier.Link, error) {
 			if len(servers) == 0 {
 				return nil, errors.New("connection refused")
 			}
@@ -102,7 +103,7 @@ func worldOf(t *testing.T, dev *device, c Config, d time.Duration, servers ...se
 				n, _ := b.Read(ask)
 				s(b, ask[:n])
 			})
-			return a, nil
+			return carrier.NewStream(a), nil
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), d)
 		defer cancel()

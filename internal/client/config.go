@@ -79,6 +79,7 @@ const (
 	EventAddress      EventKind = "address" // a new or changed address is on the interface
 	EventLost         EventKind = "lost"
 	EventReconnecting EventKind = "reconnecting"
+	EventSwitched     EventKind = "switched" // to another connection; what is inside of the tunnel goes on
 	EventStopped      EventKind = "stopped"
 )
 
@@ -93,6 +94,7 @@ type Event struct {
 	Gateway   netip.Addr   `json:"gateway,omitzero"`
 	MTU       int          `json:"mtu,omitempty"`
 	Protocol  string       `json:"protocol,omitempty"` // "ferry" or "2013"
+	Carrier   string       `json:"carrier,omitempty"`  // the scheme of its URL
 	Secure    bool         `json:"secure,omitempty"`   // both ends have proven their keys
 	Reason    string       `json:"reason,omitempty"`
 	RetryIn   float64      `json:"retry_in,omitempty"` // seconds

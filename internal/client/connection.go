@@ -7,19 +7,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/netip"
-	"slices"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"ferry/internal/buffer"
 	"ferry/internal/carrier"
-	"ferry/internal/carrier/tcp"
-	ferrytls "ferry/internal/carrier/tls"
-	"ferry/internal/hostnet"
+	"ferry/internal/failover"
 	"ferry/internal/identity"
 	"ferry/internal/keepalive"
 	"ferry/internal/multipath"
@@ -68,9 +63,18 @@ type connection struct {
 	forward *router.Forwarder
 	framer  proto.Framer
 	session *session.Client
+	tunnel  *tunnel            // nil: the connection is all there is
 	reader  *multipath.Reader  // with a tunnel
 	path    *multipath.Path    // with a tunnel
 	joined  chan session.Lease // capacity 1; sent to once by the reading goroutine: the lease is complete
+
+	// Of the roamer's goroutine:
+	roamer *roamer
+	way    failover.WayID
+	id     failover.PathID // 0: not a path yet
+	epoch  uint64          // with a tunnel
+	shown  *identity.Pin   // the key that the gateway has shown
+	lease  session.Lease   // with an id
 
 	start   time.Time
 	up      bool        // the lease is on the interface
@@ -78,154 +82,6 @@ type connection struct {
 	endOnce sync.Once
 	cause   error         // set before ended is closed
 	ended   chan struct{} // closed by end
-}
-
-// connect dials, gets a lease and carries packets. It returns why that has ended.
-func (c *client) connect(ctx context.Context, server carrier.Endpoint) error {
-	c.event(Event{Kind: EventConnecting, Server: server.String()})
-	s, err := c.reach(ctx, server)
-	if err != nil {
-		return err
-	}
-	if tcp, ok := s.RemoteAddr().(*net.TCPAddr); ok {
-		c.found[server] = first(tcp.AddrPort().Addr().Unmap(), c.found[server])
-	}
-	x := newConnection(c, s)
-	stop := context.AfterFunc(ctx, func() { x.end(ctx.Err()) })
-	defer stop()
-
-	var others sync.WaitGroup
-	others.Go(func() {
-		if err := x.queue.Run(); err != nil {
-			x.end(err)
-		}
-		_ = x.stream.Close()
-	})
-	others.Go(x.keepAlive)
-	x.ask()
-	x.end(x.read())
-	x.leave()
-	others.Wait()
-	x.stream.Release()
-	if x.up && ctx.Err() == nil {
-		c.event(Event{Kind: EventLost, Reason: x.cause.Error()})
-	}
-	return x.cause
-}
-
-// leave takes the connection out of use.
-func (x *connection) leave() {
-	c := x.client
-	if c.tunnel == nil {
-		c.uplink.Connect(nil)
-		return
-	}
-	c.tunnel.send.Lost(x.path)
-	var bye *byeError
-	if errors.As(x.cause, &bye) && ends(bye.Reason) {
-		c.forget()
-	}
-}
-
-// reach dials a server, and makes sure that it is the gateway if it is known by what to tell.
-func (c *client) reach(ctx context.Context, server carrier.Endpoint) (carrier.Link, error) {
-	conn, err := c.seek(ctx, server)
-	if err != nil {
-		return nil, err
-	}
-	if c.tls == nil {
-		return carrier.NewStream(conn), nil
-	}
-	return shakeHands(ctx, conn, c.tls)
-}
-
-// seek dials a server. While everything goes into a tunnel that is dead, or the gateway's own name servers are in
-// place, nobody may be able to tell where it is: then it is sought where it was first, and if it has moved, the name
-// servers from before are asked.
-func (c *client) seek(ctx context.Context, server carrier.Endpoint) (net.Conn, error) {
-	if err := c.shut(ctx, server); err != nil {
-		return nil, err
-	}
-	c.renew()
-	if c.state.Full() || len(c.state.DNS) > 0 {
-		for _, a := range c.found[server] {
-			there := server
-			there.Host = a.String()
-			if conn, err := c.dial(ctx, there); err == nil || ctx.Err() != nil || there.Host == server.Host {
-				return conn, err
-			}
-		}
-	}
-	if len(c.state.DNS) > 0 && len(c.found[server]) > 0 {
-		c.state.DNS, c.state.Domains = nil, nil
-		c.renew()
-	}
-	return c.dial(ctx, server)
-}
-
-// shut closes the way out beside a full tunnel, before there is one, as soon as it is known where the gateway is: a
-// name server of this host may be out of reach then.
-func (c *client) shut(ctx context.Context, server carrier.Endpoint) error {
-	if !c.c.Policy.DefaultRoute || c.applied {
-		return nil
-	}
-	for _, s := range c.servers {
-		if _, err := netip.ParseAddr(s.Host); s.Scheme != "tcp" || err == nil || c.host == nil {
-			continue
-		}
-		ctx, cancel := context.WithTimeout(ctx, dialTimeout)
-		addrs, err := tcp.Lookup(ctx, s, c.host)
-		cancel()
-		if err != nil && s == server {
-			return err
-		}
-		c.found[s] = addrs
-	}
-	return c.apply(hostnet.State{
-		Routes: []netip.Prefix{netip.PrefixFrom(netip.IPv4Unspecified(), 0)}, LocalNets: !c.c.CloseLAN,
-		Outer: hostnet.Outer{Mark: c.c.Mark, Table: c.c.Table},
-	})
-}
-
-// first returns a and those of others that are not a.
-func first(a netip.Addr, others []netip.Addr) []netip.Addr {
-	return append([]netip.Addr{a}, slices.DeleteFunc(slices.Clone(others), func(o netip.Addr) bool { return o.Unmap() == a })...)
-}
-
-// renew makes the host's network as it was applied last: what others have done to it, as 'nft flush ruleset', may
-// keep the gateway out of reach.
-func (c *client) renew() {
-	if !c.applied {
-		return
-	}
-	if err := c.exit.Apply(c.state); err != nil {
-		c.log.Warn("the host's network can not be renewed", "interface", c.exit.Name(), "err", err)
-	}
-}
-
-// shakeHands speaks TLS on a connection; when that fails the connection is closed.
-func shakeHands(ctx context.Context, conn net.Conn, t *tls.Config) (carrier.Link, error) {
-	ctx, cancel := context.WithTimeout(ctx, joinTimeout)
-	defer cancel()
-	records, err := ferrytls.Client(ctx, conn, t)
-	if err != nil {
-		_ = conn.Close()
-		return nil, notGateway(err)
-	}
-	return carrier.NewSecureStream(conn, records), nil
-}
-
-// notGateway says what a handshake that failed means to the owner of the device.
-func notGateway(err error) error {
-	switch {
-	case errors.As(err, new(tls.RecordHeaderError)), errors.Is(err, io.EOF):
-		return fmt.Errorf("this is not the gateway that is known to this device: no TLS is spoken there: %w", err)
-	case errors.Is(err, syscall.ECONNRESET):
-		return fmt.Errorf("the gateway refuses connections of this device's address for now: there were too many, or too many failed: %w", err)
-	case errors.Is(err, identity.ErrWrongKey):
-		return fmt.Errorf("this is not the gateway that is known to this device: if its key was replaced while this device was away, join again with a new invitation: %w", err)
-	}
-	return err
 }
 
 // want is what to ask a gateway for.
@@ -243,13 +99,16 @@ func (c *client) want() session.Want {
 
 func newConnection(c *client, s carrier.Link) *connection {
 	x := &connection{
-		client: c, stream: s, start: time.Now(),
+		client: c, stream: s, start: time.Now(), shown: new(identity.Pin),
 		queue:   router.NewQueue(s, router.QueueConfig{Limit: c.c.QueueBytes, Budget: new(buffer.Budget)}),
 		session: session.NewClient(c.want()),
 		// A gateway that refuses says so before anything was agreed upon.
 		framer: proto.Framer{FromServer: true, Extended: true},
 		joined: make(chan session.Lease, 1),
 		ended:  make(chan struct{}),
+	}
+	if s.Max() > 0 {
+		x.queue.Whole()
 	}
 	x.port = router.NewPort(1, router.Caps{}, x.queue)
 	x.forward = router.NewForwarder(c.uplink, x.port, &c.total, noAddr)
@@ -330,7 +189,8 @@ func (x *connection) item(kind proto.Kind, buf []byte, i, j int) error {
 	case proto.KindConfig:
 		done, err := x.session.Config(b)
 		if err == nil && x.up { // it says something new of the gateway's keys
-			x.client.learn(x.session.Lease())
+			l := x.session.Lease()
+			x.roamer.do(func() { x.client.learn(l, *x.shown) })
 		}
 		return x.progress(done, err)
 	case proto.KindPing:
@@ -355,53 +215,38 @@ func (x *connection) item(kind proto.Kind, buf []byte, i, j int) error {
 // fresh tells whether the data frame that has come is one to forward.
 func (x *connection) fresh(size int) bool { return x.reader == nil || x.reader.Take(size) }
 
-// progress brings the interface up as soon as the lease is complete.
+// progress tells the client as soon as the lease is complete.
 func (x *connection) progress(done bool, err error) error {
 	if err != nil || !done || x.up {
 		return err
 	}
-	c, l := x.client, x.session.Lease()
+	l := x.session.Lease()
 	x.framer.Extended = l.Extended
 	x.queue.OnePerWrite(!l.Extended)
 	x.port.SetCaps(router.Caps{Super: l.Features.Has(proto.FeatureSuper), USO: l.Features.Has(proto.FeatureUSO)})
-	if err := c.configure(&l, x.stream.RemoteAddr()); err != nil {
-		return err
-	}
-	c.learn(l)
-	if l.Session != (proto.SessionID{}) {
-		c.forget() // the gateway has another one now
-		c.tunnel = c.newTunnel(x, l)
-	}
-	x.isUp(l, l.Extended)
-	return nil
+	return x.roamer.call(func() error { return x.roamer.leased(x, l) })
 }
 
-// isUp begins to send into the connection, and says so.
-func (x *connection) isUp(l session.Lease, extended bool) {
-	c := x.client
+// isUp notes that the connection has a lease, from which on the gateway is probed.
+func (x *connection) isUp(l session.Lease) {
 	x.up = true
 	x.goodbye.Store(l.Features.Has(proto.FeatureGoodbye))
-	changed := c.last.Prefix != l.Prefix
-	c.last = l
-	c.uplink.Connect(x.port)
 	x.joined <- l
+}
 
-	protocol := "ferry"
-	if !extended {
-		protocol = "2013"
-	}
-	c.log.Info("connected", "server", x.stream.RemoteAddr().String(), "addr", l.Prefix, "gateway", l.Gateway,
-		"interface", c.exit.Name(), "mtu", l.MTU, "protocol", protocol, "secure", c.tls != nil)
-	e := Event{
-		Kind: EventConnected, Server: x.stream.RemoteAddr().String(), Interface: c.exit.Name(),
-		Address: l.Prefix.Addr(), Prefix: l.Prefix.Masked(), Gateway: l.Gateway, MTU: l.MTU, Protocol: protocol,
-		Secure: c.tls != nil,
-	}
-	c.event(e)
-	if changed {
-		e.Kind = EventAddress
-		c.event(e)
-	}
+// run reads and writes until the connection ends.
+func (x *connection) run() {
+	var others sync.WaitGroup
+	others.Go(func() {
+		if err := x.queue.Run(); err != nil {
+			x.end(err)
+		}
+		_ = x.stream.Close()
+	})
+	others.Go(x.keepAlive)
+	x.end(x.read())
+	others.Wait()
+	x.stream.Release()
 }
 
 // keepAlive probes the gateway when it is due, and ends the connection when there is no answer.
@@ -450,6 +295,19 @@ func (x *connection) keepAlive() {
 	}
 }
 
+// An echo is a ping of which package failover wants to know whether it comes back: mark (4), token (8), and zeros.
+const (
+	echoMark   = "echo"
+	echoHeader = 12
+)
+
+// echo sends one that is size bytes long on the carrier, if there is room.
+func (x *connection) echo(token uint64, size int) {
+	payload := make([]byte, min(max(size-proto.FrameHeaderLen, echoHeader), proto.MaxPing))
+	binary.BigEndian.PutUint64(payload[copy(payload, echoMark):], token)
+	x.queue.Send(proto.AppendPing(nil, payload))
+}
+
 // probe sends a ping to a Ferry gateway and a keepalive to a 2013 server. It returns false when the queue
 // is full: then it is due again once that has gone out.
 func (x *connection) probe(ping bool) bool {
@@ -462,7 +320,12 @@ func (x *connection) probe(ping bool) bool {
 }
 
 func (x *connection) pong(payload []byte) {
-	if len(payload) != 8 {
+	switch {
+	case len(payload) >= echoHeader && string(payload[:4]) == echoMark:
+		token := binary.BigEndian.Uint64(payload[4:])
+		x.roamer.do(func() { x.roamer.echoed(x, token) })
+		return
+	case len(payload) != 8:
 		return
 	}
 	sent := time.Duration(binary.BigEndian.Uint64(payload))

@@ -169,10 +169,10 @@ func redeem(ctx context.Context, i identity.Invitation, key identity.Key, o carr
 	if err != nil {
 		return j, err
 	}
-	c := &client{dial: dialer(o), tls: key.Client(identity.Join, i.Gateway)}
+	reach, config := reaching(o), key.Client(identity.Join, i.Gateway)
 	var all []error
 	for _, server := range servers {
-		s, err := c.reach(ctx, server)
+		s, err := reach(ctx, server, config)
 		if err == nil {
 			j, err = showSecret(ctx, s, i.Secret)
 		}

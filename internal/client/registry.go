@@ -2,7 +2,7 @@ package client
 
 import (
 	"context"
-	"net"
+	"crypto/tls"
 
 	"ferry/internal/carrier"
 	"ferry/internal/carrier/tcp"
@@ -10,9 +10,12 @@ import (
 	"ferry/internal/carrier/vsock"
 )
 
+// A dialer reaches a gateway, and makes the handshake where there is a *tls.Config.
+type dialer func(context.Context, carrier.Endpoint, carrier.Opener, *tls.Config) (carrier.Link, error)
+
 // carriers are the ways to a gateway, by the scheme of a URL. A new one is added here.
-var carriers = map[string]func(context.Context, carrier.Endpoint, carrier.Opener) (net.Conn, error){
-	"tcp":   tcp.Dial,
-	"vsock": vsock.Dial,
-	"unix":  unix.Dial,
+var carriers = map[string]dialer{
+	"tcp":   stream(tcp.Dial),
+	"vsock": stream(vsock.Dial),
+	"unix":  stream(unix.Dial),
 }

@@ -20,7 +20,6 @@ import (
 // pins are the keys that the gateway may have. They belong to the goroutine that connects.
 type pins struct {
 	gateway, next identity.Pin // next is zero if there is none
-	shown         identity.Pin // in the last handshake
 }
 
 // trust takes the gateway by these keys from now on.
@@ -31,23 +30,34 @@ func (c *client) trust(gateway, next identity.Pin) {
 		all = append(all, next)
 	}
 	c.tls = c.c.Key.Client(identity.Tunnel, all...)
-	verify := c.tls.VerifyConnection
-	c.tls.VerifyConnection = func(s tls.ConnectionState) error {
+}
+
+// keys returns the configuration of one handshake, and where the key that the gateway shows is found once it has
+// succeeded; nil, and a zero pin, where no TLS is spoken.
+func (c *client) keys() (*tls.Config, *identity.Pin) {
+	shown := new(identity.Pin)
+	if c.tls == nil {
+		return nil, shown
+	}
+	t := c.tls.Clone()
+	verify := t.VerifyConnection
+	t.VerifyConnection = func(s tls.ConnectionState) error {
 		if err := verify(s); err != nil {
 			return err
 		}
 		_, key, err := identity.Proven(s)
-		c.pins.shown = key.Pin() // counts once the handshake has succeeded
+		*shown = key.Pin()
 		return err
 	}
+	return t, shown
 }
 
 // learn keeps what the gateway says of its keys. If that can not be stored, all stays as it was.
-func (c *client) learn(l session.Lease) {
+func (c *client) learn(l session.Lease, shown identity.Pin) {
 	if c.tls == nil || c.c.Joined == "" || !l.Extended {
 		return
 	}
-	gateway, next := c.pins.shown, identity.Pin(l.NextKey)
+	gateway, next := shown, identity.Pin(l.NextKey)
 	if next == gateway {
 		next = identity.Pin{}
 	}

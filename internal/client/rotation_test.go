@@ -45,8 +45,7 @@ func TestLearn(t *testing.T) {
 				cl, _ := answering(t, Config{Key: identity.NewKey(), Gateway: tt.gateway, Next: tt.next, Joined: path})
 				cl.host = disk
 				cl.trust(tt.gateway, tt.next)
-				cl.pins.shown = tt.shown
-				cl.learn(session.Lease{Extended: true, NextKey: tt.pushed})
+				cl.learn(session.Lease{Extended: true, NextKey: tt.pushed}, tt.shown)
 				want := tt.want
 				if broken {
 					want = [2]identity.Pin{tt.gateway, tt.next}
@@ -105,8 +104,7 @@ func TestLearnOfAnother(t *testing.T) {
 func TestLearnNothing(t *testing.T) {
 	cl, _ := answering(t, Config{Key: identity.NewKey(), Gateway: identity.Pin{1}})
 	cl.trust(identity.Pin{1}, identity.Pin{})
-	cl.pins.shown = identity.Pin{1}
-	cl.learn(session.Lease{Extended: true, NextKey: identity.Pin{2}})
+	cl.learn(session.Lease{Extended: true, NextKey: identity.Pin{2}}, identity.Pin{1})
 	if cl.pins.next != (identity.Pin{}) {
 		t.Errorf("trusts %v", cl.pins)
 	}

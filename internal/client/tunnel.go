@@ -26,16 +26,15 @@ func (c *client) newTunnel(x *connection, l session.Lease) *tunnel {
 		id: l.Session, lease: l,
 		caps: *x.port.Caps(), port: router.NewPort(1, router.Caps{}, nil),
 	}
-	t.send = multipath.NewSender(multipath.Config{Limit: c.c.QueueBytes, Keep: c.c.KeepBytes, Budget: new(buffer.Budget), Fit: t.fit})
+	t.send = multipath.NewSender(multipath.Config{Limit: c.c.QueueBytes, Keep: c.c.KeepBytes, Budget: new(buffer.Budget), Fit: t.fit, Waiting: c.wake})
 	t.port.SendBy(t.send)
 	t.recv = multipath.NewReceiver(func(received uint64) {
 		if path := t.send.Using(); path != nil {
 			path.Ack(received)
 		}
 	})
-	x.path = multipath.NewPath(0, x.queue, x.stream.Max())
-	t.send.Start(x.path)
-	x.enter(t, 0)
+	x.enter(t, nil)
+	x.path.Begins()
 	return t
 }
 
@@ -46,11 +45,13 @@ func (t *tunnel) fit(max int) {
 	t.port.SetCaps(caps)
 }
 
-// enter makes x, which reads, a path of t.
-func (x *connection) enter(t *tunnel, first uint64) {
-	x.port = t.port
+// enter makes x a path of t. Its reading goroutine waits, or is the caller. Frames of the path may have to wait until alone
+// is closed.
+func (x *connection) enter(t *tunnel, alone <-chan struct{}) {
+	x.tunnel, x.port = t, t.port
+	x.path = multipath.NewPath(x.epoch, x.queue, x.stream.Max())
 	x.forward = router.NewForwarder(x.client.uplink, t.port, &x.client.total, noAddr)
-	x.reader = t.recv.NewReader(first, nil)
+	x.reader = t.recv.NewReader(0, alone)
 }
 
 // forget ends the session for this end. Its queues are closed.
@@ -63,45 +64,27 @@ func (c *client) forget() {
 	}
 }
 
-// ask says first what the connection is for: a path of the session that there is, or a new one.
-func (x *connection) ask() {
-	t := x.client.tunnel
-	if t == nil {
-		x.queue.SendControl(x.session.Ask(nil))
-		return
-	}
+// ask asks for a lease, over a connection by which nothing was said yet.
+func (x *connection) ask() { x.queue.SendControl(x.session.Ask(nil)) }
+
+// attach wants the connection to be one more path of a session, at once in use if there is no other.
+func (x *connection) attach(t *tunnel, use bool) {
 	t.epoch++
+	x.tunnel, x.epoch = t, t.epoch
 	x.session = session.Resumed(t.lease)
-	x.queue.SendControl(proto.AppendAttach(nil, proto.AttachMessage{Session: t.id, Epoch: t.epoch, Received: t.recv.Received(), Use: true}))
+	x.queue.SendControl(proto.AppendAttach(nil, proto.AttachMessage{Session: t.id, Epoch: x.epoch, Received: t.recv.Received(), Use: use}))
 }
 
-// attached takes the gateway's answer to ask.
+// attached takes the gateway's answer to attach.
 func (x *connection) attached(frame []byte) error {
-	c := x.client
 	m, err := proto.ParseAttached(frame)
 	switch {
 	case err != nil:
 		return err
-	case c.tunnel == nil || x.up:
+	case x.tunnel == nil || x.up:
 		return proto.ErrMessage
-	case !m.Known:
-		c.log.Info("the gateway has forgotten this session: a new one begins")
-		c.forget()
-		x.session = session.NewClient(c.want())
-		x.ask()
-		return nil
 	}
-	t := c.tunnel
-	l := t.lease
-	if err := c.configure(&l, x.stream.RemoteAddr()); err != nil {
-		return err
-	}
-	x.enter(t, 0)
-	x.path = multipath.NewPath(t.epoch, x.queue, x.stream.Max())
-	t.send.Acked(m.Received)
-	t.send.Use(x.path, nil, true)
-	x.isUp(l, true)
-	return nil
+	return x.roamer.call(func() error { return x.roamer.attached(x, m) })
 }
 
 // pathItem treats what concerns the session of which the connection is a path.
@@ -109,7 +92,7 @@ func (x *connection) pathItem(kind proto.Kind, b []byte) error {
 	switch kind {
 	case proto.KindAck:
 		received, err := proto.ParseNumber(b)
-		x.client.tunnel.send.Acked(received)
+		x.tunnel.send.Acked(received)
 		return err
 	case proto.KindNumber:
 		return x.reader.Number(b)

@@ -1,6 +1,8 @@
 package multipath
 
 import (
+	"sync/atomic"
+
 	"ferry/internal/proto"
 	"ferry/internal/router"
 )
@@ -9,7 +11,8 @@ import (
 type Path struct {
 	Epoch uint64
 	queue *router.Queue
-	max   int // length in bytes of the longest item that the carrier takes; 0: any
+	max   int          // length in bytes of the longest item that the carrier takes; 0: any
+	limit atomic.Int64 // what passes of it, as far as is known; 0: all
 
 	// Of the one who is busy with the Sender:
 	known bool   // next is
@@ -21,6 +24,9 @@ type Path struct {
 func NewPath(epoch uint64, queue *router.Queue, max int) *Path {
 	return &Path{Epoch: epoch, queue: queue, max: max}
 }
+
+// Begins says that the other end counts from number 0 by this path without being told: it is the first one of a session.
+func (p *Path) Begins() { p.known, p.next = true, 0 }
 
 // Ack sends an ack frame, unless there is no room: the next one says more.
 func (p *Path) Ack(received uint64) { p.queue.Send(proto.AppendAck(nil, received)) }
@@ -80,7 +86,11 @@ func (p *Path) tell(s proto.SwitchMessage) { p.queue.Send(proto.AppendSwitch(nil
 
 // fit returns run with the frames that the carrier does not take in fragments; nil when there are none such.
 func (p *Path) fit(first uint64, run []byte) []byte {
-	if p.max == 0 || longest(run) <= p.max {
+	most := p.max
+	if limit := int(p.limit.Load()); limit > 0 {
+		most = min(most, limit)
+	}
+	if most == 0 || longest(run) <= most {
 		return nil
 	}
 	p.known = false // behind fragments the count begins anew
@@ -88,12 +98,12 @@ func (p *Path) fit(first uint64, run []byte) []byte {
 	for ; len(run) > 0; first++ {
 		frame := run[:proto.ItemLen(run)]
 		run = run[len(frame):]
-		if len(frame) <= p.max {
+		if len(frame) <= most {
 			p.parts = append(proto.AppendNumber(p.parts, first), frame...)
 			continue
 		}
 		for offset := 0; offset < len(frame); {
-			part := frame[offset:min(len(frame), offset+p.max-proto.FragmentOverhead)]
+			part := frame[offset:min(len(frame), offset+most-proto.FragmentOverhead)]
 			p.parts = proto.AppendFragment(p.parts, proto.FragmentMessage{Number: first, Offset: offset, Len: len(frame), Part: part})
 			offset += len(part)
 		}

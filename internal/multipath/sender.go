@@ -19,6 +19,8 @@ type Config struct {
 	// Fit is called when another path is used: max is the longest item that it carries, 0: any. What is larger nevertheless
 	// is sent in fragments. It must not wait, nor call the Sender.
 	Fit func(max int)
+	// Waiting is called when a frame waits for its acknowledgement and none did before. It must not wait.
+	Waiting func()
 }
 
 // A Sender is the sending half of a session: a router.Sender in front of its paths.
@@ -30,11 +32,12 @@ type Sender struct {
 
 	mu      sync.Mutex // guards what follows
 	log     *session.Log
-	sent    uint64 // number of the next frame to hand to a path
-	acked   uint64 // number before which the other end waits for none
-	waiting int    // bytes of the frames from sent on, while there is a path
-	main    *Path  // in use; nil: none
-	also    *Path  // gets a copy; nil: none
+	sent    uint64    // number of the next frame to hand to a path
+	acked   uint64    // number before which the other end waits for none
+	due     time.Time // since when frames wait for an ack frame, and none has come; zero: none waits
+	waiting int       // bytes of the frames from sent on, while there is a path
+	main    *Path     // in use; nil: none
+	also    *Path     // gets a copy; nil: none
 	change  *change
 	busy    bool // somebody hands frames to paths: only he may set sent, main and also
 	closed  bool
@@ -61,6 +64,9 @@ func NewSender(c Config) *Sender {
 	if c.Fit == nil {
 		c.Fit = func(int) {}
 	}
+	if c.Waiting == nil {
+		c.Waiting = func() {}
+	}
 	return &Sender{c: c, log: session.NewLog(c.Keep, c.Budget), stop: make(chan struct{})}
 }
 
@@ -68,7 +74,7 @@ func NewSender(c Config) *Sender {
 func (s *Sender) Start(p *Path) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	p.known = true
+	p.Begins()
 	s.set(p, nil)
 }
 
@@ -91,6 +97,7 @@ func (s *Sender) Send(run []byte) (int, router.Reason) {
 	s.log.Expire(now.Add(-keepAge))
 	first := s.log.Keep(run, now)
 	s.sent = s.log.Next()
+	s.waits(now)
 	s.busy = true
 	main, also := s.main, s.also
 	s.mu.Unlock()
@@ -124,6 +131,7 @@ func (s *Sender) wait(run []byte, now time.Time) (int, router.Reason) {
 		s.waiting += n
 	}
 	s.log.Keep(run, now)
+	s.waits(now)
 	return dropped, why
 }
 
@@ -153,6 +161,13 @@ func (s *Sender) Use(main, also *Path, again bool) {
 	s.wake()
 }
 
+// Limit says that a path carries items of up to max bytes now, if it is one that carries datagrams.
+func (s *Sender) Limit(p *Path, max int) {
+	if p.max > 0 {
+		p.limit.Store(int64(min(max, p.max)))
+	}
+}
+
 // Lost says that a path carries nothing any more. If another one got a copy, it is used from now on.
 func (s *Sender) Lost(p *Path) {
 	s.mu.Lock()
@@ -172,8 +187,29 @@ func (s *Sender) Lost(p *Path) {
 func (s *Sender) Acked(next uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.acked = max(s.acked, min(next, s.sent))
-	s.log.Acked(s.acked)
+	if next = min(next, s.sent); next <= s.acked {
+		return
+	}
+	s.acked = next
+	s.log.Acked(next)
+	if s.due = time.Now(); s.acked == s.log.Next() {
+		s.due = time.Time{}
+	}
+}
+
+// waits notes that a frame waits for its acknowledgement. The caller holds mu.
+func (s *Sender) waits(now time.Time) {
+	if s.due.IsZero() {
+		s.due = now
+		s.c.Waiting()
+	}
+}
+
+// Due returns since when frames wait for an acknowledgement and none has come; the zero time when none waits.
+func (s *Sender) Due() time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.due
 }
 
 // Expire forgets what is too old to be sent once more. It has to be called now and then, for the sake of memory.
