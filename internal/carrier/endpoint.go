@@ -16,19 +16,44 @@ const DefaultPort = 2002
 // AnyCID stands for every context ID of this machine (VMADDR_CID_ANY in linux/vm_sockets.h).
 const AnyCID = 0xffffffff
 
+// A kind is what the URLs of a carrier have whose other end is a host.
+type kind struct {
+	port uint32 // where the URL has none; 0: the port that the caller says
+	path string // likewise; empty: the carrier has no path
+}
+
+// kinds are the carriers over IP. ws and wss have the ports of WebSocket (RFC 6455, section 3), by which it passes where
+// others do not; SSH's own port has a server already, as a rule.
+var kinds = map[string]kind{
+	"tcp": {}, "udp": {}, "quic": {},
+	"ssh": {port: 2022},
+	"ws":  {port: 80, path: "/ferry"},
+	"wss": {port: 443, path: "/ferry"},
+}
+
+// Schemes are all that a URL can begin with, as a text for people.
+const Schemes = "tcp, udp, quic, ssh, ws, wss, vsock or unix"
+
 // An Endpoint is a parsed URL of a carrier: where to listen or whom to dial.
 type Endpoint struct {
-	Scheme string // tcp, vsock or unix
-	Host   string // tcp: name or address; empty: all of this machine (listening only)
-	Port   uint32 // tcp and vsock
+	Scheme string // one of Schemes
+	Host   string // over IP: name or address; empty: all of this machine (listening only)
+	Port   uint32 // all but unix
 	CID    uint32 // vsock; AnyCID when the URL has none
-	Path   string // unix
+	Path   string // unix, ws, wss
 	// HybridPort is the guest's vsock port behind a hypervisor's unix socket; 0: a plain socket.
 	HybridPort uint32
 }
 
+// OverIP tells whether the other end is a host with a port.
+func (e Endpoint) OverIP() bool {
+	_, ok := kinds[e.Scheme]
+	return ok
+}
+
 // ParseDial reads whom to dial: a URL as ParseListen takes, unix:///path?vsock=port, or a plain host
-// name or address with an optional port. port is used where s has none; 0 means DefaultPort.
+// name or address with an optional port. port is used where s has none and the carrier has no port of its own; 0
+// means DefaultPort.
 func ParseDial(s string, port int) (Endpoint, error) {
 	if port == 0 {
 		port = DefaultPort
@@ -40,8 +65,8 @@ func ParseDial(s string, port int) (Endpoint, error) {
 	switch {
 	case err != nil:
 		return e, err
-	case e.Scheme == "tcp" && e.Host == "":
-		return e, fmt.Errorf("%q names no host: write for example tcp://192.168.0.1:%d", s, port)
+	case e.OverIP() && e.Host == "":
+		return e, fmt.Errorf("%q names no host: write for example %s://192.168.0.1:%d", s, e.Scheme, e.Port)
 	case e.Scheme == "vsock" && e.CID == AnyCID:
 		return e, fmt.Errorf("%q names no context ID: write vsock://2:%d for the host of this machine", s, port)
 	}
@@ -61,42 +86,59 @@ func parse(s string, defaultPort uint32) (Endpoint, error) {
 	if err != nil {
 		return Endpoint{}, fmt.Errorf("%q is not a URL: %w", s, err)
 	}
-	e := Endpoint{Scheme: u.Scheme, Port: defaultPort}
-	if u.Scheme != "unix" {
-		if p := u.Port(); p != "" {
-			if e.Port, err = portNumber(p, u.Scheme); err != nil {
-				return e, fmt.Errorf("%q: %w", s, err)
-			}
-		}
-		if u.Path != "" && u.Path != "/" || u.RawQuery != "" || u.User != nil {
-			return e, fmt.Errorf("%q: only a host and a port are expected after %s://", s, u.Scheme)
-		}
-	}
-	switch u.Scheme {
-	case "tcp":
-		e.Host = u.Hostname()
-		name := e.Host
-		if a, err := netip.ParseAddr(e.Host); err == nil {
-			name = a.Zone()
-		}
-		if strings.ContainsFunc(name, notInName) {
-			return e, fmt.Errorf("%q: %q is neither a name nor an address", s, e.Host)
-		}
-	case "vsock":
-		e.CID = AnyCID
-		if h := u.Hostname(); h != "" {
-			cid, err := strconv.ParseUint(h, 10, 32)
-			if err != nil {
-				return e, fmt.Errorf("%q: %q is not a context ID: a number is expected", s, h)
-			}
-			e.CID = uint32(cid)
-		}
-	case "unix":
+	if u.Scheme == "unix" {
 		return parseUnix(s, u)
-	default:
-		return e, fmt.Errorf("%q: unknown carrier %q: use tcp://, vsock:// or unix://", s, u.Scheme)
 	}
-	return e, nil
+	k, overIP := kinds[u.Scheme]
+	if !overIP && u.Scheme != "vsock" {
+		return Endpoint{}, fmt.Errorf("%q: unknown carrier %q: use %s", s, u.Scheme, Schemes)
+	}
+	e := Endpoint{Scheme: u.Scheme, Port: defaultPort}
+	if k.port != 0 {
+		e.Port = k.port
+	}
+	if p := u.Port(); p != "" {
+		if e.Port, err = portNumber(p, u.Scheme); err != nil {
+			return e, fmt.Errorf("%q: %w", s, err)
+		}
+	}
+	switch {
+	case u.RawQuery != "" || u.ForceQuery || u.User != nil || u.Fragment != "",
+		k.path == "" && u.Path != "" && u.Path != "/":
+		return e, fmt.Errorf("%q: only a host and a port are expected after %s://", s, u.Scheme)
+	case k.path != "" && u.Path == "":
+		e.Path = k.path
+	case k.path != "":
+		e.Path = u.Path
+	}
+	if overIP {
+		e.Host = u.Hostname()
+		return e, checkHost(s, e.Host)
+	}
+	e.CID, err = parseCID(s, u.Hostname())
+	return e, err
+}
+
+func parseCID(s, host string) (uint32, error) {
+	if host == "" {
+		return AnyCID, nil
+	}
+	cid, err := strconv.ParseUint(host, 10, 32)
+	if err != nil {
+		return 0, fmt.Errorf("%q: %q is not a context ID: a number is expected", s, host)
+	}
+	return uint32(cid), nil
+}
+
+func checkHost(s, host string) error {
+	name := host
+	if a, err := netip.ParseAddr(host); err == nil {
+		name = a.Zone()
+	}
+	if strings.ContainsFunc(name, notInName) {
+		return fmt.Errorf("%q: %q is neither a name nor an address", s, host)
+	}
+	return nil
 }
 
 // notInName: names of hosts have letters, digits and marks of any language (RFC 5890), dots and hyphens.
@@ -124,7 +166,7 @@ func parseUnix(s string, u *url.URL) (Endpoint, error) {
 	return e, nil
 }
 
-// portNumber checks the range: 16 bits for TCP, 32 for vsock.
+// portNumber checks the range: 16 bits over IP, 32 for vsock.
 func portNumber(p, scheme string) (uint32, error) {
 	bits := 16
 	if scheme == "vsock" {
@@ -141,8 +183,8 @@ func portNumber(p, scheme string) (uint32, error) {
 func (e Endpoint) String() string {
 	u := url.URL{Scheme: e.Scheme}
 	switch {
-	case e.Scheme == "tcp":
-		u.Host = net.JoinHostPort(e.Host, strconv.Itoa(int(e.Port)))
+	case e.OverIP():
+		u.Host, u.Path = net.JoinHostPort(e.Host, strconv.Itoa(int(e.Port))), e.Path
 	case e.Scheme == "unix":
 		u.Path = e.Path
 		if e.HybridPort != 0 {

@@ -25,14 +25,15 @@ import (
 //	       +------- events --------+
 type roamer struct {
 	*client
-	m      *failover.Machine
-	ways   []way
-	dials  map[failover.WayID]context.CancelFunc
-	paths  map[failover.PathID]*connection
-	newest failover.PathID
-	used   *connection   // nil: none
-	asker  *connection   // has asked for a lease, and has no answer yet; nil: nobody
-	later  []*connection // that wait until there is a session to attach to
+	m       *failover.Machine
+	ways    []way
+	dials   map[failover.WayID]context.CancelFunc
+	paths   map[failover.PathID]*connection
+	newest  failover.PathID
+	used    *connection   // nil: none
+	asker   *connection   // has asked for a lease, and has no answer yet; nil: nobody
+	later   []*connection // that wait until there is a session to attach to
+	joining int           // connections that are no path yet
 
 	until    time.Time // before which the gateway does not want to be asked
 	fault    error     // why there is no connection
@@ -209,6 +210,7 @@ func (r *roamer) reached(id failover.WayID, l carrier.Link, shown *identity.Pin,
 	}
 	x := newConnection(r.client, l)
 	x.roamer, x.way, x.shown = r, id, shown
+	r.joining++
 	r.work.Go(func() {
 		x.run()
 		r.do(func() { r.gone(x) })
@@ -280,6 +282,7 @@ func (r *roamer) attached(x *connection, m proto.AttachedMessage) error {
 
 // enters makes x, which has a lease, one of the paths.
 func (r *roamer) enters(x *connection, l session.Lease) {
+	r.joining--
 	r.newest++
 	x.id = r.newest
 	r.paths[x.id] = x
@@ -323,6 +326,7 @@ func (r *roamer) gone(x *connection) {
 		r.asker = nil
 	}
 	if x.id == 0 { // it never was a path
+		r.joining--
 		r.failed(x.way, x.cause)
 		r.nextAsker()
 		return
@@ -416,7 +420,7 @@ func (r *roamer) saw(now time.Time) {
 
 // idle says when it will be tried again, once all ways have failed.
 func (r *roamer) idle(next time.Time) {
-	if r.told || r.fault == nil || len(r.paths)+len(r.dials)+len(r.later) > 0 || r.asker != nil || next.IsZero() {
+	if r.told || r.fault == nil || len(r.paths)+len(r.dials)+r.joining > 0 || next.IsZero() {
 		return
 	}
 	r.told = true

@@ -27,13 +27,16 @@ type PushedConfig struct {
 	DNS     []netip.Addr   // name servers; at most MaxDNS are sent
 	Domains []string       // that they know best; none of them contains a space; MaxDomains bytes in all
 	Session SessionID      // for AttachMessage; zero: none
+	// Carriers are the URLs by which the gateway can be reached, without its host: udp://:2002. MaxCarriers bytes in all.
+	Carriers []string
 }
 
 // What one config frame can carry.
 const (
-	MaxRoutes  = 512
-	MaxDNS     = 8
-	MaxDomains = 1024 // bytes, with a space between two
+	MaxRoutes   = 512
+	MaxDNS      = 8
+	MaxDomains  = 1024 // bytes, with a space between two
+	MaxCarriers = 1024 // bytes, with a space between two
 )
 
 // HelloMessage is what a client says about itself.
@@ -55,6 +58,7 @@ const (
 	configDNS
 	configDomains
 	configSession
+	configCarriers
 )
 
 const (
@@ -103,6 +107,9 @@ func AppendConfig(b []byte, c PushedConfig) []byte {
 	if c.Session != (SessionID{}) {
 		p = appendField(p, configSession, c.Session[:])
 	}
+	if carriers := strings.Join(c.Carriers, " "); carriers != "" && len(carriers) <= MaxCarriers {
+		p = appendField(p, configCarriers, []byte(carriers))
+	}
 	return appendFrame(b, typeConfig, p)
 }
 
@@ -144,6 +151,9 @@ func ParseConfig(frame []byte) (c PushedConfig, err error) {
 			c.Domains = strings.Fields(string(v))
 		case configSession:
 			return copy(c.Session[:], v) == len(c.Session) && len(v) == len(c.Session)
+		case configCarriers:
+			c.Carriers = strings.Fields(string(v))
+			return len(v) <= MaxCarriers
 		}
 		return true
 	})

@@ -135,6 +135,10 @@ func checkFields(t *testing.T, kind Kind, b []byte, v map[string]string) []byte 
 			}
 			compare("dns", strings.Trim(fmt.Sprint(c.DNS), "[]"))
 			compare("domains", strings.Join(c.Domains, " "))
+			compare("carriers", strings.Join(c.Carriers, " "))
+			if v["session"] != "" || c.Session != (SessionID{}) {
+				compare("session", hex.EncodeToString(c.Session[:]))
+			}
 		}
 		compare("mtu", c.MTU)
 		return AppendConfig(nil, c)
@@ -262,7 +266,7 @@ func seconds(d time.Duration) string { return fmt.Sprintf("%ds", int(d/time.Seco
 func FuzzMessages(f *testing.F) {
 	f.Add(AppendConfig(nil, PushedConfig{
 		Prefix: netip.MustParsePrefix("10.0.254.254/16"), Gateway: netip.MustParseAddr("10.0.0.1"), MTU: 1500,
-		Routes: []netip.Prefix{netip.MustParsePrefix("192.168.7.0/24")}, Token: Token{1}, Idle: time.Minute, NextKey: [32]byte{2},
+		Routes: []netip.Prefix{netip.MustParsePrefix("192.168.7.0/24")}, Token: Token{1}, Idle: time.Minute, NextKey: [32]byte{2}, Session: SessionID{3}, Carriers: []string{"udp://:2002"},
 	}))
 	f.Add(AppendHello(nil, HelloMessage{Name: "cam1", Resume: netip.MustParseAddr("10.0.254.254"), Token: Token{2}}))
 	f.Add(AppendGoodbye(nil, GoodbyeMessage{Reason: ReasonHeld, RetryAfter: time.Minute, Text: "held"}))

@@ -33,6 +33,7 @@ type Lease struct {
 	Idle     time.Duration   // silence that the gateway tolerates; 0: unknown
 	NextKey  [32]byte        // pin of the gateway's next key; zero: none
 	Session  proto.SessionID // that outlives the connection; zero: none
+	Carriers []string        // URLs by which the gateway can be reached, without its host
 }
 
 // Want is what a client asks for.
@@ -125,7 +126,7 @@ func (c *Client) Config(frame []byte) (done bool, err error) {
 	}
 	c.lease.Routes, c.lease.DNS, c.lease.Domains = p.Routes, p.DNS, p.Domains
 	c.lease.Token, c.lease.Idle = p.Token, p.Idle
-	c.lease.NextKey, c.lease.Session = p.NextKey, p.Session
+	c.lease.NextKey, c.lease.Session, c.lease.Carriers = p.NextKey, p.Session, p.Carriers
 	c.done = true
 	return true, nil
 }
