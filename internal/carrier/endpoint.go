@@ -34,6 +34,9 @@ var kinds = map[string]kind{
 // Schemes are all that a URL can begin with, as a text for people.
 const Schemes = "tcp, udp, quic, ssh, ws, wss, vsock or unix"
 
+// Names returns them one by one.
+func Names() []string { return strings.Split(strings.Replace(Schemes, " or ", ", ", 1), ", ") }
+
 // An Endpoint is a parsed URL of a carrier: where to listen or whom to dial.
 type Endpoint struct {
 	Scheme string // one of Schemes

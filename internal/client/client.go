@@ -102,6 +102,9 @@ func Run(ctx context.Context, c Config, host Host) (err error) {
 	c.setDefaults()
 	c.Policy.Split = hostdns.CanSplit()
 	servers, err := endpoints(c.Servers, c.Port)
+	if err == nil {
+		servers, err = usable(&c, servers)
+	}
 	if err != nil {
 		return err
 	}
@@ -118,20 +121,6 @@ func Run(ctx context.Context, c Config, host Host) (err error) {
 		return err
 	}
 	return run(ctx, c, servers, reaching(host), tun, asked, host)
-}
-
-func endpoints(urls []string, port int) (all []carrier.Endpoint, err error) {
-	for _, url := range urls {
-		e, err := carrier.ParseDial(url, port)
-		if err != nil {
-			return nil, err
-		}
-		all = append(all, e)
-	}
-	if len(all) == 0 {
-		return nil, errors.New("no gateway is named")
-	}
-	return all, nil
 }
 
 func run(ctx context.Context, c Config, servers []carrier.Endpoint, reach reacher, e Exit, asked net.Listener, host helper) error {

@@ -32,6 +32,10 @@ type Config struct {
 	// hypervisor's hybrid socket.
 	Servers []string
 	Port    int // for a server without one
+	// Carriers are the schemes of URLs that may be used; empty: all. Found: beside Servers, those that the gateway says that it
+	// has, on the hosts where it is.
+	Carriers []string
+	Found    bool
 
 	// Key and Gateway are set together: then TLS is spoken, as the device that has the key, with the
 	// gateway that has the pin and nobody else; whatever is answered, never without. Otherwise the

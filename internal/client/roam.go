@@ -46,12 +46,6 @@ type roamer struct {
 	err  error // ends run
 }
 
-// A way is an endpoint that may be the gateway.
-type way struct {
-	endpoint carrier.Endpoint
-	name     string
-}
-
 // Why a connection is closed here.
 var (
 	errStopped   = errors.New("not needed any more")
@@ -63,19 +57,13 @@ func newRoamer(c *client) *roamer {
 		client: c, dials: map[failover.WayID]context.CancelFunc{}, paths: map[failover.PathID]*connection{},
 		todo: make(chan func()), over: make(chan struct{}),
 	}
-	config := failover.Config{Alone: c.tls == nil, Seed: rand.Uint64(), RetryMin: c.c.RetryMin, RetryMax: c.c.RetryMax, Keepalive: c.c.Keepalive}
+	r.m = failover.New(failover.Config{
+		Alone: c.tls == nil, Seed: rand.Uint64(), RetryMin: c.c.RetryMin, RetryMax: c.c.RetryMax, Keepalive: c.c.Keepalive,
+	}, nil, time.Now())
 	for _, e := range c.servers {
-		w := way{e, e.String()}
-		r.ways = append(r.ways, w)
-		config.Ways = append(config.Ways, failover.Way{Name: w.name, Class: classes[e.Scheme]})
+		r.addWay(e)
 	}
-	r.m = failover.New(config, nil, time.Now())
 	return r
-}
-
-// classes are the kinds of carriers, as far as failover is concerned, by the scheme of a URL.
-var classes = map[string]failover.Class{
-	"tcp": failover.ClassTCP, "vsock": failover.ClassLocal, "unix": failover.ClassLocal,
 }
 
 // do lets run call f. It returns false when run has ended.
@@ -238,6 +226,7 @@ func (r *roamer) leased(x *connection, l session.Lease) error {
 		r.tunnel = r.newTunnel(x, l)
 	}
 	r.enters(x, l)
+	r.learnWays(x, l.Carriers)
 	for _, later := range r.later {
 		if r.tunnel == nil {
 			later.end(errStopped)

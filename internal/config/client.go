@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"math"
 	"os"
+	"strings"
 
 	"github.com/spf13/pflag"
 
@@ -18,6 +19,7 @@ import (
 // Client has the keys of vpncli as they are written. NewClient makes one.
 type Client struct {
 	Server       string   `toml:"server"`
+	Carrier      string   `toml:"carrier"`
 	Gateway      string   `toml:"gateway"`
 	Plain        bool     `toml:"plain"`
 	State        string   `toml:"state"`
@@ -47,14 +49,15 @@ type Client struct {
 func NewClient(fs *pflag.FlagSet) *Client {
 	c := &Client{
 		State: client.DefaultStateDir,
-		Port:  client.DefaultPort, TUN: client.DefaultTUN, AllowLAN: true, AcceptRoutes: true, AcceptDNS: true,
+		Port:  client.DefaultPort, Carrier: "auto", TUN: client.DefaultTUN, AllowLAN: true, AcceptRoutes: true, AcceptDNS: true,
 		Mark: client.DefaultMark, Table: client.DefaultTable, Keepalive: shortest(client.DefaultKeepalive),
 		RetryMin: shortest(client.DefaultRetryMin), RetryMax: shortest(client.DefaultRetryMax),
 		QueueBytes: client.DefaultQueue,
 		flags:      fs,
 	}
 	fs.SortFlags = false
-	fs.StringVarP(&c.Server, "server", "s", "", "the `server`: a name or an address, or tcp://host:port, vsock://cid:port,\nunix:///path, unix:///path?vsock=port")
+	fs.StringVarP(&c.Server, "server", "s", "", "the `server`: a name or an address, or a URL: tcp://host:port, wss://host/path, vsock://cid:port,\nunix:///path, unix:///path?vsock=port; several with commas between")
+	fs.StringVar(&c.Carrier, "carrier", c.Carrier, "`names` of the carriers to use, with commas between: "+carrier.Schemes+"; auto: all that the\ngateway has, of a server that is named without one")
 	fs.StringVarP(&c.Address, "address", "a", "", "static `address` to ask for (default: the gateway chooses)")
 	fs.IntVarP(&c.Port, "port", "p", c.Port, "`port` of a server that is named without one")
 	fs.StringVar(&c.Gateway, "gateway", "", "`fingerprint` of the gateway's key, as 'vpnsrv init' prints it (default: what 'vpncli join' has learned)")
@@ -117,11 +120,14 @@ func (k *Client) Load() (client.Config, error) {
 		s.fail("retry_min", fmt.Errorf("%s is longer than retry_max, %s", c.RetryMin, c.RetryMax))
 	}
 	if k.Server != "" {
-		c.Servers = []string{read(s, "server", k.Server, func(text string) (string, error) {
+		c.Servers = readList(s, "server", strings.Split(k.Server, ","), func(text string) (string, error) {
+			text = strings.TrimSpace(text)
 			_, err := carrier.ParseDial(text, k.Port)
 			return text, err
-		})}
+		})
 	}
+	c.Carriers = read(s, "carrier", k.Carrier, parseCarriers)
+	c.Found = s.isSet("carrier") || !strings.Contains(k.Server, "://")
 	if s.err != nil {
 		return c, s.err
 	}

@@ -85,7 +85,7 @@ func TestDefaults(t *testing.T) {
 		t.Fatal(err)
 	}
 	wantClient := client.Config{
-		Servers: []string{"gw"}, Port: client.DefaultPort, TUN: client.DefaultTUN, Mark: client.DefaultMark, Table: client.DefaultTable,
+		Servers: []string{"gw"}, Found: true, Port: client.DefaultPort, TUN: client.DefaultTUN, Mark: client.DefaultMark, Table: client.DefaultTable,
 		Keepalive: client.DefaultKeepalive, RetryMin: client.DefaultRetryMin, RetryMax: client.DefaultRetryMax,
 		QueueBytes: client.DefaultQueue,
 	}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -135,6 +136,24 @@ func parsePublic(s string) (string, error) {
 }
 
 // between returns a parser of durations in a range.
+// parseCarriers reads the names of carriers; none stand for all.
+func parseCarriers(s string) (all []string, err error) {
+	if s == "auto" {
+		return nil, nil
+	}
+	for name := range strings.SplitSeq(s, ",") {
+		name = strings.TrimSpace(name)
+		if name == "tls" { // tcp with keys, which is what a device with keys speaks
+			name = "tcp"
+		}
+		if !slices.Contains(carrier.Names(), name) {
+			return nil, fmt.Errorf("unknown carrier %q: use auto, or some of %s", name, strings.Join(carrier.Names(), ", "))
+		}
+		all = append(all, name)
+	}
+	return all, nil
+}
+
 func between(low, high time.Duration) func(string) (time.Duration, error) {
 	return func(s string) (time.Duration, error) {
 		d, err := time.ParseDuration(s)

@@ -22,14 +22,16 @@ type Machine struct {
 	network string
 	settles time.Time // when the change of the network is over; zero: there was none
 
-	used   *path     // nil: none
-	since  time.Time // of used, in use
-	fell   *path     // was in use when it became suspect; what is used was only its substitute
-	chosen time.Time // the last voluntary change
-	calm   time.Time // since when what is in use was neither suspect nor lost
-	begun  bool      // something was in use
-	busy   time.Time // when traffic was due last
-	near   bool      // the gateway is so near that tcp is better than datagrams
+	used    *path       // nil: none
+	since   time.Time   // of used, in use
+	fell    *path       // was in use when it became suspect; what is used was only its substitute
+	willing bool        // what is in use was chosen freely
+	flaps   []time.Time // when such a choice turned out to be a mistake: the last ones
+	chosen  time.Time   // the last voluntary change
+	calm    time.Time   // since when what is in use was neither suspect nor lost
+	begun   bool        // something was in use
+	busy    time.Time   // when traffic was due last
+	near    bool        // the gateway is so near that tcp is better than datagrams
 
 	race race
 	tick time.Time // when to look for something better
@@ -66,12 +68,18 @@ func New(c Config, memory Memory, now time.Time) *Machine {
 	c.setDefaults()
 	m := &Machine{c: c, alone: c.Alone, memory: memory.fresh(now, c.Remember), rand: rand.New(rand.NewPCG(c.Seed, 2002)), calm: now, seen: now}
 	for _, w := range c.Ways {
-		if w.Full == 0 {
-			w.Full = DefaultFull
-		}
-		m.ways = append(m.ways, way{Way: w})
+		m.Add(w)
 	}
 	return m
+}
+
+// Add adds a way.
+func (m *Machine) Add(w Way) WayID {
+	if w.Full == 0 {
+		w.Full = DefaultFull
+	}
+	m.ways = append(m.ways, way{Way: w})
+	return WayID(len(m.ways) - 1)
 }
 
 // Network says on which network the machine begins. It is no change.

@@ -394,6 +394,17 @@ func (g *Gateway) servers() []string {
 	return all[:min(len(all), most)]
 }
 
+// carriers are the URLs, without a host, by which a device can reach the gateway on the network where it does now.
+func (g *Gateway) carriers() (all []string) {
+	for _, l := range g.listeners {
+		if e := l.at; e.OverIP() && l.allow&carrier.TLS != 0 {
+			e.Host = ""
+			all = append(all, e.String())
+		}
+	}
+	return all
+}
+
 // reachable are the host's addresses that others may reach.
 func (g *Gateway) reachable() (all []netip.Addr) {
 	g.mu.Lock()

@@ -343,7 +343,7 @@ func (p *peer) push(lease addrpool.Lease, next identity.Pin) proto.PushedConfig 
 		NextKey: next,
 	}
 	if t := p.tunnel.Load(); t != nil {
-		c.Session = t.id
+		c.Session, c.Carriers = t.id, p.g.carriers()
 	}
 	return c
 }

@@ -84,7 +84,7 @@ func listen(ctx context.Context, c *Config, k *doorkeeper, url string) (*listene
 	if err != nil {
 		return nil, err
 	}
-	return &listener{entrance: l, allow: e.Allow, admit: permits(w, e), from: w.from}, nil
+	return &listener{entrance: l, at: e.Endpoint, allow: e.Allow, admit: permits(w, e), from: w.from}, nil
 }
 
 // parseListen returns what a URL stands for.

@@ -17,6 +17,7 @@ import (
 // A listener is a place where clients come in, and what is spoken there.
 type listener struct {
 	entrance
+	at    carrier.Endpoint // as it was named
 	allow carrier.Modes
 	admit func(net.Conn) error // nil: everybody
 	// from returns the context ID or the user ID at the other end; nil where there is none.
