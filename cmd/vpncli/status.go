@@ -8,6 +8,7 @@ import (
 	"ferry/internal/cli"
 	"ferry/internal/client"
 	"ferry/internal/cmdline"
+	"ferry/internal/failover"
 )
 
 func statusCommand() *cmdline.Command {
@@ -17,6 +18,7 @@ func statusCommand() *cmdline.Command {
 		Args:  cli.Args(),
 	}
 	lines := cmd.Flags().Bool("json", false, "print JSON")
+	watch := cmd.Flags().BoolP("watch", "w", false, "print it every second, until interrupted")
 	tun := cmd.Flags().String("tun", "", "`name` of its interface (default: the only one that there is, or "+client.DefaultTUN+")")
 	_ = cmd.RegisterFlagCompletionFunc("tun", func(*cmdline.Command, []string, string) ([]cmdline.Completion, cmdline.ShellCompDirective) {
 		return client.Running(), cmdline.ShellCompDirectiveNoFileComp
@@ -29,14 +31,20 @@ func statusCommand() *cmdline.Command {
 				name = running[0]
 			}
 		}
-		s, err := client.Ask(cmd.Context(), name)
-		if err != nil {
-			return err
+		print := func() error {
+			s, err := client.Ask(cmd.Context(), name)
+			if err != nil {
+				return err
+			}
+			if *lines {
+				return cli.PrintJSON(cmd.OutOrStdout(), s)
+			}
+			return printStatus(cmd.OutOrStdout(), s)
 		}
-		if *lines {
-			return cli.PrintJSON(cmd.OutOrStdout(), s)
+		if *watch {
+			return cli.Watch(cmd.Context(), cmd.OutOrStdout(), print)
 		}
-		return printStatus(cmd.OutOrStdout(), s)
+		return print()
 	}
 	return cmd
 }
@@ -49,6 +57,12 @@ func printStatus(w io.Writer, s client.Status) error {
 		f.Add("fingerprint", *s.Fingerprint)
 	}
 	f.Add("connected to", s.Peer)
+	if s.Switched != nil {
+		f.Add("switched", fmt.Sprintf("%s ago to %s: %s", cli.Age(s.Switched.Time), s.Switched.To, s.Switched.Reason))
+	}
+	for _, w := range s.Ways {
+		f.Add("way", wayOf(w))
+	}
 	switch {
 	case s.Secure:
 		f.Add("protocol", cli.Good(s.Protocol+", both ends have proven their keys"))
@@ -75,6 +89,17 @@ func printStatus(w io.Writer, s client.Status) error {
 	}
 	f.Add("version", fmt.Sprintf("%s, process %d", s.Version, s.Pid))
 	return f.Write(w)
+}
+
+// wayOf is a line about one way to the gateway.
+func wayOf(w failover.WayStatus) any {
+	switch w.State {
+	case "in use":
+		return cli.Good(w.String())
+	case "penalised", "suspect":
+		return cli.Bad(w.String())
+	}
+	return w.String()
 }
 
 func stateOf(s client.Status) any {

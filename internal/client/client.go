@@ -28,6 +28,7 @@ import (
 	"ferry/internal/carrier"
 	"ferry/internal/durable"
 	"ferry/internal/exit"
+	"ferry/internal/failover"
 	"ferry/internal/hostdns"
 	"ferry/internal/hostnet"
 	"ferry/internal/policy"
@@ -85,7 +86,8 @@ type client struct {
 	applied bool                              // state is
 	found   map[carrier.Endpoint][]netip.Addr // where servers are, as far as is known: the last one first
 	story   *story
-	due     chan struct{} // capacity 1; sent to when traffic begins to wait for the gateway
+	ways    func() []failover.WayStatus // nil: unknown
+	due     chan struct{}               // capacity 1; sent to when traffic begins to wait for the gateway
 }
 
 // wake lets the roamer look at what waits.
@@ -132,11 +134,12 @@ func run(ctx context.Context, c Config, servers []carrier.Endpoint, reach reache
 	if cl.tls == nil {
 		cl.log.Warn("plain mode: no authentication and no encryption; 'vpncli join' with an invitation of the gateway has both")
 	}
+	roamer := newRoamer(cl)
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error {
 		return e.Run(ctx, router.NewForwarder(cl.uplink, e.Port(), &cl.total, netip.Addr{}))
 	})
-	group.Go(func() error { return newRoamer(cl).run(ctx) })
+	group.Go(func() error { return roamer.run(ctx) })
 	group.Go(func() error { cl.reports(ctx); return nil })
 	group.Go(func() error { cl.answer(ctx, asked); return nil })
 	err := group.Wait()

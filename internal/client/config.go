@@ -99,6 +99,7 @@ type Event struct {
 	MTU       int          `json:"mtu,omitempty"`
 	Protocol  string       `json:"protocol,omitempty"` // "ferry" or "2013"
 	Carrier   string       `json:"carrier,omitempty"`  // the scheme of its URL
+	Way       string       `json:"way,omitempty"`      // the URL
 	Secure    bool         `json:"secure,omitempty"`   // both ends have proven their keys
 	Reason    string       `json:"reason,omitempty"`
 	RetryIn   float64      `json:"retry_in,omitempty"` // seconds

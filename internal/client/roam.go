@@ -63,6 +63,10 @@ func newRoamer(c *client) *roamer {
 	for _, e := range c.servers {
 		r.addWay(e)
 	}
+	c.ways = func() (all []failover.WayStatus) {
+		_ = r.call(func() error { all = r.m.Ways(time.Now()); return nil })
+		return all
+	}
 	return r
 }
 
@@ -297,7 +301,7 @@ func (r *roamer) use(a failover.Action) {
 	}
 	if before != nil {
 		r.log.Info("switched", "from", r.ways[before.way].name, "to", r.ways[x.way].name, "reason", a.Why)
-		r.event(Event{Kind: EventSwitched, Server: x.stream.RemoteAddr().String(), Carrier: r.ways[x.way].endpoint.Scheme, Reason: a.Why})
+		r.event(Event{Kind: EventSwitched, Server: x.stream.RemoteAddr().String(), Carrier: r.ways[x.way].endpoint.Scheme, Way: r.ways[x.way].name, Reason: a.Why})
 		return
 	}
 	r.uplink.Connect(x.port)
@@ -432,7 +436,7 @@ func (r *roamer) tellConnected(x *connection, why string) {
 	e := Event{
 		Kind: EventConnected, Server: x.stream.RemoteAddr().String(), Interface: r.exit.Name(),
 		Address: l.Prefix.Addr(), Prefix: l.Prefix.Masked(), Gateway: l.Gateway, MTU: l.MTU, Protocol: protocol,
-		Secure: r.tls != nil, Carrier: r.ways[x.way].endpoint.Scheme,
+		Secure: r.tls != nil, Carrier: r.ways[x.way].endpoint.Scheme, Way: r.ways[x.way].name,
 	}
 	r.event(e)
 	if changed {

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"ferry/internal/carrier/unix"
+	"ferry/internal/failover"
 	"ferry/internal/identity"
 	"ferry/internal/policy"
 )
@@ -55,9 +56,13 @@ type Status struct {
 	Fingerprint *identity.Pin `json:"fingerprint,omitempty"` // of the gateway; nil: anybody may be it
 	Protocol    string        `json:"protocol,omitempty"`    // "ferry" or "2013"
 	Secure      bool          `json:"secure"`
-	Connections int           `json:"connections"` // how often it was connected
-	RetryAt     time.Time     `json:"retry_at,omitzero"`
-	RTT         float64       `json:"rtt,omitempty"` // seconds, as measured last
+	Carrier     string        `json:"carrier,omitempty"`  // the scheme of the URL by which it is connected
+	Switched    *Switch       `json:"switched,omitempty"` // nil: it was never another one
+	// Ways are all by which the gateway may be reached, and how they do.
+	Ways        []failover.WayStatus `json:"ways,omitempty"`
+	Connections int                  `json:"connections"` // how often it was connected
+	RetryAt     time.Time            `json:"retry_at,omitzero"`
+	RTT         float64              `json:"rtt,omitempty"` // seconds, as measured last
 
 	// What is on the interface, also while there is no connection.
 	Address netip.Addr       `json:"address,omitzero"`
@@ -77,6 +82,13 @@ type Status struct {
 type Traffic struct {
 	Packets uint64 `json:"packets"`
 	Bytes   uint64 `json:"bytes"`
+}
+
+// A Switch is a change from one connection to another, with which the tunnel has gone on.
+type Switch struct {
+	Time   time.Time `json:"time"`
+	To     string    `json:"to"`
+	Reason string    `json:"reason"`
 }
 
 // A Fault is why there was no connection.
@@ -107,13 +119,24 @@ func (st *story) note(e Event) {
 	if e.Kind == EventAddress { // said of a connection: it is connected still
 		return
 	}
+	if e.Kind == EventConnecting && s.State == EventConnected { // one more way, beside the one in use
+		return
+	}
+	if e.Kind == EventSwitched {
+		s.Peer, s.Carrier, s.Server = e.Server, e.Carrier, e.Way
+		s.Switched = &Switch{e.Time, e.Way, e.Reason}
+		return
+	}
 	s.State, s.Since, s.RetryAt = e.Kind, e.Time, time.Time{}
 	switch e.Kind {
 	case EventConnecting:
 		s.Server = e.Server
 	case EventConnected:
 		s.Connections++
-		s.Peer, s.Protocol, s.Secure = e.Server, e.Protocol, e.Secure
+		s.Peer, s.Protocol, s.Secure, s.Carrier = e.Server, e.Protocol, e.Secure, e.Carrier
+		if e.Way != "" {
+			s.Server = e.Way
+		}
 		s.Address, s.Prefix, s.Gateway, s.MTU = e.Address, e.Prefix, e.Gateway, e.MTU
 	case EventReconnecting:
 		s.RetryAt = e.Time.Add(time.Duration(e.RetryIn * float64(time.Second)))
@@ -149,6 +172,9 @@ func (c *client) status() Status {
 	s.Sent = Traffic{sent.Packets, sent.Bytes}
 	s.Received = Traffic{all.Packets - min(sent.Packets, all.Packets), all.Bytes - min(sent.Bytes, all.Bytes)}
 	s.Drops = all.Drops
+	if c.ways != nil {
+		s.Ways = c.ways()
+	}
 	return s
 }
 
