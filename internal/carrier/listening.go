@@ -78,7 +78,11 @@ func ParseListen(s string) (Listening, error) {
 	}
 	u.RawQuery = q.Encode()
 	l.Endpoint, err = parse(u.String(), DefaultPort)
-	if err == nil && l.HybridPort != 0 {
+	switch {
+	case err != nil:
+	case webPorts[l.Scheme] != 0:
+		err = fmt.Errorf("%q: %s:// is for dialling; listen on tcp://:%d, where clients by WebSocket come in as well", s, l.Scheme, l.Port)
+	case l.HybridPort != 0:
 		err = fmt.Errorf("%q: '?vsock=' is for dialling; listen on the path with the port appended, as in unix:///path_%d", s, l.HybridPort)
 	}
 	return l, err
