@@ -57,13 +57,18 @@ func Listen(ctx context.Context, e carrier.Endpoint) (net.Listener, error) {
 // side by side (RFC 8305). The sockets are those of the opener; so are those of the questions to the name
 // servers, for a full tunnel must not swallow them.
 func Dial(ctx context.Context, e carrier.Endpoint, o carrier.Opener) (net.Conn, error) {
-	d := net.Dialer{Control: control(o), KeepAliveConfig: keepAlive, Resolver: resolver(o)}
-	d.SetMultipathTCP(false)
-	conn, err := d.DialContext(ctx, "tcp", net.JoinHostPort(e.Host, strconv.Itoa(int(e.Port))))
+	conn, err := Dialer(o).DialContext(ctx, "tcp", net.JoinHostPort(e.Host, strconv.Itoa(int(e.Port))))
 	if err != nil {
 		return nil, explain(e, err)
 	}
 	return conn, nil
+}
+
+// Dialer returns what Dial connects with, for carriers over TCP.
+func Dialer(o carrier.Opener) *net.Dialer {
+	d := &net.Dialer{Control: control(o), KeepAliveConfig: keepAlive, Resolver: resolver(o)}
+	d.SetMultipathTCP(false)
+	return d
 }
 
 // Lookup returns the addresses of an endpoint's host, in the order of preference.
