@@ -32,6 +32,7 @@ var arrows = map[string][]string{
 	"internal/carrier/tls":      {"internal/carrier", "internal/identity"},
 	"internal/carrier/unix":     {"internal/carrier"},
 	"internal/carrier/vsock":    {"internal/carrier"},
+	"internal/carrier/ws":       {"internal/carrier", "internal/carrier/tcp"},
 	"internal/cmdline":          {},
 	"internal/confine":          {},
 	"internal/durable":          {},
@@ -79,13 +80,16 @@ var impure = []string{"net", "os", "io", "log", "log/slog", "sync", "context", "
 
 // sole importers of libraries that belong into one room.
 var sole = map[string]string{
-	"github.com/vishvananda/netlink": "internal/hostnet",
-	"github.com/google/nftables":     "internal/hostnet",
-	"github.com/godbus/dbus/v5":      "internal/hostdns",
-	"golang.zx2c4.com/wireguard/tun": "internal/tun",
-	"github.com/mdlayher/vsock":      "internal/carrier/vsock",
-	"github.com/gaissmai/bart":       "internal/router",
-	"github.com/spf13/cobra":         "internal/cmdline",
+	"github.com/vishvananda/netlink":  "internal/hostnet",
+	"github.com/google/nftables":      "internal/hostnet",
+	"github.com/godbus/dbus/v5":       "internal/hostdns",
+	"golang.zx2c4.com/wireguard/tun":  "internal/tun",
+	"github.com/mdlayher/vsock":       "internal/carrier/vsock",
+	"github.com/coder/websocket":      "internal/carrier/ws",
+	"golang.org/x/net/proxy":          "internal/carrier/ws",
+	"golang.org/x/net/http/httpproxy": "internal/carrier/ws",
+	"github.com/gaissmai/bart":        "internal/router",
+	"github.com/spf13/cobra":          "internal/cmdline",
 }
 
 // limits on size: what is longer may hold two ideas. Tables and tests may be long.

@@ -1,0 +1,183 @@
+package ws
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"strconv"
+	"time"
+
+	"github.com/coder/websocket"
+)
+
+const (
+	maxHead    = 8 << 10          // bytes of a request or of an answer, without a body
+	askTime    = 10 * time.Second // for a request, with the TLS handshake before it
+	answerTime = time.Second      // for an answer to go out
+)
+
+// Reasons to refuse a connection.
+var (
+	ErrRequest = errors.New("an HTTP request that asks for no WebSocket of ours")
+	ErrTLS     = errors.New("the outer TLS handshake")
+)
+
+// Accept takes a connection that begins with an HTTP request, and returns the byte stream of the WebSocket that it asks for
+// at a path. Anything else gets an HTTP answer and is ErrRequest, with what was wrong. It closes nothing; behind an error the
+// connection is good for nothing but that.
+func Accept(ctx context.Context, conn net.Conn, path string) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, askTime)
+	defer cancel()
+	scheme := "ws"
+	if _, ok := conn.(*tls.Conn); ok {
+		scheme = "wss"
+	}
+	return accept(ctx, conn, path, scheme)
+}
+
+// AcceptTLS is Accept for a connection that begins with the handshake of TLS. c has the certificate, which nobody verifies.
+func AcceptTLS(ctx context.Context, conn net.Conn, path string, c *tls.Config) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, askTime)
+	defer cancel()
+	c = c.Clone()
+	c.NextProtos = []string{"http/1.1"}
+	t := tls.Server(conn, c)
+	if err := t.HandshakeContext(ctx); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrTLS, err)
+	}
+	s, err := accept(ctx, t, path, "wss")
+	if err != nil {
+		_ = t.SetWriteDeadline(time.Now().Add(answerTime))
+		_ = t.CloseWrite()
+		return nil, err
+	}
+	return s, nil
+}
+
+func accept(ctx context.Context, conn net.Conn, path, scheme string) (net.Conn, error) {
+	a := &answer{conn: conn, wire: &wire{Conn: conn}, header: make(http.Header)}
+	var r *http.Request
+	err := bounded(ctx, readSide{conn}, func() (err error) {
+		r, err = a.request(path)
+		return err
+	})
+	_ = conn.SetWriteDeadline(time.Now().Add(answerTime))
+	if err != nil {
+		a.refuse(err)
+		return nil, err
+	}
+	c, err := websocket.Accept(a, r, &websocket.AcceptOptions{CompressionMode: websocket.CompressionDisabled})
+	if err == nil {
+		err = a.err
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrRequest, inner(err))
+	}
+	if err := conn.SetWriteDeadline(time.Time{}); err != nil {
+		return nil, err
+	}
+	return newStream(c, a.wire, scheme), nil
+}
+
+// readSide is a connection of which only reading is to end: the answer is to go out yet.
+type readSide struct{ net.Conn }
+
+func (r readSide) SetDeadline(t time.Time) error { return r.SetReadDeadline(t) }
+
+// A refusal says what is wrong with a request, and with which status it is answered.
+type refusal struct {
+	status int
+	what   string
+}
+
+func (r *refusal) Error() string { return fmt.Sprintf("%s: %d: %s", ErrRequest, r.status, r.what) }
+func (r *refusal) Unwrap() error { return ErrRequest }
+
+// An answer is where the library finds the connection of a request, and says what becomes of it.
+type answer struct {
+	conn   net.Conn
+	wire   *wire
+	br     *bufio.Reader
+	header http.Header
+	err    error // in writing it
+}
+
+var (
+	_ http.ResponseWriter = (*answer)(nil)
+	_ http.Hijacker       = (*answer)(nil)
+)
+
+// request reads the head of the one request that there is, and checks what the library does not.
+func (a *answer) request(path string) (*http.Request, error) {
+	head := &io.LimitedReader{R: a.wire, N: maxHead}
+	a.br = bufio.NewReader(head)
+	r, err := http.ReadRequest(a.br)
+	switch {
+	case err != nil && head.N == 0:
+		return nil, &refusal{http.StatusRequestHeaderFieldsTooLarge, fmt.Sprintf("more than %d bytes", maxHead)}
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return nil, &refusal{http.StatusRequestTimeout, "not whole in time"}
+	case err != nil:
+		return nil, &refusal{http.StatusBadRequest, short(err.Error())}
+	case r.ProtoMajor != 1:
+		return nil, &refusal{http.StatusHTTPVersionNotSupported, r.Proto}
+	case r.URL.Path != path:
+		return nil, &refusal{http.StatusNotFound, short(r.URL.Path)}
+	case r.ContentLength != 0:
+		return nil, &refusal{http.StatusBadRequest, "a body"}
+	case r.Header.Get("Sec-WebSocket-Version") != "13":
+		a.header.Set("Sec-WebSocket-Version", "13")
+		a.upgrade()
+		return nil, &refusal{http.StatusUpgradeRequired, "no WebSocket, or another version of it"}
+	}
+	return r, nil
+}
+
+// short keeps what strangers write out of the log but for its beginning.
+func short(s string) string { return strconv.Quote(s[:min(len(s), 64)]) }
+
+// upgrade says what would be taken: RFC 9110, section 15.5.22.
+func (a *answer) upgrade() {
+	a.header.Set("Upgrade", "websocket")
+	a.header.Set("Connection", "Upgrade")
+}
+
+func (a *answer) refuse(err error) {
+	var r *refusal
+	if errors.As(err, &r) {
+		a.WriteHeader(r.status)
+	}
+}
+
+func (a *answer) Header() http.Header { return a.header }
+
+// Write takes what the library says about an error, which is for nobody: the page is that of the status.
+func (a *answer) Write(b []byte) (int, error) { return len(b), nil }
+
+func (a *answer) WriteHeader(status int) {
+	var b bytes.Buffer
+	text := http.StatusText(status)
+	fmt.Fprintf(&b, "HTTP/1.1 %d %s\r\n", status, text)
+	page := ""
+	if status != http.StatusSwitchingProtocols {
+		page = text + "\n"
+		a.header.Add("Connection", "close")
+		a.header.Set("Content-Type", "text/plain; charset=utf-8")
+		a.header.Set("Content-Length", strconv.Itoa(len(page)))
+		a.header.Set("Date", time.Now().UTC().Format(http.TimeFormat))
+	}
+	_ = a.header.Write(&b) // into memory
+	b.WriteString("\r\n" + page)
+	_, a.err = a.conn.Write(b.Bytes())
+}
+
+func (a *answer) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	return a.wire, bufio.NewReadWriter(a.br, bufio.NewWriter(a.wire)), nil
+}
