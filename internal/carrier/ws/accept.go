@@ -10,7 +10,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"os"
 	"strconv"
 	"time"
 
@@ -65,7 +64,9 @@ func accept(ctx context.Context, conn net.Conn, path, scheme string) (net.Conn, 
 	a := &answer{conn: conn, wire: &wire{Conn: conn}, header: make(http.Header)}
 	var r *http.Request
 	err := bounded(ctx, readSide{conn}, func() (err error) {
-		r, err = a.request(path)
+		if r, err = a.request(path); err != nil && ctx.Err() != nil {
+			err = &refusal{http.StatusRequestTimeout, "not whole in time"}
+		}
 		return err
 	})
 	_ = conn.SetWriteDeadline(time.Now().Add(answerTime))
@@ -122,8 +123,6 @@ func (a *answer) request(path string) (*http.Request, error) {
 	switch {
 	case err != nil && head.N == 0:
 		return nil, &refusal{http.StatusRequestHeaderFieldsTooLarge, fmt.Sprintf("more than %d bytes", maxHead)}
-	case errors.Is(err, os.ErrDeadlineExceeded):
-		return nil, &refusal{http.StatusRequestTimeout, "not whole in time"}
 	case err != nil:
 		return nil, &refusal{http.StatusBadRequest, short(err.Error())}
 	case r.ProtoMajor != 1:
@@ -132,10 +131,10 @@ func (a *answer) request(path string) (*http.Request, error) {
 		return nil, &refusal{http.StatusNotFound, short(r.URL.Path)}
 	case r.ContentLength != 0:
 		return nil, &refusal{http.StatusBadRequest, "a body"}
-	case r.Header.Get("Sec-WebSocket-Version") != "13":
+	case r.Header.Get("Sec-WebSocket-Version") != "13" || !r.ProtoAtLeast(1, 1):
 		a.header.Set("Sec-WebSocket-Version", "13")
 		a.upgrade()
-		return nil, &refusal{http.StatusUpgradeRequired, "no WebSocket, or another version of it"}
+		return nil, &refusal{http.StatusUpgradeRequired, "no WebSocket, or another version of it or of HTTP"}
 	}
 	return r, nil
 }
