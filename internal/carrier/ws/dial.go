@@ -46,12 +46,17 @@ func dial(ctx context.Context, e carrier.Endpoint, d *net.Dialer, p Options) (ne
 	if err != nil {
 		return nil, err
 	}
-	if e.Scheme == "wss" {
-		conn = tls.Client(conn, outer(e))
-	}
 	var s net.Conn
 	err = bounded(ctx, conn, func() (err error) {
-		s, err = upgrade(ctx, e, conn)
+		wrapped := conn
+		if e.Scheme == "wss" {
+			t := tls.Client(conn, outer(e))
+			if err := t.HandshakeContext(ctx); err != nil {
+				return explain(err)
+			}
+			wrapped = t
+		}
+		s, err = upgrade(ctx, e, wrapped)
 		return err
 	})
 	if err != nil {

@@ -21,23 +21,23 @@ import (
 // names up itself here, which is what the h says elsewhere.
 var proxyPorts = map[string]string{"http": "80", "socks5": "1080", "socks5h": "1080"}
 
+// errProxyURL does not show the URL, which may hold a password where none is expected.
+var errProxyURL = errors.New("the URL of the proxy is none: write http:// or socks5://[user:password@]host:port")
+
 // proxy returns which one leads to an endpoint; nil: none.
 func (p Options) proxy(e carrier.Endpoint) (u *url.URL, err error) {
 	switch p.Proxy {
 	case Direct:
 		return nil, nil
 	case "":
-		u, err = environment(e)
-	default:
-		if u, err = url.Parse(p.Proxy); err != nil {
-			err = errors.New("the proxy's URL can not be read: write http:// or socks5://[user:password@]host:port") // it may hold a password
+		if u, err = environment(e); u == nil {
+			return nil, err
 		}
+	default:
+		u, err = url.Parse(p.Proxy)
 	}
-	if u == nil || err != nil {
-		return nil, err
-	}
-	if proxyPorts[u.Scheme] == "" || u.Hostname() == "" {
-		return nil, fmt.Errorf("the proxy %s: write http:// or socks5://[user:password@]host:port", u.Redacted())
+	if err != nil || proxyPorts[u.Scheme] == "" || u.Hostname() == "" {
+		return nil, errProxyURL
 	}
 	return u, nil
 }
