@@ -49,8 +49,8 @@ type tally struct {
 	last  atomic.Int64 // nanoseconds since start
 }
 
-// NewStream wraps a connection. A connection without a file descriptor works too, but holds a
-// buffer while it waits and TryWrite takes nothing.
+// NewStream wraps a connection. A connection without a file descriptor works too, but TryWrite takes
+// nothing, and it holds a buffer while it waits unless it is a Waiter.
 func NewStream(conn net.Conn) *Stream { return newStream(conn, nil) }
 
 func newStream(conn net.Conn, c Cipher) *Stream {

@@ -105,6 +105,9 @@ func FirstByte(ctx context.Context, conn net.Conn) (b byte, again net.Conn, err 
 		first := make([]byte, 1)
 		_, err = io.ReadFull(conn, first) // a read may return nothing at all
 		b, again = first[0], &unread{Conn: conn, first: first}
+		if w, ok := conn.(Waiter); ok {
+			again = &unreadWaiter{unread{Conn: conn, first: first}, w}
+		}
 	}
 	if !stop() { // a deadline set a moment too late would end the connection later
 		err = ctx.Err()
@@ -174,4 +177,18 @@ func (u *unread) Read(b []byte) (int, error) {
 		return n, nil
 	}
 	return u.Conn.Read(b)
+}
+
+// An unreadWaiter is one that can be waited for.
+type unreadWaiter struct {
+	unread
+	waiter Waiter
+}
+
+// Wait is that of Waiter.
+func (u *unreadWaiter) Wait(idle func()) error {
+	if len(u.first) > 0 {
+		return nil
+	}
+	return u.waiter.Wait(idle)
 }

@@ -2,6 +2,7 @@ package carrier
 
 import (
 	"io"
+	"net"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -73,6 +74,7 @@ type reader struct {
 	out   *window // the one of them that the caller sees
 
 	tryRead func(fd uintptr) bool // bound once: a closure per call would be an allocation
+	idle    func()                // bound once
 	err     error                 // of tryRead
 	final   error                 // of the cipher; what came before is delivered first
 }
@@ -82,7 +84,7 @@ func (r *reader) init(s *Stream) {
 	if s.cipher != nil {
 		r.out = &r.plain
 	}
-	r.tryRead = r.try
+	r.tryRead, r.idle = r.try, r.giveBack
 }
 
 // Fill waits until more bytes have come and returns all that are unread. buf is the whole buffer
@@ -138,8 +140,7 @@ func (r *reader) try(fd uintptr) bool {
 		case err == unix.EINTR:
 			continue
 		case err == unix.EAGAIN:
-			w.giveBack()
-			r.plain.giveBack()
+			r.giveBack()
 			return false
 		case err == nil && n == 0:
 			r.err = io.EOF
@@ -153,7 +154,25 @@ func (r *reader) try(fd uintptr) bool {
 	}
 }
 
+// giveBack returns the buffers for the time of waiting.
+func (r *reader) giveBack() {
+	r.in.giveBack()
+	r.plain.giveBack()
+}
+
+// A Waiter is a connection without a descriptor that can be waited for without a buffer.
+type Waiter interface {
+	net.Conn
+	// Wait waits until Read would return something, or an error. It calls idle before it waits, unless it need not.
+	Wait(idle func()) error
+}
+
 func (r *reader) fillConn() error {
+	if w, ok := r.s.conn.(Waiter); ok {
+		if err := w.Wait(r.idle); err != nil {
+			return err
+		}
+	}
 	r.in.borrow()
 	n, err := r.s.conn.Read(r.in.buf[r.in.end:])
 	r.in.end += n

@@ -16,6 +16,38 @@ var pairs = map[string]func(t *testing.T) (a, b net.Conn){
 	"tcp":  func(t *testing.T) (a, b net.Conn) { return socketPair(t, "tcp", "127.0.0.1:0") },
 	"unix": func(t *testing.T) (a, b net.Conn) { return socketPair(t, "unix", filepath.Join(t.TempDir(), "s")) },
 	"pipe": func(*testing.T) (a, b net.Conn) { return net.Pipe() },
+	"waiter": func(*testing.T) (a, b net.Conn) {
+		a, b = net.Pipe()
+		return &ahead{Conn: a, idle: func() {}}, b
+	},
+}
+
+// ahead is a Waiter that waits by reading.
+type ahead struct {
+	net.Conn
+	first []byte
+	idle  func() // called when it waits
+}
+
+func (a *ahead) Wait(idle func()) error {
+	if len(a.first) > 0 {
+		return nil
+	}
+	idle()
+	a.idle()
+	b := make([]byte, 64<<10)
+	n, err := io.ReadAtLeast(a.Conn, b, 1)
+	a.first = b[:n]
+	return err
+}
+
+func (a *ahead) Read(b []byte) (int, error) {
+	if err := a.Wait(func() {}); err != nil {
+		return 0, err
+	}
+	n := copy(b, a.first)
+	a.first = a.first[n:]
+	return n, nil
 }
 
 func socketPair(t *testing.T, network, address string) (a, b net.Conn) {
@@ -195,6 +227,46 @@ func TestIdleStreamHoldsNoBuffer(t *testing.T) {
 	s.rd.in.giveBack()
 	if s.rd.in.buf != nil || cap(s.rd.in.rest) > 64 || string(s.rd.in.rest) != "unfinished" {
 		t.Errorf("while waiting: buffer %v, %q with room for %d", s.rd.in.buf != nil, s.rd.in.rest, cap(s.rd.in.rest))
+	}
+}
+
+// Nor does one whose connection has no descriptor, as far as that can be waited for.
+// exam: M5
+func TestWaiterHoldsNoBuffer(t *testing.T) {
+	for name, stream := range map[string]func(net.Conn) *Stream{
+		"plain":  NewStream,
+		"sealed": func(conn net.Conn) *Stream { return NewSecureStream(conn, mirror{}) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			a, b := net.Pipe()
+			defer a.Close()
+			sent := []byte{0, 0, 3, ^byte('a'), ^byte('b'), ^byte('c')} // a record of mirror
+			go func() {                                                 // ends with the connection
+				_, _ = b.Write(sent[:4])
+				_, _ = b.Write(sent[4:])
+				_ = b.Close()
+			}()
+			conn := &ahead{Conn: a}
+			conn.idle = func() {}
+			_, again, err := FirstByte(t.Context(), conn)
+			if err != nil {
+				t.Fatal(err)
+			}
+			s := stream(again)
+			waits := 0
+			conn.idle = func() {
+				waits++
+				if s.rd.in.buf != nil || s.rd.plain.buf != nil {
+					t.Error("a buffer is held while the stream waits")
+				}
+			}
+			for err == nil {
+				_, _, _, err = s.Fill() // nothing is consumed: all stays unread
+			}
+			if err != io.EOF || waits < 2 {
+				t.Errorf("%v after waiting %d times", err, waits)
+			}
+		})
 	}
 }
 

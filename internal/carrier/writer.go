@@ -36,9 +36,9 @@ func (w *writer) init(s *Stream) {
 	w.tryUntil = func(fd uintptr) bool { return w.write(fd) }
 }
 
-// pipePart is how much is written at once to a connection without a descriptor: the grain of
-// progress there.
-const pipePart = 4 << 10
+// pipePart is how much is written at once to a connection without a descriptor: a record of TLS with as much as fits into it,
+// so that one which arrives can be opened. It is the grain of progress there.
+const pipePart = 5 + 16<<10 + 1 + 16
 
 // TryWrite takes what can be taken at once and returns how much that was. Nothing but an error
 // that ends the connection is an error.

@@ -31,6 +31,8 @@ import (
 	"time"
 
 	"github.com/coder/websocket"
+
+	"ferry/internal/carrier"
 )
 
 const (
@@ -59,15 +61,18 @@ type stream struct {
 	closed atomic.Bool
 }
 
-var _ net.Conn = (*stream)(nil)
+var _ carrier.Waiter = (*stream)(nil)
 
 func newStream(c *websocket.Conn, w *wire, scheme string) *stream {
 	c.SetReadLimit(maxMessage)
 	return &stream{ws: c, wire: w, scheme: scheme}
 }
 
-// Wait waits until there are bytes to read, without a buffer of the caller's.
-func (s *stream) Wait() error {
+// Wait is that of carrier.Waiter.
+func (s *stream) Wait(idle func()) error {
+	if s.message == nil && s.end == nil {
+		idle()
+	}
 	for s.message == nil && s.end == nil {
 		// A net.Conn knows no ctx: what waits here is ended by Close.
 		kind, r, err := s.ws.Reader(context.Background())
@@ -88,7 +93,7 @@ func (s *stream) Read(b []byte) (int, error) {
 		return 0, nil
 	}
 	for {
-		if err := s.Wait(); err != nil {
+		if err := s.Wait(func() {}); err != nil {
 			return 0, err
 		}
 		n, err := s.message.Read(b)

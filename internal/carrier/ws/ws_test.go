@@ -323,6 +323,9 @@ func TestUnderStream(t *testing.T) {
 		if err != nil || first != '0' {
 			t.Fatal(first, err)
 		}
+		if _, ok := b.(carrier.Waiter); !ok {
+			t.Error("it can not be waited for without a buffer any more")
+		}
 		s := carrier.NewStream(b)
 		defer s.Release()
 		var got []byte
