@@ -22,13 +22,16 @@ type kind struct {
 	path string // likewise; empty: the carrier has no path
 }
 
+// DefaultPath is where a gateway's WebSocket is in the names of its HTTP server.
+const DefaultPath = "/ferry"
+
 // kinds are the carriers over IP. ws and wss have the ports of WebSocket (RFC 6455, section 3), by which it passes where
 // others do not; SSH's own port has a server already, as a rule.
 var kinds = map[string]kind{
 	"tcp": {}, "udp": {}, "quic": {},
 	"ssh": {port: 2022},
-	"ws":  {port: 80, path: "/ferry"},
-	"wss": {port: 443, path: "/ferry"},
+	"ws":  {port: 80, path: DefaultPath},
+	"wss": {port: 443, path: DefaultPath},
 }
 
 // Schemes are all that a URL can begin with, as a text for people.

@@ -22,18 +22,42 @@ type Modes uint8
 const (
 	Plain Modes = 1 << iota // the 2013 protocol and its extensions, as they are
 	TLS                     // the same inside of TLS, with keys on both sides
+	Web                     // that again inside of a WebSocket, over HTTP or HTTPS
 )
 
-var modeNames = map[string]Modes{"plain": Plain, "tls": TLS, "both": Plain | TLS}
+// modeNames are the words for modes in a URL; the first ones of them that fit make a text.
+var modeNames = []struct {
+	name  string
+	modes Modes
+}{{"both", Plain | TLS}, {"plain", Plain}, {"tls", TLS}, {"web", Web}}
 
-// String returns the word for modes in a URL.
+// String returns the words for modes in a URL, with commas between them.
 func (m Modes) String() string {
-	for name, modes := range modeNames {
-		if m == modes {
-			return name
+	var words []string
+	for _, n := range modeNames {
+		if m&n.modes == n.modes {
+			words = append(words, n.name)
+			m &^= n.modes
 		}
 	}
-	return ""
+	return strings.Join(words, ",")
+}
+
+// parseModes reads words for modes. Who comes by a WebSocket speaks TLS in it.
+func parseModes(s string) (m Modes, ok bool) {
+	for word := range strings.SplitSeq(s, ",") {
+		i := slices.IndexFunc(modeNames, func(n struct {
+			name  string
+			modes Modes
+		}) bool {
+			return n.name == word
+		})
+		if i < 0 {
+			return 0, false
+		}
+		m |= modeNames[i].modes
+	}
+	return m, true
 }
 
 // A Listening is an endpoint to listen on, and who may come in there.
@@ -44,7 +68,7 @@ type Listening struct {
 }
 
 // ParseListen reads a URL to listen on: tcp://[host]:port, vsock://[cid]:port, unix:///path, each with
-// ?allow=plain, tls or both; vsock with &cid=3,4, the guests that may come; unix with &uid=0,1000.
+// ?allow=plain, tls, both or web, several with commas between; ws://[host]:port/path and wss://... stand for tcp://...?allow=tls,web; vsock with &cid=3,4, the guests that may come; unix with &uid=0,1000.
 func ParseListen(s string) (Listening, error) {
 	var l Listening
 	u, err := url.Parse(s)
@@ -61,8 +85,9 @@ func ParseListen(s string) (Listening, error) {
 		}
 	}
 	if v := q.Get("allow"); q.Has("allow") {
-		if l.Allow = modeNames[v]; l.Allow == 0 {
-			return l, fmt.Errorf("%q: allow=%s: write plain, tls or both", s, v)
+		var ok bool
+		if l.Allow, ok = parseModes(v); !ok {
+			return l, fmt.Errorf("%q: allow=%s: write plain, tls, both or web, several with commas between", s, v)
 		}
 	}
 	q.Del("allow")
@@ -80,8 +105,12 @@ func ParseListen(s string) (Listening, error) {
 	l.Endpoint, err = parse(u.String(), DefaultPort)
 	switch {
 	case err != nil:
-	case webPorts[l.Scheme] != 0:
-		err = fmt.Errorf("%q: %s:// is for dialling; listen on tcp://:%d, where clients by WebSocket come in as well", s, l.Scheme, l.Port)
+	case kinds[l.Scheme].path != "" && l.Allow&Plain != 0:
+		err = fmt.Errorf("%q: clients without a key come by tcp, vsock and unix only", s)
+	case kinds[l.Scheme].path != "":
+		l.Allow = TLS | Web
+	case l.Allow&Web != 0 && l.Scheme != "tcp":
+		err = fmt.Errorf("%q: a WebSocket comes by tcp only", s)
 	case l.HybridPort != 0:
 		err = fmt.Errorf("%q: '?vsock=' is for dialling; listen on the path with the port appended, as in unix:///path_%d", s, l.HybridPort)
 	}

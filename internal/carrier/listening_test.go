@@ -21,6 +21,13 @@ func TestParseListen(t *testing.T) {
 		{"tcp://:2002?allow=plain", "tcp://:2002", Plain, nil},
 		{"vsock://:2002?allow=both&cid=3,4", "vsock://:2002", Plain | TLS, []uint32{3, 4}},
 		{"unix:///run/x?uid=0", "unix:///run/x", 0, []uint32{0}},
+		{"tcp://:443?allow=tls,web", "tcp://:443", TLS | Web, nil},
+		{"tcp://:443?allow=both,web", "tcp://:443", Plain | TLS | Web, nil},
+		{"wss://:443", "wss://:443/ferry", TLS | Web, nil},
+		{"ws://127.0.0.1:8080/x", "ws://127.0.0.1:8080/x", TLS | Web, nil},
+		{"wss://:443?allow=plain", "", 0, nil},
+		{"vsock://:443?allow=web", "", 0, nil},
+		{"tcp://:443?allow=web,", "", 0, nil},
 		{"tcp://:2002?allow=", "", 0, nil},
 		{"tcp://:2002?allow=ssl", "", 0, nil},
 		{"tcp://:2002?uid=0", "", 0, nil},
@@ -38,6 +45,9 @@ func TestParseListen(t *testing.T) {
 		t.Run(tt.in, func(t *testing.T) {
 			l, err := ParseListen(tt.in)
 			checkEndpoint(t, "listen", l.Endpoint, err, tt.url)
+			if again, ok := parseModes(l.Allow.String()); l.Allow != 0 && (again != l.Allow || !ok) {
+				t.Errorf("%d is written as %q", l.Allow, l.Allow)
+			}
 			if err == nil && (l.Allow != tt.allow || !slices.Equal(l.From, tt.from)) {
 				t.Errorf("got %d, %v; want %d, %v", l.Allow, l.From, tt.allow, tt.from)
 			}

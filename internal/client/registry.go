@@ -3,6 +3,7 @@ package client
 import (
 	"context"
 	"crypto/tls"
+	"maps"
 
 	"ferry/internal/carrier"
 	"ferry/internal/carrier/tcp"
@@ -13,9 +14,14 @@ import (
 // A dialer reaches a gateway, and makes the handshake where there is a *tls.Config.
 type dialer func(context.Context, carrier.Endpoint, carrier.Opener, *tls.Config) (carrier.Link, error)
 
-// carriers are the ways to a gateway, by the scheme of a URL. A new one is added here.
-var carriers = map[string]dialer{
+// carriers are the ways to a gateway, by the scheme of a URL. A new one is added here, or to those that a minimal build leaves out.
+var carriers = with(map[string]dialer{
 	"tcp":   stream(tcp.Dial),
 	"vsock": stream(vsock.Dial),
 	"unix":  stream(unix.Dial),
+}, more)
+
+func with(all, others map[string]dialer) map[string]dialer {
+	maps.Copy(all, others)
+	return all
 }

@@ -13,6 +13,7 @@ import (
 	"ferry/internal/addrpool"
 	"ferry/internal/admission"
 	"ferry/internal/carrier/tls"
+	"ferry/internal/carrier/ws"
 	"ferry/internal/leasestore"
 	"ferry/internal/peerstore"
 	"ferry/internal/proto"
@@ -61,6 +62,8 @@ var causes = []struct {
 	{context.DeadlineExceeded, "join_timeout", 0},
 	{tls.ErrRecord, "bad_record", 0},
 	{tls.ErrHandshake, "handshake", 0},
+	{ws.ErrRequest, "http", 0},
+	{ws.ErrTLS, "https", 0},
 }
 
 // explain returns the name under which the end of a connection is counted, and what to tell the client.

@@ -400,6 +400,10 @@ func (g *Gateway) carriers() (all []string) {
 		if e := l.at; e.OverIP() && l.allow&carrier.TLS != 0 {
 			e.Host = ""
 			all = append(all, e.String())
+			if e.Scheme == "tcp" && l.allow&carrier.Web != 0 {
+				e.Scheme, e.Path = "wss", carrier.DefaultPath
+				all = append(all, e.String())
+			}
 		}
 	}
 	return all

@@ -60,6 +60,7 @@ type Gateway struct {
 	leases  *leases
 	devices *peerstore.Store // nil without a key
 	tls     *tls.Config      // nil without a key
+	web     *tls.Config      // of HTTPS around a WebSocket, which proves nothing
 	gate    *admission.Gate
 	budget  buffer.Budget // of all queues
 	plain   buffer.Budget // of the queues of clients without a key, a part of it
@@ -188,7 +189,7 @@ func newGateway(c Config, exit Exit, leases *leases) (*Gateway, error) {
 		return nil, err
 	}
 	if !c.Key.IsZero() {
-		g.tls = c.Key.Server(g.known)
+		g.tls, g.web = c.Key.Server(g.known), identity.Unproven()
 		g.devices, err = peerstore.Open(leases.dir, peerstore.Config{Pool: c.Pool, Plain: c.PlainPool})
 		if err != nil {
 			return nil, err

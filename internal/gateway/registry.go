@@ -40,6 +40,8 @@ var ways = map[string]way{
 	"tcp":   stream(tcp.Listen, nil),
 	"vsock": stream(vsock.Listen, vsock.From),
 	"unix":  stream(unix.Listen, unix.From),
+	"ws":    stream(tcp.Listen, nil),
+	"wss":   stream(tcp.Listen, nil),
 }
 
 // listenAll opens the listeners that c names, all or none. Without names it serves TCP and, where the
@@ -101,7 +103,7 @@ func parseListen(c *Config, url string) (carrier.Listening, error) {
 	case e.Allow == 0:
 		e.Allow = carrier.TLS
 	}
-	if err == nil && e.Allow&carrier.TLS != 0 && c.Key.IsZero() {
+	if err == nil && e.Allow&(carrier.TLS|carrier.Web) != 0 && c.Key.IsZero() {
 		err = fmt.Errorf("listen on %s: allow=%s needs a key: 'vpnsrv init' makes one", e, e.Allow)
 	}
 	return e, err

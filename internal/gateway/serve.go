@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net"
@@ -10,6 +11,7 @@ import (
 	"ferry/internal/admission"
 	"ferry/internal/carrier"
 	"ferry/internal/carrier/tls"
+	"ferry/internal/carrier/ws"
 	"ferry/internal/identity"
 	"ferry/internal/peerstore"
 )
@@ -111,17 +113,54 @@ func (g *Gateway) greet(ctx context.Context, l *listener, a arrival) (carrier.Li
 	switch {
 	case err != nil:
 		return nil, none, err
+	case l.allow&carrier.Web != 0 && (first == carrier.TLSByte || isLetter(first)):
+		return g.greetWeb(ctx, l, conn, first)
 	case first != carrier.TLSByte && l.allow&carrier.Plain == 0:
 		return nil, none, errPlain
 	case first != carrier.TLSByte:
 		return carrier.NewStream(conn), none, nil
 	}
+	return g.shake(ctx, conn, conn)
+}
+
+// greetWeb greets a client that comes by a WebSocket, over HTTP or HTTPS, or directly by TLS.
+func (g *Gateway) greetWeb(ctx context.Context, l *listener, conn net.Conn, first byte) (carrier.Link, identity.Public, error) {
+	if first != carrier.TLSByte {
+		inside, err := ws.Accept(ctx, conn, l.path())
+		if err != nil {
+			return nil, identity.Public{}, err
+		}
+		return g.shake(ctx, inside, inside)
+	}
+	ours, again, err := tls.IsOurs(ctx, conn)
+	if err != nil {
+		return nil, identity.Public{}, err
+	}
+	if ours {
+		return g.shake(ctx, again, conn)
+	}
+	inside, err := ws.AcceptTLS(ctx, again, l.path(), g.web)
+	if err != nil {
+		return nil, identity.Public{}, err
+	}
+	return g.shake(ctx, inside, inside)
+}
+
+// shake makes the handshake by TLS over conn. What follows it is read from rest: the same connection, without what was read of
+// it before.
+func (g *Gateway) shake(ctx context.Context, conn, rest net.Conn) (carrier.Link, identity.Public, error) {
 	records, protocol, key, err := tls.Server(ctx, conn, g.tls)
 	if err != nil {
-		return nil, none, err
+		return nil, identity.Public{}, err
 	}
-	return g.proven(ctx, carrier.NewSecureStream(conn, records), protocol, key)
+	return g.proven(ctx, carrier.NewSecureStream(rest, records), protocol, key)
 }
+
+// path is where a WebSocket is.
+func (l *listener) path() string { return cmp.Or(l.at.Path, carrier.DefaultPath) }
+
+// isLetter tells whether a connection may begin with a request of HTTP (RFC 9110, section 9.1).
+func isLetter(b byte) bool { return 'A' <= b && b <= 'Z' }
 
 // proven serves a device that has come to join, with a key that it has proven; all others are clients.
 func (g *Gateway) proven(ctx context.Context, l carrier.Link, p identity.Protocol, key identity.Public) (carrier.Link, identity.Public, error) {

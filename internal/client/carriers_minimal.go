@@ -1,0 +1,6 @@
+//go:build minimal
+
+package client
+
+// more are the carriers that a minimal build leaves out.
+var more map[string]dialer
