@@ -1,0 +1,35 @@
+package netns
+
+import (
+	"fmt"
+	"testing"
+	"time"
+)
+
+// TestCarriers: a device joins and connects by each carrier alone, packets of all sizes pass, and its session goes on when
+// the connection is killed.
+func TestCarriers(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct{ name, listen, server string }{
+		{"wss", "wss://:443", "wss://" + gatewayC1},
+		{"ws", "ws://:80/x", "ws://" + gatewayC1 + "/x"},
+		{"tls by the port of wss", "wss://:443", "tcp://" + gatewayC1 + ":443"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			n := newSecure(t, "--listen", tt.listen, "--public", tt.server)
+			dev := newClient(t, n.c1, "--state", n.join(n.c1, "cam1"))
+			addr := dev.waitConnected()
+			ping(t, n.c1, gatewayVPN, 3)
+			run(t, n.gw, fmt.Sprintf("ping -n -q -c 3 -i 0.05 -s 8000 %s", addr))
+			up := newNumberedStream(t, n.c1, n.gw, gatewayVPN, time.Millisecond)
+			time.Sleep(300 * time.Millisecond)
+			run(t, n.gw, "ss -K dst 192.168.101.2")
+			dev.event("connected", 1)
+			time.Sleep(300 * time.Millisecond)
+			if lost, doubled, _, stall := up.end(); lost+doubled > 0 {
+				t.Errorf("of %d packets %d are lost, %d came twice, the longest pause was %s", up.sent, lost, doubled, stall)
+			}
+		})
+	}
+}
