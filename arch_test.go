@@ -32,7 +32,7 @@ var arrows = map[string][]string{
 	"internal/carrier/tls":      {"internal/carrier", "internal/identity"},
 	"internal/carrier/unix":     {"internal/carrier"},
 	"internal/carrier/vsock":    {"internal/carrier"},
-	"internal/carrier/ws":       {"internal/carrier", "internal/carrier/tcp"},
+	"internal/carrier/ws":       {"internal/carrier"},
 	"internal/cmdline":          {},
 	"internal/confine":          {},
 	"internal/durable":          {},

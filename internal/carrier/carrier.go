@@ -107,12 +107,3 @@ func (s *Stream) opError(op string, err error) error {
 	}
 	return &net.OpError{Op: op, Net: s.conn.RemoteAddr().Network(), Addr: s.conn.RemoteAddr(), Err: err}
 }
-
-// An Opener opens for who dials what it has not got the rights for. Where it is nil, the carrier does.
-type Opener interface {
-	// Socket makes a socket for a network of package net (tcp4, tcp6, udp4 or udp6) with the firewall mark
-	// that keeps it, on its way to an address, out of the tunnel.
-	Socket(network, address string) (*os.File, error)
-	// Connect connects to a unix socket.
-	Connect(path string) (net.Conn, error)
-}

@@ -12,7 +12,6 @@ import (
 	"syscall"
 
 	"ferry/internal/carrier"
-	"ferry/internal/carrier/tcp"
 	ferrytls "ferry/internal/carrier/tls"
 	"ferry/internal/hostnet"
 	"ferry/internal/identity"
@@ -107,7 +106,7 @@ func (c *client) shut(ctx context.Context, server carrier.Endpoint) error {
 			continue
 		}
 		ctx, cancel := context.WithTimeout(ctx, dialTimeout)
-		addrs, err := tcp.Lookup(ctx, s, c.host)
+		addrs, err := carrier.LookupTCP(ctx, s, c.host)
 		cancel()
 		if err != nil && s == server {
 			return err

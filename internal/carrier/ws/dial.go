@@ -14,7 +14,6 @@ import (
 	"github.com/coder/websocket"
 
 	"ferry/internal/carrier"
-	"ferry/internal/carrier/tcp"
 )
 
 // Options are what a device can be told about its way out.
@@ -30,7 +29,7 @@ const Direct = "direct"
 // Dial connects to an endpoint ws://host:port/path or wss://host:port/path, through a proxy if there is one, and returns the
 // byte stream of the WebSocket. The sockets are those of the opener. A proxy looks the host up itself.
 func Dial(ctx context.Context, e carrier.Endpoint, o carrier.Opener, p Options) (net.Conn, error) {
-	s, err := dial(ctx, e, tcp.Dialer(o), p)
+	s, err := dial(ctx, e, carrier.TCPDialer(o), p)
 	if err != nil {
 		return nil, fmt.Errorf("dial %s: %w", e, err)
 	}
