@@ -1,6 +1,7 @@
 package identity
 
 import (
+	"crypto"
 	"crypto/ed25519"
 	"crypto/rand"
 	"crypto/sha256"
@@ -105,6 +106,9 @@ func (k Key) IsZero() bool { return k.private == nil }
 
 // Public returns the public half.
 func (k Key) Public() Public { return Public(k.private.Public().(ed25519.PublicKey)) }
+
+// Signer returns what signs with the key, for protocols that prove it in other ways than TLS.
+func (k Key) Signer() crypto.Signer { return k.private }
 
 const pemType = "PRIVATE KEY" // PKCS #8, RFC 7468
 
