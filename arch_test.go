@@ -28,6 +28,7 @@ var arrows = map[string][]string{
 	"internal/failover":         {},
 	"internal/multipath":        {"internal/buffer", "internal/proto", "internal/router", "internal/session"},
 	"internal/carrier":          {},
+	"internal/carrier/ssh":      {"internal/carrier", "internal/identity"},
 	"internal/carrier/tcp":      {"internal/carrier"},
 	"internal/carrier/tls":      {"internal/carrier", "internal/identity"},
 	"internal/carrier/unix":     {"internal/carrier"},
@@ -90,6 +91,7 @@ var sole = map[string]string{
 	"golang.org/x/net/http/httpproxy": "internal/carrier/ws",
 	"github.com/gaissmai/bart":        "internal/router",
 	"github.com/spf13/cobra":          "internal/cmdline",
+	"golang.org/x/crypto/ssh":         "internal/carrier/ssh",
 }
 
 // limits on size: what is longer may hold two ideas. Tables and tests may be long.
