@@ -364,3 +364,32 @@ func TestKeyThatIsAskedAboutOnly(t *testing.T) {
 }
 
 func port(e carrier.Endpoint) string { return fmt.Sprint(e.Port) }
+
+func BenchmarkStream(b *testing.B) {
+	client, server := pair(b)
+	from, to := carrier.NewStream(client), carrier.NewStream(server)
+	data := make([]byte, 64<<10)
+	b.SetBytes(int64(len(data)))
+	b.ReportAllocs()
+	sent := make(chan error, 1)
+	go func() {
+		for range b.N {
+			if err := from.Write(data, func() {}); err != nil {
+				sent <- err
+				return
+			}
+		}
+		sent <- nil
+	}()
+	for left := b.N * len(data); left > 0; {
+		_, start, end, err := to.Fill()
+		if err != nil {
+			b.Fatal(err)
+		}
+		to.Consume(end - start)
+		left -= end - start
+	}
+	if err := <-sent; err != nil {
+		b.Fatal(err)
+	}
+}

@@ -2,6 +2,7 @@ package ssh
 
 import (
 	"bytes"
+	"context"
 	"crypto/aes"
 	"crypto/cipher"
 	"crypto/ecdh"
@@ -9,20 +10,24 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 	"math/big"
 	"net"
+	"os"
+	"strings"
 	"testing"
 	"time"
 
 	"golang.org/x/crypto/ssh"
 
+	"ferry/internal/carrier"
 	"ferry/internal/identity"
 )
 
 // A stranger speaks SSH by hand, as far as its keys are exchanged: to send what no library would.
 type stranger struct {
-	net.Conn
+	*net.TCPConn
 	t     testing.TB
 	aead  cipher.AEAD // nil: in the clear
 	nonce [12]byte
@@ -45,7 +50,7 @@ func dialStranger(t testing.TB, address string) *stranger {
 	}
 	t.Cleanup(func() { conn.Close() })
 	_ = conn.SetDeadline(time.Now().Add(patience))
-	return &stranger{Conn: conn, t: t}
+	return &stranger{TCPConn: conn.(*net.TCPConn), t: t}
 }
 
 // packet returns b as a packet, sealed if keys were exchanged.
@@ -63,7 +68,13 @@ func (s *stranger) packet(b []byte) []byte {
 	if s.aead == nil {
 		return p
 	}
-	sealed := s.aead.Seal(p[:4:4], s.nonce[:], p[4:], p[:4])
+	return s.seal(p[4:])
+}
+
+// seal returns a packet of which b is what is sealed.
+func (s *stranger) seal(b []byte) []byte {
+	length := binary.BigEndian.AppendUint32(nil, uint32(len(b)))
+	sealed := s.aead.Seal(length, s.nonce[:], b, length)
 	binary.BigEndian.PutUint64(s.nonce[4:], binary.BigEndian.Uint64(s.nonce[4:])+1)
 	return sealed
 }
@@ -203,4 +214,195 @@ func TestTalkative(t *testing.T) {
 			}
 		})
 	}
+}
+
+// As many of the shortest packets as may be, and more.
+func TestShortestPackets(t *testing.T) {
+	for _, n := range []int{1, 14, 15, 16, 17, 18, 19, 20, 21, 40} {
+		for name, first := range map[string][][]byte{"at first": {}, "after a login": {requestService("ssh-userauth"), none()}} {
+			t.Run(fmt.Sprint(n, " ", name), func(t *testing.T) {
+				e, served := gateway(t, within(t), identity.NewKey(), everybody)
+				s := dialStranger(t, net.JoinHostPort(e.Host, port(e)))
+				s.exchange()
+				var b []byte
+				for _, p := range first {
+					b = append(b, s.packet(p)...)
+				}
+				for range n {
+					b = append(b, s.seal([]byte{4, msgUserAuth, 0, 0, 0, 0})...)
+				}
+				_, _ = s.Write(b)
+				_ = s.CloseWrite()
+				if r := <-served; !errors.Is(r.err, ErrHandshake) {
+					t.Errorf("got %v, want %v", r.err, ErrHandshake)
+				}
+			})
+		}
+	}
+}
+
+// Who says nothing, or stops in the middle, is gone when ctx is.
+func TestSlow(t *testing.T) {
+	tests := map[string]func(s *stranger){
+		"silent":                  func(*stranger) {},
+		"in the version":          func(s *stranger) { s.send([]byte(versionPrefix)...) },
+		"in a packet":             func(s *stranger) { s.send([]byte(versionPrefix + "x\r\n\x00\x00\x10")...) },
+		"before the key exchange": func(s *stranger) { s.send(append([]byte(versionPrefix+"x\r\n"), s.packet(kexInit())...)...) },
+		"before the login":        (*stranger).exchange,
+		"in the login": func(s *stranger) {
+			s.exchange()
+			s.send(append(s.packet(requestService("ssh-userauth")), s.packet(none())...)...)
+		},
+	}
+	for name, speak := range tests {
+		t.Run(name, func(t *testing.T) {
+			ctx, cancel := context.WithCancelCause(t.Context())
+			e, served := gateway(t, ctx, identity.NewKey(), everybody)
+			s := dialStranger(t, net.JoinHostPort(e.Host, port(e)))
+			speak(s)
+			late := errors.New("too late")
+			cancel(late)
+			if r := <-served; !errors.Is(r.err, late) || r.conn != nil {
+				t.Errorf("got %v, want %v", r.err, late)
+			}
+			if _, err := io.Copy(io.Discard, s); errors.Is(err, os.ErrDeadlineExceeded) {
+				t.Error("the connection is still there")
+			}
+		})
+	}
+	t.Run("behind the login", func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		e, served := gateway(t, ctx, identity.NewKey(), everybody)
+		client := stockClient(t, e, ssh.Config{})
+		if _, _, err := client.OpenChannel(session, nil); err != nil {
+			t.Fatal(err)
+		}
+		cancel()
+		if r := <-served; !errors.Is(r.err, context.Canceled) || r.conn != nil {
+			t.Errorf("got %v, want %v", r.err, context.Canceled)
+		}
+	})
+}
+
+// A client does not wait longer than its ctx for a gateway that says nothing.
+func TestSilentGateway(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	e := carrier.Endpoint{Scheme: "ssh", Host: "127.0.0.1", Port: uint32(l.Addr().(*net.TCPAddr).Port)}
+	if _, err := Dial(ctx, e, nil, identity.NewKey(), everybody); !errors.Is(err, context.DeadlineExceeded) || errors.Is(err, ErrLogin) {
+		t.Errorf("got %v, want %v", err, context.DeadlineExceeded)
+	}
+}
+
+func unsealed(length uint32, b ...byte) string {
+	return string(append(binary.BigEndian.AppendUint32(nil, length), b...))
+}
+
+func TestGuard(t *testing.T) {
+	hello := versionPrefix + "x\r\n"
+	keys := unsealed(2, 0, newKeys)
+	exchange := func(length int) string { return unsealed(uint32(length), make([]byte, length)...) }
+	allowed := strings.Repeat("s", (maxPackets+1)*shortest-1)
+	tests := []struct {
+		name string
+		in   string
+		ok   bool
+	}{
+		{"nothing", "", true},
+		{"version", hello, true},
+		{"version, bit by bit", "SS", true},
+		{"another protocol", "GET /", false},
+		{"a line before it", "hello\r\n" + hello, false},
+		{"an old version", "SSH-1.5-x\r\n", false},
+		{"longest version", versionPrefix + strings.Repeat("x", maxVersion-len(versionPrefix)), true},
+		{"version too long", versionPrefix + strings.Repeat("x", maxVersion-len(versionPrefix)+1), false},
+		{"exchange", hello + exchange(3000) + exchange(1300) + keys, true},
+		{"a packet that is announced", hello + unsealed(maxClear), true},
+		{"a packet that is too long", hello + unsealed(maxClear+1), false},
+		{"a packet without a type", hello + unsealed(1), false},
+		{"all that may be in the clear", hello + exchange(maxClear-4-len(hello)), true},
+		{"too much in the clear", hello + exchange(4000) + exchange(4000) + exchange(4000), false},
+		{"new keys and what may be sealed", hello + keys + allowed, true},
+		{"too much sealed", hello + keys + allowed + "s", false},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			if err := newGuard().read([]byte(tt.in)); (err == nil) != tt.ok {
+				t.Errorf("got %v", err)
+			}
+		})
+	}
+	g := newGuard()
+	more := func(n int, ok bool) {
+		t.Helper()
+		if err := g.read(make([]byte, n)); (err == nil) != ok {
+			t.Errorf("%d bytes more: got %v", n, err)
+		}
+	}
+	g.wrote([]byte("SSH-2.0-Go\r\n"))
+	g.wrote([]byte(keys)) // answers count from then on
+	if err := g.read([]byte(hello + keys + allowed)); err != nil {
+		t.Fatal(err)
+	}
+	g.wrote(nil)
+	more(shortest, true)
+	g.keyOffered()
+	g.wrote(nil)
+	more(withKey, true)
+	more(1, false)
+	g.trust()
+	more(1<<20, true)
+}
+
+// However the bytes come, the guard's word is the same; it lets nobody announce what the library would
+// allocate.
+func FuzzGuard(f *testing.F) {
+	f.Add([]byte(versionPrefix+"x\r\n"+unsealed(2, 0, newKeys)+"sealed"), uint8(1))
+	f.Add([]byte(versionPrefix+"x\r\n"+unsealed(12, make([]byte, 12)...)), uint8(3))
+	f.Add([]byte(versionPrefix+"x\r\n\xff\xff\xff\xff"), uint8(0))
+	f.Fuzz(func(t *testing.T, b []byte, cut uint8) {
+		whole, parts := newGuard(), newGuard()
+		want := whole.read(b)
+		var got error
+		for rest := b; len(rest) > 0 && got == nil; {
+			n := min(len(rest), int(cut)+1)
+			got = parts.read(rest[:n])
+			rest = rest[n:]
+		}
+		if got != want {
+			t.Errorf("got %v in parts, %v at once", got, want)
+		}
+		if want == nil && (whole.length > maxClear || whole.clear > maxClear) {
+			t.Errorf("%d bytes of a packet, %d in the clear", whole.length, whole.clear)
+		}
+	})
+}
+
+// FuzzServer sends anything to a gateway: in the place of all that a client says, or behind a key exchange.
+func FuzzServer(f *testing.F) {
+	s := &stranger{}
+	f.Add([]byte(strangerVersion+"\r\n"), false)
+	f.Add(append(append([]byte(strangerVersion+"\r\n"), s.packet(kexInit())...), s.packet(append([]byte{msgECDHInit}, text(make([]byte, 32))...))...), false)
+	f.Add([]byte("GET / HTTP/1.1\r\n\r\n"), false)
+	f.Add(requestService("ssh-userauth"), true)
+	f.Add(none(), true)
+	f.Add(kexInit(), true)
+	f.Fuzz(func(t *testing.T, b []byte, keys bool) {
+		e, served := gateway(t, within(t), identity.NewKey(), func(identity.Public) error { return errStranger })
+		s := dialStranger(t, net.JoinHostPort(e.Host, port(e)))
+		if keys {
+			s.exchange()
+			b = append(s.packet(requestService("ssh-userauth")), s.packet(b)...)
+		}
+		_, _ = s.Write(b)
+		_ = s.CloseWrite()
+		if r := <-served; r.err == nil || r.conn != nil || r.key != (identity.Public{}) {
+			t.Errorf("got %v, %v, %v", r.conn, r.key, r.err)
+		}
+	})
 }
