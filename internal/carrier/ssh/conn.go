@@ -60,19 +60,17 @@ func (c *conn) Write(b []byte) (int, error) {
 	return n, c.opError("write", err)
 }
 
-// end returns why a channel has ended, of which itself tells but that: io.EOF when the other end has closed
-// it or the connection. Nothing can follow, so the connection is closed; what was read is still there.
+// end returns why a channel has ended, of which itself tells but that: the error of the connection below, or
+// io.EOF for all that is SSH's: the other end has closed the channel or the connection, or has not kept to the
+// protocol. Nothing can follow, so the connection is closed; what came before the end can be read.
 func (c *conn) end() error {
-	closed := c.closed.Load()
 	_ = c.wire.Close()
 	c.serving.Wait()
 	fault := c.wire.fault()
 	switch {
-	case closed || c.closed.Load():
+	case c.closed.Load():
 		return net.ErrClosed
-	case fault == nil: // it was not the wire
-		return io.ErrUnexpectedEOF
-	case errors.Is(fault, net.ErrClosed):
+	case fault == nil, errors.Is(fault, net.ErrClosed): // by the line above
 		return io.EOF
 	}
 	return fault

@@ -57,6 +57,7 @@ func TestOtherServices(t *testing.T) {
 	}{
 		{"shell", `request "shell"`, inSession((*ssh.Session).Shell)},
 		{"exec", `request "exec"`, inSession(func(s *ssh.Session) error { return s.Run("id") })},
+		{"exec of the name", `request "exec"`, inSession(func(s *ssh.Session) error { return s.Start(subsystem) })},
 		{"env", `request "env"`, inSession(func(s *ssh.Session) error { return s.Setenv("LANG", "C") })},
 		{"pty", `request "pty-req"`, inSession(func(s *ssh.Session) error { return s.RequestPty("xterm", 24, 80, nil) })},
 		{"agent", `request "auth-agent-req@openssh.com"`, inSession(request("auth-agent-req@openssh.com"))},

@@ -71,7 +71,7 @@ func offer() ssh.Config {
 // publicOf returns the key that SSH has in an envelope of its own.
 func publicOf(key ssh.PublicKey) (identity.Public, error) {
 	k, ok := key.(ssh.CryptoPublicKey)
-	if !ok || key.Type() != ssh.KeyAlgoED25519 { // a certificate has a key of its kind inside, too
+	if !ok || key.Type() != ssh.KeyAlgoED25519 { // a key in a security key is of another
 		return identity.Public{}, errKey
 	}
 	public, ok := k.CryptoPublicKey().(ed25519.PublicKey)
@@ -138,7 +138,6 @@ func client(ctx context.Context, raw net.Conn, key identity.Key, verify func(ide
 type hostKey struct {
 	verify func(identity.Public) error
 	key    identity.Public // zero: none was proven
-	wrong  error           // of verify
 }
 
 // check is called when a key was proven: at first, and again whenever the keys of the connection change.
@@ -153,16 +152,12 @@ func (h *hostKey) check(_ string, _ net.Addr, key ssh.PublicKey) error {
 	case h.key != public:
 		err = errors.New("the gateway has changed its key meanwhile")
 	}
-	h.wrong = err
 	return err
 }
 
 // explain says what the error of a handshake means.
 func (h *hostKey) explain(err error) error {
-	switch {
-	case h.wrong != nil:
-		return fmt.Errorf("%w: %w", ErrHandshake, h.wrong)
-	case h.key == identity.Public{}, errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+	if h.key == (identity.Public{}) || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		return fmt.Errorf("%w: %w", ErrHandshake, err)
 	}
 	return fmt.Errorf("%w: 'vpnsrv peer list' shows whose keys it knows: %w", ErrLogin, err)
@@ -180,7 +175,7 @@ func Server(ctx context.Context, conn net.Conn, key identity.Key, admit func(ide
 	if err != nil {
 		return nil, identity.Public{}, errors.Join(err, w.Close())
 	}
-	sc, channels, requests, err := ssh.NewServerConn(w, config)
+	sc, channels, requests, err := l.handshake(w, config)
 	switch {
 	case err != nil && l.refusal != nil:
 		return nil, identity.Public{}, fmt.Errorf("%w: %w", ErrHandshake, l.refusal)
@@ -211,7 +206,25 @@ const proven = "ferry-key"
 type login struct {
 	guard   *guard
 	admit   func(identity.Public) error
+	asked   bool  // admit was
 	refusal error // of the last key
+}
+
+// handshake is ssh.NewServerConn without its panic. A stranger who begins a second key exchange right behind the
+// first, and agrees to nothing there, takes the algorithms of the first away from under the library, which
+// reads them (golang.org/x/crypto v0.58.0): a nil pointer that would end the gateway.
+func (l *login) handshake(w *wire, config *ssh.ServerConfig) (sc *ssh.ServerConn, channels <-chan ssh.NewChannel, requests <-chan *ssh.Request, err error) {
+	defer func() {
+		p := recover()
+		switch {
+		case p == nil:
+		case l.asked: // admit has a part in it
+			panic(p)
+		default:
+			err = errors.Join(errTalk, w.Close())
+		}
+	}()
+	return ssh.NewServerConn(w, config)
 }
 
 func (l *login) config(key identity.Key) (*ssh.ServerConfig, error) {
@@ -239,6 +252,7 @@ func (l *login) offered(c ssh.ConnMetadata, key ssh.PublicKey) (*ssh.Permissions
 	case c.User() != user:
 		err = errUser
 	default:
+		l.asked = true
 		err = l.admit(public)
 	}
 	l.refusal = err

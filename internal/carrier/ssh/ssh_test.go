@@ -300,8 +300,18 @@ func TestLogins(t *testing.T) {
 		t.Fatal(err)
 	}
 	keys := func(s ...ssh.Signer) []ssh.AuthMethod { return []ssh.AuthMethod{ssh.PublicKeys(s...)} }
-	if _, err := publicOf(certified.PublicKey()); err != errKey {
-		t.Errorf("certificate: %v, want %v", err, errKey)
+	secured, err := ssh.ParsePublicKey(ssh.Marshal(struct {
+		Kind        string
+		Key         []byte
+		Application string
+	}{ssh.KeyAlgoSKED25519, make([]byte, 32), "ssh:"}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, key := range []ssh.PublicKey{certified.PublicKey(), other.PublicKey(), secured} {
+		if _, err := publicOf(key); err != errKey {
+			t.Errorf("%s: %v, want %v", key.Type(), err, errKey)
+		}
 	}
 	tests := []struct {
 		name string
