@@ -135,11 +135,13 @@ func (g *guard) next(c byte) bool {
 	g.n++
 	switch g.phase {
 	case version:
-		if c == '\n' {
+		switch {
+		case g.n <= len(versionPrefix):
+			return c == versionPrefix[g.n-1]
+		case c == '\n':
 			g.enter(header)
-			break
 		}
-		return g.n <= maxVersion && (g.n > len(versionPrefix) || c == versionPrefix[g.n-1])
+		return g.n <= maxVersion
 	case header:
 		if g.length = g.length<<8 | uint32(c); g.n == 4 {
 			g.enter(body)
