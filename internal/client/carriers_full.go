@@ -4,16 +4,35 @@ package client
 
 import (
 	"context"
+	"errors"
 	"net"
 
 	"ferry/internal/carrier"
+	"ferry/internal/carrier/ssh"
 	"ferry/internal/carrier/ws"
+	"ferry/internal/identity"
 )
 
 // more are the carriers that a minimal build leaves out.
 var more = map[string]dialer{
 	"ws":  stream(web),
 	"wss": stream(web),
+	"ssh": secureShell,
+}
+
+// secureShell dials a channel of SSH, which has a handshake of its own.
+func secureShell(ctx context.Context, e carrier.Endpoint, o carrier.Opener, keys *keyring) (carrier.Link, error) {
+	if keys.protocol != identity.Tunnel {
+		return nil, errors.New("no device joins by ssh: take another carrier for that")
+	}
+	conn, err := ssh.Dial(ctx, e, o, keys.key, keys.verify)
+	switch {
+	case errors.Is(err, ssh.ErrLogin):
+		return nil, errKey
+	case err != nil:
+		return nil, notGateway(err)
+	}
+	return carrier.NewStream(conn), nil
 }
 
 // web dials a WebSocket, through the proxy that the environment names.

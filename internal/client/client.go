@@ -14,7 +14,6 @@ package client
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -73,7 +72,6 @@ type client struct {
 	log     *slog.Logger
 	servers []carrier.Endpoint
 	reach   reacher
-	tls     *tls.Config // nil: none is spoken
 	pins    pins
 	host    helper // nil: none
 	exit    Exit
@@ -128,10 +126,8 @@ func Run(ctx context.Context, c Config, host Host) (err error) {
 func run(ctx context.Context, c Config, servers []carrier.Endpoint, reach reacher, e Exit, asked net.Listener, host helper) error {
 	cl := &client{c: c, log: c.Log, servers: servers, reach: reach, exit: e, due: make(chan struct{}, 1), uplink: router.NewUplink(e.Port()), story: newStory(&c, e.Name()), host: host,
 		found: make(map[carrier.Endpoint][]netip.Addr)}
-	if !c.Key.IsZero() {
-		cl.trust(c.Gateway, c.Next)
-	}
-	if cl.tls == nil {
+	cl.pins = pins{c.Gateway, c.Next}
+	if c.Key.IsZero() {
 		cl.log.Warn("plain mode: no authentication and no encryption; 'vpncli join' with an invitation of the gateway has both")
 	}
 	roamer := newRoamer(cl)

@@ -2,7 +2,6 @@ package client
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"io"
 	"net"
@@ -90,7 +89,7 @@ func worldOf(t *testing.T, dev *device, c Config, d time.Duration, servers ...se
 		c.setDefaults()
 		c.Events = func(e Event) { events = append(events, e) }
 		var gateway sync.WaitGroup
-		dial := func(context.Context, carrier.Endpoint, *tls.Config) (carrier.Link, error) {
+		dial := func(context.Context, carrier.Endpoint, *keyring) (carrier.Link, error) {
 			if len(servers) == 0 {
 				return nil, errors.New("connection refused")
 			}

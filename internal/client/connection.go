@@ -73,7 +73,7 @@ type connection struct {
 	way    failover.WayID
 	id     failover.PathID // 0: not a path yet
 	epoch  uint64          // with a tunnel
-	shown  *identity.Pin   // the key that the gateway has shown
+	shown  identity.Pin    // the key that the gateway has shown
 	lease  session.Lease   // with an id
 
 	start   time.Time
@@ -91,7 +91,7 @@ func (c *client) want() session.Want {
 	if c.exit.Port().Caps().USO {
 		want.Features |= proto.FeatureUSO
 	}
-	if c.tls != nil {
+	if !c.c.Key.IsZero() {
 		want.Features |= proto.FeatureSession
 	}
 	return want
@@ -99,7 +99,7 @@ func (c *client) want() session.Want {
 
 func newConnection(c *client, s carrier.Link) *connection {
 	x := &connection{
-		client: c, stream: s, start: time.Now(), shown: new(identity.Pin),
+		client: c, stream: s, start: time.Now(),
 		queue:   router.NewQueue(s, router.QueueConfig{Limit: c.c.QueueBytes, Budget: new(buffer.Budget)}),
 		session: session.NewClient(c.want()),
 		// A gateway that refuses says so before anything was agreed upon.
@@ -190,7 +190,7 @@ func (x *connection) item(kind proto.Kind, buf []byte, i, j int) error {
 		done, err := x.session.Config(b)
 		if err == nil && x.up { // it says something new of the gateway's keys
 			l := x.session.Lease()
-			x.roamer.do(func() { x.client.learn(l, *x.shown) })
+			x.roamer.do(func() { x.client.learn(l, x.shown) })
 		}
 		return x.progress(done, err)
 	case proto.KindPing:

@@ -169,10 +169,10 @@ func redeem(ctx context.Context, i identity.Invitation, key identity.Key, o carr
 	if err != nil {
 		return j, err
 	}
-	reach, config := reaching(o), key.Client(identity.Join, i.Gateway)
+	reach, keys := reaching(o), &keyring{key: key, protocol: identity.Join, pins: []identity.Pin{i.Gateway}}
 	var all []error
 	for _, server := range servers {
-		s, err := reach(ctx, server, config)
+		s, err := reach(ctx, server, keys)
 		if err == nil {
 			j, err = showSecret(ctx, s, i.Secret)
 		}

@@ -2,7 +2,6 @@ package client
 
 import (
 	"context"
-	"crypto/tls"
 	"maps"
 
 	"ferry/internal/carrier"
@@ -11,8 +10,8 @@ import (
 	"ferry/internal/carrier/vsock"
 )
 
-// A dialer reaches a gateway, and makes the handshake where there is a *tls.Config.
-type dialer func(context.Context, carrier.Endpoint, carrier.Opener, *tls.Config) (carrier.Link, error)
+// A dialer reaches a gateway, and makes the handshake where there are keys.
+type dialer func(context.Context, carrier.Endpoint, carrier.Opener, *keyring) (carrier.Link, error)
 
 // carriers are the ways to a gateway, by the scheme of a URL. A new one is added here, or to those that a minimal build leaves out.
 var carriers = with(map[string]dialer{

@@ -11,7 +11,6 @@ import (
 
 	"ferry/internal/carrier"
 	"ferry/internal/failover"
-	"ferry/internal/identity"
 	"ferry/internal/multipath"
 	"ferry/internal/proto"
 	"ferry/internal/session"
@@ -58,7 +57,7 @@ func newRoamer(c *client) *roamer {
 		todo: make(chan func()), over: make(chan struct{}),
 	}
 	r.m = failover.New(failover.Config{
-		Alone: c.tls == nil, Seed: rand.Uint64(), RetryMin: c.c.RetryMin, RetryMax: c.c.RetryMax, Keepalive: c.c.Keepalive,
+		Alone: c.c.Key.IsZero(), Seed: rand.Uint64(), RetryMin: c.c.RetryMin, RetryMax: c.c.RetryMax, Keepalive: c.c.Keepalive,
 	}, nil, time.Now())
 	for _, e := range c.servers {
 		r.addWay(e)
@@ -162,11 +161,11 @@ func (r *roamer) attempt(ctx context.Context, id failover.WayID, why string) {
 		r.failed(id, err)
 		return
 	}
-	t, shown := r.keys()
+	keys := r.keys()
 	ctx, r.dials[id] = context.WithCancel(ctx)
 	r.work.Go(func() {
-		link, err := s.find(ctx, r.reach, t, func() { _ = r.call(func() error { r.lead(); return nil }) })
-		if !r.do(func() { r.reached(id, link, shown, err) }) && err == nil {
+		link, err := s.find(ctx, r.reach, keys, func() { _ = r.call(func() error { r.lead(); return nil }) })
+		if !r.do(func() { r.reached(id, link, keys, err) }) && err == nil {
 			_ = link.Close()
 		}
 	})
@@ -188,7 +187,7 @@ func (r *roamer) abandon(id failover.WayID) {
 }
 
 // reached has the result of an attempt: a connection by which nothing was said yet.
-func (r *roamer) reached(id failover.WayID, l carrier.Link, shown *identity.Pin, err error) {
+func (r *roamer) reached(id failover.WayID, l carrier.Link, keys *keyring, err error) {
 	cancel := r.dials[id]
 	delete(r.dials, id)
 	defer cancel()
@@ -201,7 +200,10 @@ func (r *roamer) reached(id failover.WayID, l carrier.Link, shown *identity.Pin,
 		r.found[w.endpoint] = first(from.AddrPort().Addr().Unmap(), r.found[w.endpoint])
 	}
 	x := newConnection(r.client, l)
-	x.roamer, x.way, x.shown = r, id, shown
+	x.roamer, x.way = r, id
+	if keys != nil {
+		x.shown = keys.shown
+	}
 	r.joining++
 	r.work.Go(func() {
 		x.run()
@@ -223,7 +225,7 @@ func (r *roamer) leased(x *connection, l session.Lease) error {
 	if err := r.configure(&l, x.stream.RemoteAddr()); err != nil {
 		return err
 	}
-	r.learn(l, *x.shown)
+	r.learn(l, x.shown)
 	r.asker = nil
 	r.forget()
 	if l.Session != (proto.SessionID{}) {
@@ -432,11 +434,11 @@ func (r *roamer) tellConnected(x *connection, why string) {
 		protocol = "2013"
 	}
 	r.log.Info("connected", "server", x.stream.RemoteAddr().String(), "addr", l.Prefix, "gateway", l.Gateway,
-		"interface", r.exit.Name(), "mtu", l.MTU, "protocol", protocol, "secure", r.tls != nil, "carrier", r.ways[x.way].endpoint.Scheme, "reason", why)
+		"interface", r.exit.Name(), "mtu", l.MTU, "protocol", protocol, "secure", !r.c.Key.IsZero(), "carrier", r.ways[x.way].endpoint.Scheme, "reason", why)
 	e := Event{
 		Kind: EventConnected, Server: x.stream.RemoteAddr().String(), Interface: r.exit.Name(),
 		Address: l.Prefix.Addr(), Prefix: l.Prefix.Masked(), Gateway: l.Gateway, MTU: l.MTU, Protocol: protocol,
-		Secure: r.tls != nil, Carrier: r.ways[x.way].endpoint.Scheme, Way: r.ways[x.way].name,
+		Secure: !r.c.Key.IsZero(), Carrier: r.ways[x.way].endpoint.Scheme, Way: r.ways[x.way].name,
 	}
 	r.event(e)
 	if changed {

@@ -2,6 +2,8 @@ package client
 
 import (
 	"crypto/tls"
+	"fmt"
+	"slices"
 
 	"ferry/internal/identity"
 	"ferry/internal/session"
@@ -22,39 +24,57 @@ type pins struct {
 	gateway, next identity.Pin // next is zero if there is none
 }
 
-// trust takes the gateway by these keys from now on.
-func (c *client) trust(gateway, next identity.Pin) {
-	c.pins.gateway, c.pins.next = gateway, next
-	all := []identity.Pin{gateway}
-	if next != (identity.Pin{}) {
-		all = append(all, next)
+// all returns those that there are.
+func (p pins) all() []identity.Pin {
+	if p.next == (identity.Pin{}) {
+		return []identity.Pin{p.gateway}
 	}
-	c.tls = c.c.Key.Client(identity.Tunnel, all...)
+	return []identity.Pin{p.gateway, p.next}
 }
 
-// keys returns the configuration of one handshake, and where the key that the gateway shows is found once it has
-// succeeded; nil, and a zero pin, where no TLS is spoken.
-func (c *client) keys() (*tls.Config, *identity.Pin) {
-	shown := new(identity.Pin)
-	if c.tls == nil {
-		return nil, shown
+// A keyring is what one handshake needs: the key of this device, and those that the gateway may have.
+type keyring struct {
+	key      identity.Key
+	protocol identity.Protocol
+	pins     []identity.Pin
+	shown    identity.Pin // the one that the gateway has, once the handshake has succeeded
+}
+
+// keys returns what the next handshake needs; nil where the 2013 protocol is spoken as it is.
+func (c *client) keys() *keyring {
+	if c.c.Key.IsZero() {
+		return nil
 	}
-	t := c.tls.Clone()
+	return &keyring{key: c.c.Key, protocol: identity.Tunnel, pins: c.pins.all()}
+}
+
+// config is for a handshake by TLS 1.3.
+func (k *keyring) config() *tls.Config {
+	t := k.key.Client(k.protocol, k.pins...)
 	verify := t.VerifyConnection
 	t.VerifyConnection = func(s tls.ConnectionState) error {
 		if err := verify(s); err != nil {
 			return err
 		}
 		_, key, err := identity.Proven(s)
-		*shown = key.Pin()
+		k.shown = key.Pin()
 		return err
 	}
-	return t, shown
+	return t
+}
+
+// verify takes a key of the gateway that was proven in a handshake of another kind.
+func (k *keyring) verify(key identity.Public) error {
+	if !slices.Contains(k.pins, key.Pin()) {
+		return fmt.Errorf("%w: the gateway has %s, want %s", identity.ErrWrongKey, key.Pin(), k.pins)
+	}
+	k.shown = key.Pin()
+	return nil
 }
 
 // learn keeps what the gateway says of its keys. If that can not be stored, all stays as it was.
 func (c *client) learn(l session.Lease, shown identity.Pin) {
-	if c.tls == nil || c.c.Joined == "" || !l.Extended {
+	if c.c.Key.IsZero() || c.c.Joined == "" || !l.Extended {
 		return
 	}
 	gateway, next := shown, identity.Pin(l.NextKey)
@@ -73,6 +93,6 @@ func (c *client) learn(l session.Lease, shown identity.Pin) {
 		attrs = append(attrs, "next", next)
 	}
 	c.log.Info("the gateway replaces its key", attrs...)
-	c.trust(gateway, next)
+	c.pins = pins{gateway, next}
 	c.story.setPin(gateway)
 }

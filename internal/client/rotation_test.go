@@ -44,7 +44,7 @@ func TestLearn(t *testing.T) {
 				}
 				cl, _ := answering(t, Config{Key: identity.NewKey(), Gateway: tt.gateway, Next: tt.next, Joined: path})
 				cl.host = disk
-				cl.trust(tt.gateway, tt.next)
+				cl.pins = pins{tt.gateway, tt.next}
 				cl.learn(session.Lease{Extended: true, NextKey: tt.pushed}, tt.shown)
 				want := tt.want
 				if broken {
@@ -103,7 +103,7 @@ func TestLearnOfAnother(t *testing.T) {
 // Where the owner has named the gateway's key himself, nobody else changes that.
 func TestLearnNothing(t *testing.T) {
 	cl, _ := answering(t, Config{Key: identity.NewKey(), Gateway: identity.Pin{1}})
-	cl.trust(identity.Pin{1}, identity.Pin{})
+	cl.pins = pins{gateway: identity.Pin{1}}
 	cl.learn(session.Lease{Extended: true, NextKey: identity.Pin{2}}, identity.Pin{1})
 	if cl.pins.next != (identity.Pin{}) {
 		t.Errorf("trusts %v", cl.pins)

@@ -17,29 +17,29 @@ import (
 	"ferry/internal/identity"
 )
 
-// A reacher dials an endpoint and makes the handshake, without keys where t is nil.
-type reacher func(ctx context.Context, e carrier.Endpoint, t *tls.Config) (carrier.Link, error)
+// A reacher dials an endpoint and makes the handshake; keys are nil where the 2013 protocol is spoken as it is.
+type reacher func(ctx context.Context, e carrier.Endpoint, keys *keyring) (carrier.Link, error)
 
 // reaching returns what dials with the sockets of an opener, and gives up after a while.
 func reaching(o carrier.Opener) reacher {
-	return func(ctx context.Context, e carrier.Endpoint, t *tls.Config) (carrier.Link, error) {
+	return func(ctx context.Context, e carrier.Endpoint, keys *keyring) (carrier.Link, error) {
 		ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 		defer cancel()
-		return carriers[e.Scheme](ctx, e, o, t)
+		return carriers[e.Scheme](ctx, e, o, keys)
 	}
 }
 
 // stream reaches a gateway by a carrier of bytes.
 func stream(dial func(context.Context, carrier.Endpoint, carrier.Opener) (net.Conn, error)) dialer {
-	return func(ctx context.Context, e carrier.Endpoint, o carrier.Opener, t *tls.Config) (carrier.Link, error) {
+	return func(ctx context.Context, e carrier.Endpoint, o carrier.Opener, keys *keyring) (carrier.Link, error) {
 		conn, err := dial(ctx, e, o)
 		if err != nil {
 			return nil, err
 		}
-		if t == nil {
+		if keys == nil {
 			return carrier.NewStream(conn), nil
 		}
-		records, err := ferrytls.Client(ctx, conn, t)
+		records, err := ferrytls.Client(ctx, conn, keys.config())
 		if err != nil {
 			_ = conn.Close()
 			return nil, notGateway(err)
@@ -77,16 +77,16 @@ func (c *client) search(ctx context.Context, server carrier.Endpoint) (search, e
 }
 
 // find reaches the server of a search. lead is called before the name servers from before are needed.
-func (s search) find(ctx context.Context, reach reacher, t *tls.Config, lead func()) (carrier.Link, error) {
+func (s search) find(ctx context.Context, reach reacher, keys *keyring, lead func()) (carrier.Link, error) {
 	for _, there := range s.known {
-		if l, err := reach(ctx, there, t); err == nil || ctx.Err() != nil || there.Host == s.server.Host {
+		if l, err := reach(ctx, there, keys); err == nil || ctx.Err() != nil || there.Host == s.server.Host {
 			return l, err
 		}
 	}
 	if s.astray {
 		lead()
 	}
-	return reach(ctx, s.server, t)
+	return reach(ctx, s.server, keys)
 }
 
 // lead puts the name servers from before in place.

@@ -12,6 +12,7 @@ import (
 
 	"ferry/internal/addrpool"
 	"ferry/internal/admission"
+	"ferry/internal/carrier/ssh"
 	"ferry/internal/carrier/tls"
 	"ferry/internal/carrier/ws"
 	"ferry/internal/leasestore"
@@ -64,6 +65,8 @@ var causes = []struct {
 	{tls.ErrHandshake, "handshake", 0},
 	{ws.ErrRequest, "http", 0},
 	{ws.ErrTLS, "https", 0},
+	{ssh.ErrService, "ssh_service", 0},
+	{ssh.ErrHandshake, "ssh", 0},
 }
 
 // explain returns the name under which the end of a connection is counted, and what to tell the client.

@@ -42,6 +42,7 @@ var ways = map[string]way{
 	"unix":  stream(unix.Listen, unix.From),
 	"ws":    stream(tcp.Listen, nil),
 	"wss":   stream(tcp.Listen, nil),
+	"ssh":   {listen: listenSSH, proves: true},
 }
 
 // listenAll opens the listeners that c names, all or none. Without names it serves TCP and, where the

@@ -13,12 +13,13 @@ func TestCarriers(t *testing.T) {
 	for _, tt := range []struct{ name, listen, server string }{
 		{"wss", "wss://:443", "wss://" + gatewayC1},
 		{"ws", "ws://:80/x", "ws://" + gatewayC1 + "/x"},
+		{"ssh", "ssh://:2022", "ssh://" + gatewayC1},
 		{"tls by the port of wss", "wss://:443", "tcp://" + gatewayC1 + ":443"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			n := newSecure(t, "--listen", tt.listen, "--public", tt.server)
-			dev := newClient(t, n.c1, "--state", n.join(n.c1, "cam1"))
+			n := newSecure(t, "--listen", "tcp://:2002", "--listen", tt.listen)
+			dev := newClient(t, n.c1, "--state", n.join(n.c1, "cam1"), "-s", tt.server)
 			addr := dev.waitConnected()
 			ping(t, n.c1, gatewayVPN, 3)
 			run(t, n.gw, fmt.Sprintf("ping -n -q -c 3 -i 0.05 -s 8000 %s", addr))
