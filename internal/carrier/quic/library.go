@@ -28,9 +28,11 @@ const (
 	packetSize = 1200
 	// tooLong is longer than any datagram that the library sends, bytes.
 	tooLong = 16 << 10
-	// connectionIDLen makes a datagram of the length that the library allows fill its packet, so that several leave in one
-	// system call (UDP_SEGMENT): the library reserves room for the longest ID there is.
-	connectionIDLen = 20
+	// overhead is what a packet has besides the longest datagram that the library allows, bytes.
+	overhead = 37
+	// connectionIDLen makes that datagram fill its packet: type (1), ID, packet number (2), type of the frame (1), tag (16). Only
+	// full packets leave together, in one system call (UDP_SEGMENT). A longer ID would make the library drop such datagrams.
+	connectionIDLen = overhead - 1 - 2 - 1 - 16
 )
 
 func config(streams int64) *quic.Config {

@@ -110,10 +110,14 @@ func (l *Link) Release() { l.out.release() }
 // TryWrite takes items as far as there is room, and returns how many bytes that was.
 func (l *Link) TryWrite(b []byte) (int, error) {
 	select {
+	case <-l.conn.ended():
+		err := l.conn.cause()
+		if l.sender.finished() {
+			err = errClosed
+		}
+		return 0, l.opError("write", err)
 	case <-l.closing:
 		return 0, l.opError("write", errClosed)
-	case <-l.conn.ended():
-		return 0, l.opError("write", l.conn.cause())
 	default:
 		return l.sender.put(b), nil
 	}

@@ -12,8 +12,8 @@ const (
 	// A batch has room for a frame of the greatest length in fragments, with packets of the smallest size.
 	batchSize      = 72 << 10
 	batchDatagrams = 64
-	// leastLimit is what a link must be able to put into a datagram. The library allows 40 bytes less than a packet has.
-	leastLimit = packetSize - 40
+	// leastLimit is what a link must be able to put into a datagram.
+	leastLimit = packetSize - overhead
 )
 
 // onStream tells whether items of a kind are sent on the stream: those that must not be lost.

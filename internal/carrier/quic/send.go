@@ -206,6 +206,12 @@ func (s *sender) finish() (last bool) {
 	return s.last
 }
 
+func (s *sender) finished() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.closed
+}
+
 // free gives memory back that nobody will send.
 func (s *sender) free() {
 	s.mu.Lock()
