@@ -35,7 +35,7 @@ func PutSocket(o Opener, network, address string, raw syscall.RawConn) error {
 	}
 	controlErr := raw.Control(func(to uintptr) {
 		fromErr := from.Control(func(fd uintptr) { err = unix.Dup3(int(fd), int(to), unix.O_CLOEXEC) })
-		err = errors.Join(fromErr, err)
+		err = errors.Join(fromErr, err, unix.SetNonblock(int(to), true)) // as package net has made the other one
 	})
 	return errors.Join(controlErr, err)
 }

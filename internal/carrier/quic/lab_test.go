@@ -28,6 +28,9 @@ type gateway struct {
 	key   identity.Key
 	links chan *Link
 	errs  chan error // of handshakes
+
+	mu  sync.Mutex
+	all []*Link // closed at the end
 }
 
 func (g *gateway) endpoint() carrier.Endpoint { return endpointOf(g.Addr().(Addr).AddrPort) }
@@ -56,7 +59,14 @@ func newGateway(t testing.TB, key identity.Key, at string, admit func(identity.P
 			all.Go(func() { g.shake(ctx, p) })
 		}
 	})
-	t.Cleanup(func() { g.Close(); cancel(); all.Wait() })
+	t.Cleanup(func() {
+		g.Close()
+		cancel()
+		all.Wait()
+		for _, l := range g.all {
+			l.Close()
+		}
+	})
 	return g
 }
 
@@ -66,6 +76,9 @@ func (g *gateway) shake(ctx context.Context, p *Pending) {
 		g.errs <- err
 		return
 	}
+	g.mu.Lock()
+	g.all = append(g.all, l.(*Link))
+	g.mu.Unlock()
 	g.links <- l.(*Link)
 }
 
