@@ -33,6 +33,7 @@ var arrows = map[string][]string{
 	"internal/carrier/tls":      {"internal/carrier", "internal/identity"},
 	"internal/carrier/unix":     {"internal/carrier"},
 	"internal/carrier/vsock":    {"internal/carrier"},
+	"internal/carrier/quic":     {"internal/carrier", "internal/identity", "internal/proto"},
 	"internal/carrier/ws":       {"internal/carrier"},
 	"internal/cmdline":          {},
 	"internal/confine":          {},
@@ -51,12 +52,12 @@ var arrows = map[string][]string{
 	"internal/netadmin":         {"internal/confine", "internal/durable", "internal/hostnet", "internal/policy", "internal/tun"},
 	"internal/gateway/settings": {"internal/admission", "internal/identity"},
 	"internal/gateway": {
-		"internal/addrpool", "internal/admission", "internal/api", "internal/buffer", "internal/carrier", "internal/carrier/ssh", "internal/carrier/tcp", "internal/carrier/tls", "internal/carrier/unix",
+		"internal/addrpool", "internal/admission", "internal/api", "internal/buffer", "internal/carrier", "internal/carrier/quic", "internal/carrier/ssh", "internal/carrier/tcp", "internal/carrier/tls", "internal/carrier/unix",
 		"internal/carrier/vsock", "internal/carrier/ws", "internal/durable", "internal/exit", "internal/gateway/settings", "internal/hostnet", "internal/identity", "internal/keepalive",
 		"internal/leasestore", "internal/metrics", "internal/multipath", "internal/packet", "internal/peerstore", "internal/proto", "internal/router", "internal/session",
 	},
 	"internal/client": {
-		"internal/buffer", "internal/carrier", "internal/carrier/ssh", "internal/carrier/tcp", "internal/carrier/tls", "internal/carrier/unix", "internal/carrier/vsock", "internal/carrier/ws",
+		"internal/buffer", "internal/carrier", "internal/carrier/quic", "internal/carrier/ssh", "internal/carrier/tcp", "internal/carrier/tls", "internal/carrier/unix", "internal/carrier/vsock", "internal/carrier/ws",
 		"internal/durable", "internal/exit", "internal/failover", "internal/hostdns", "internal/hostnet", "internal/identity", "internal/keepalive", "internal/multipath", "internal/policy",
 		"internal/proto", "internal/router", "internal/session",
 	},

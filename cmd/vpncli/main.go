@@ -71,6 +71,7 @@ func connect(ctx context.Context, keys *config.Client, lines bool) error {
 		Read:     nameFiles(),
 		Families: []int{unix.AF_INET, unix.AF_INET6, unix.AF_VSOCK, unix.AF_NETLINK},
 		Connect:  true,
+		Bind:     !c.Key.IsZero(), // sockets of carriers by datagrams; those of TCP are bound by nobody (Landlock)
 	}, c.Log)
 	if err != nil {
 		return err

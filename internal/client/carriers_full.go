@@ -8,6 +8,7 @@ import (
 	"net"
 
 	"ferry/internal/carrier"
+	"ferry/internal/carrier/quic"
 	"ferry/internal/carrier/ssh"
 	"ferry/internal/carrier/ws"
 	"ferry/internal/identity"
@@ -15,9 +16,18 @@ import (
 
 // more are the carriers that a minimal build leaves out.
 var more = map[string]dialer{
-	"ws":  stream(web),
-	"wss": stream(web),
-	"ssh": secureShell,
+	"ws":   stream(web),
+	"wss":  stream(web),
+	"ssh":  secureShell,
+	"quic": overQUIC,
+}
+
+func overQUIC(ctx context.Context, e carrier.Endpoint, o carrier.Opener, keys *keyring) (carrier.Link, error) {
+	l, err := quic.Dial(ctx, e, o, keys.config())
+	if err != nil {
+		return nil, notGateway(err)
+	}
+	return l, nil
 }
 
 // secureShell dials a channel of SSH, which has a handshake of its own.

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"net"
 	"sync"
 	"time"
 
@@ -196,8 +195,8 @@ func (r *roamer) reached(id failover.WayID, l carrier.Link, keys *keyring, err e
 		return
 	}
 	w := r.ways[id]
-	if from, ok := l.RemoteAddr().(*net.TCPAddr); ok {
-		r.found[w.endpoint] = first(from.AddrPort().Addr().Unmap(), r.found[w.endpoint])
+	if from := hostOf(l.RemoteAddr()); from.IsValid() {
+		r.found[w.endpoint] = first(from, r.found[w.endpoint])
 	}
 	x := newConnection(r.client, l)
 	x.roamer, x.way = r, id

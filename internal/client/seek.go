@@ -119,6 +119,14 @@ func (c *client) shut(ctx context.Context, server carrier.Endpoint) error {
 	})
 }
 
+// hostOf returns the address of the host at the other end; it is invalid where there is none.
+func hostOf(a net.Addr) netip.Addr {
+	if ip, err := netip.ParseAddrPort(a.String()); err == nil {
+		return ip.Addr().Unmap()
+	}
+	return netip.Addr{}
+}
+
 // first returns a and those of others that are not a.
 func first(a netip.Addr, others []netip.Addr) []netip.Addr {
 	return append([]netip.Addr{a}, slices.DeleteFunc(slices.Clone(others), func(o netip.Addr) bool { return o.Unmap() == a })...)

@@ -9,6 +9,7 @@ import (
 
 	"ferry/internal/addrpool"
 	"ferry/internal/carrier"
+	"ferry/internal/carrier/quic"
 	"ferry/internal/carrier/tcp"
 	"ferry/internal/carrier/unix"
 	"ferry/internal/carrier/vsock"
@@ -43,6 +44,15 @@ var ways = map[string]way{
 	"ws":    stream(tcp.Listen, nil),
 	"wss":   stream(tcp.Listen, nil),
 	"ssh":   {listen: listenSSH, proves: true},
+	"quic":  {listen: listenQUIC, proves: true},
+}
+
+func listenQUIC(ctx context.Context, e carrier.Endpoint, k *doorkeeper) (entrance, error) {
+	l, err := quic.Listen(ctx, e, k.config())
+	if err != nil {
+		return nil, err
+	}
+	return entranceOf[*quic.Pending]{l}, nil
 }
 
 // listenAll opens the listeners that c names, all or none. Without names it serves TCP and, where the

@@ -492,7 +492,9 @@ func TestOpener(t *testing.T) {
 		t.Fatal(err)
 	}
 	var priority int
-	_ = raw.Control(func(fd uintptr) { priority, err = syscall.GetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_PRIORITY) })
+	_ = raw.Control(func(fd uintptr) {
+		priority, err = syscall.GetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_PRIORITY)
+	})
 	if err != nil || priority != 3 {
 		t.Errorf("the socket is another one: %d, %v", priority, err)
 	}
