@@ -1,6 +1,10 @@
 package proto
 
-import "ferry/internal/packet"
+import (
+	"encoding/binary"
+
+	"ferry/internal/packet"
+)
 
 // A run is what stands back to back: items that this program has made or checked itself.
 
@@ -47,3 +51,63 @@ func CountItems(run []byte) (n int) {
 	}
 	return n
 }
+
+// NextItem returns the length of the item at the start of b, as ItemLen, of bytes that came from the other end; 0 when
+// more bytes are needed to tell, or when not all of it is in b. An error is final.
+func NextItem(b []byte) (n int, err error) {
+	if len(b) == 0 {
+		return 0, nil
+	}
+	switch b[0] >> 4 {
+	case 8:
+		_, n, err = nextFrame(b)
+		return n, err
+	case 4:
+		if len(b) < ControlLen {
+			return 0, nil
+		}
+		n = max(packet.IPv4(b).TotalLen(), ControlLen)
+	default:
+		return 0, ErrNotIP
+	}
+	if n > len(b) {
+		n = 0
+	}
+	return n, nil
+}
+
+// A Travel says how an item goes by a carrier of datagrams.
+type Travel uint8
+
+// The ways to travel.
+const (
+	TravelSurely  Travel = iota // it must not be lost
+	TravelLoosely               // another one follows, or is sent again, if it is lost
+	TravelCounted               // a data item: the same, and it has a number
+	TravelNumber                // a number frame: it says which number the next data item has
+)
+
+// TravelOf returns how an item goes that this program has made or checked.
+func TravelOf(item []byte) Travel {
+	switch item[0] {
+	case typeData:
+		return TravelCounted
+	case typePing, typePong, typeAck, typeFragment:
+		return TravelLoosely
+	case typeNumber:
+		return TravelNumber
+	}
+	if item[0]>>4 != 4 || isControl(item) {
+		return TravelSurely
+	}
+	return TravelCounted
+}
+
+// isControl tells a control packet, of either end, from an IPv4 packet.
+func isControl(b []byte) bool {
+	src, dst := binary.BigEndian.Uint32(b[12:]), binary.BigEndian.Uint32(b[16:])
+	return src == 0 || dst == 0 || src == 0xffffffff && dst == 0xffffffff
+}
+
+// NumberLen is the length of a number frame in bytes.
+const NumberLen = FrameHeaderLen + 8
