@@ -117,8 +117,9 @@ type reader struct {
 	window    session.Window
 	highest   uint64 // number of a packet, and the one behind it
 	cur       *Chunk
-	at        int      // in cur
+	at, last  int      // in cur: behind the datagram that was read, and how long that is
 	mine      []*Chunk // taken from the queue
+	early     []*Chunk // packets that came before their keys
 	scratch   []byte
 	flushDue  bool // there is something to answer
 
@@ -209,6 +210,7 @@ func (l *Link) next() []byte {
 	}
 	from := r.at
 	r.at = r.cur.next(from)
+	r.last = r.at - from
 	return r.cur.Data[from:r.at]
 }
 
@@ -219,10 +221,35 @@ func (l *Link) drop() {
 	l.cur = nil
 }
 
+// maxEarly is how many packets may come before their keys.
+const maxEarly = 8
+
+// tooEarly keeps the datagram that was read until its keys are there.
+func (l *Link) tooEarly() {
+	r := &l.reader
+	if len(r.early) == maxEarly || r.confirmed || l.queued.Load()+smallChunk > l.limit.Load() {
+		l.e.drop(DropEarly)
+		return
+	}
+	c := r.cur.part(r.at-r.last, r.at)
+	l.queued.Add(int64(len(c.Data)))
+	r.early = append(r.early, c)
+}
+
+// again reads once more what has come too early.
+func (l *Link) again() {
+	r := &l.reader
+	if len(r.early) > 0 {
+		r.mine = append(r.early, r.mine...)
+		r.early = nil
+	}
+}
+
 // Fill waits until items have come and returns all that are unread: buf[start:end], whole ones. There are at least
 // carrier.Headroom bytes before start. They stay valid until the next Fill.
 func (l *Link) Fill() (buf []byte, start, end int, err error) {
 	l.borrow()
+	l.again()
 	before := l.end
 	for {
 		if err := l.items(); err != nil {
@@ -300,6 +327,7 @@ func (l *Link) Consume(n int) { l.begin += n }
 // Release gives all memory of the reader back. It is called by the reading goroutine when it ends.
 func (l *Link) Release() {
 	l.release()
+	l.again()
 	for l.next() != nil {
 		l.at = l.cur.Len
 	}
@@ -343,7 +371,7 @@ func (l *Link) packet(p []byte) {
 func (l *Link) short(p []byte) {
 	level := &l.levels[levelData]
 	if level.in.key == nil || l.buf == nil {
-		l.e.drop(DropEarly)
+		l.tooEarly()
 		return
 	}
 	number := binary.BigEndian.Uint64(p[idLen:])

@@ -63,7 +63,12 @@ func (l *Link) initial() error {
 	return errors.Join(l.keyIn(levelInitial, in), l.keyOut(levelInitial, out))
 }
 
-func (l *Link) keyIn(at int, s secret) error { return l.levels[at].in.set(s) }
+func (l *Link) keyIn(at int, s secret) error {
+	if at == levelHandshake {
+		l.again()
+	}
+	return l.levels[at].in.set(s)
+}
 
 func (l *Link) keyOut(at int, s secret) error {
 	k, err := s.key()
@@ -208,13 +213,13 @@ func (l *Link) long(p []byte) {
 		l.e.drop(DropMalformed)
 		return
 	case l.complete && !l.isClient: // it does not know that we are done
-		l.again()
+		l.ackAgain()
 		return
 	case !l.isClient:
 		l.came(len(p))
 	}
 	if v.in.key == nil {
-		l.e.drop(DropEarly)
+		l.tooEarly()
 		return
 	}
 	b, err := v.in.open(l.scratch[:0], p, h.len, h.number)
@@ -247,8 +252,8 @@ func (l *Link) seen() {
 	l.path.prove()
 }
 
-// again acknowledges once more: by keys that only come with the end of the handshake.
-func (l *Link) again() {
+// ackAgain acknowledges once more: by keys that only come with the end of the handshake.
+func (l *Link) ackAgain() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.levels[levelData].ackDue = true
