@@ -54,12 +54,12 @@ var arrows = map[string][]string{
 	"internal/netadmin":         {"internal/confine", "internal/durable", "internal/hostnet", "internal/policy", "internal/tun"},
 	"internal/gateway/settings": {"internal/admission", "internal/identity"},
 	"internal/gateway": {
-		"internal/addrpool", "internal/admission", "internal/api", "internal/buffer", "internal/carrier", "internal/carrier/quic", "internal/carrier/ssh", "internal/carrier/tcp", "internal/carrier/tls", "internal/carrier/unix",
+		"internal/addrpool", "internal/admission", "internal/api", "internal/buffer", "internal/carrier", "internal/carrier/quic", "internal/carrier/ssh", "internal/carrier/tcp", "internal/carrier/tls", "internal/carrier/datagram", "internal/carrier/udp", "internal/carrier/unix",
 		"internal/carrier/vsock", "internal/carrier/ws", "internal/durable", "internal/exit", "internal/gateway/settings", "internal/hostnet", "internal/identity", "internal/keepalive",
 		"internal/leasestore", "internal/metrics", "internal/multipath", "internal/packet", "internal/peerstore", "internal/proto", "internal/router", "internal/session",
 	},
 	"internal/client": {
-		"internal/buffer", "internal/carrier", "internal/carrier/quic", "internal/carrier/ssh", "internal/carrier/tcp", "internal/carrier/tls", "internal/carrier/unix", "internal/carrier/vsock", "internal/carrier/ws",
+		"internal/buffer", "internal/carrier", "internal/carrier/quic", "internal/carrier/ssh", "internal/carrier/tcp", "internal/carrier/tls", "internal/carrier/udp", "internal/carrier/unix", "internal/carrier/vsock", "internal/carrier/ws",
 		"internal/durable", "internal/exit", "internal/failover", "internal/hostdns", "internal/hostnet", "internal/identity", "internal/keepalive", "internal/multipath", "internal/policy",
 		"internal/proto", "internal/router", "internal/session",
 	},

@@ -4,12 +4,14 @@ package client
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"net"
 
 	"ferry/internal/carrier"
 	"ferry/internal/carrier/quic"
 	"ferry/internal/carrier/ssh"
+	"ferry/internal/carrier/udp"
 	"ferry/internal/carrier/ws"
 	"ferry/internal/identity"
 )
@@ -19,15 +21,19 @@ var more = map[string]dialer{
 	"ws":   stream(web),
 	"wss":  stream(web),
 	"ssh":  secureShell,
-	"quic": overQUIC,
+	"quic": handshaking(quic.Dial),
+	"udp":  handshaking(udp.Dial),
 }
 
-func overQUIC(ctx context.Context, e carrier.Endpoint, o carrier.Opener, keys *keyring) (carrier.Link, error) {
-	l, err := quic.Dial(ctx, e, o, keys.config())
-	if err != nil {
-		return nil, notGateway(err)
+// handshaking reaches a gateway by a carrier that makes the handshake itself.
+func handshaking(dial func(context.Context, carrier.Endpoint, carrier.Opener, *tls.Config) (carrier.Link, error)) dialer {
+	return func(ctx context.Context, e carrier.Endpoint, o carrier.Opener, keys *keyring) (carrier.Link, error) {
+		l, err := dial(ctx, e, o, keys.config())
+		if err != nil {
+			return nil, notGateway(err)
+		}
+		return l, nil
 	}
-	return l, nil
 }
 
 // secureShell dials a channel of SSH, which has a handshake of its own.

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"net"
+	"sync"
 	"sync/atomic"
 
 	"ferry/internal/carrier"
@@ -45,8 +46,15 @@ func (e entranceOf[T]) Accept() (arrival, error) { return e.listening.Accept() }
 // A doorkeeper tells the carriers that make the handshake themselves who may come in. They listen before there is a
 // Gateway; until then nobody may.
 type doorkeeper struct {
-	key identity.Key
-	of  atomic.Pointer[Gateway]
+	key    identity.Key
+	config func() *tls.Config // for a handshake of TLS 1.3
+	of     atomic.Pointer[Gateway]
+}
+
+func newDoorkeeper(key identity.Key) *doorkeeper {
+	d := &doorkeeper{key: key}
+	d.config = sync.OnceValue(func() *tls.Config { return key.Server(d.admit) })
+	return d
 }
 
 var errNotYet = errors.New("the gateway is starting")
@@ -57,6 +65,3 @@ func (d *doorkeeper) admit(p identity.Protocol, key identity.Public) error {
 	}
 	return errNotYet
 }
-
-// config is for a handshake of TLS 1.3.
-func (d *doorkeeper) config() *tls.Config { return d.key.Server(d.admit) }

@@ -127,7 +127,7 @@ func Run(ctx context.Context, c Config, host Host) (err error) {
 		return err
 	}
 	undo = append(undo, leases.Close)
-	keeper := &doorkeeper{key: c.Key}
+	keeper := newDoorkeeper(c.Key)
 	listeners, err := listenAll(ctx, &c, keeper)
 	if err != nil {
 		return err

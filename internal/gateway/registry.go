@@ -45,6 +45,7 @@ var ways = map[string]way{
 	"wss":   stream(tcp.Listen, nil),
 	"ssh":   {listen: listenSSH, proves: true},
 	"quic":  {listen: listenQUIC, proves: true},
+	"udp":   {listen: listenUDP, proves: true},
 }
 
 func listenQUIC(ctx context.Context, e carrier.Endpoint, k *doorkeeper) (entrance, error) {
