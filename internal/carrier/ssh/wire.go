@@ -79,6 +79,9 @@ const (
 //
 // With one answer to nothing (EXT_INFO) and the packet at which the library gives up, at most 16 are left. A client
 // of ours, and that of OpenSSH, sends 496 bytes where 651 may be sent.
+//
+// What it can not keep: who has paid for a key exchange may announce one sealed packet of 256 KiB, for which the
+// library allocates before it has come. ctx ends that.
 type guard struct {
 	mu      sync.Mutex
 	trusted bool // no bounds any more
