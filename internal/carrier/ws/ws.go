@@ -27,6 +27,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -40,9 +41,14 @@ const (
 	maxMessage = 1 << 20
 	// maxPart is how much goes into one of ours.
 	maxPart = holdSize - maxFrameHeader
+	// readPart is how much of a message is read at once: a record of TLS.
+	readPart = carrier.MaxRecord
 	// closeGrace is how long the word that nothing follows may wait for a socket that is full.
 	closeGrace = 200 * time.Millisecond
 )
+
+// partPool has the buffers of all streams. One get (next), one put (giveBack).
+var partPool = sync.Pool{New: func() any { return new([readPart]byte) }}
 
 // ErrText is returned for a message that is text: nothing of Ferry's sends one.
 var ErrText = errors.New("a text where Ferry's messages are binary")
@@ -55,8 +61,10 @@ type stream struct {
 	scheme string
 
 	// For the goroutine that reads.
-	message io.Reader // what is left of a message; nil between two
-	end     error     // nothing is read behind it
+	message io.Reader       // what is left of a message; nil between two
+	part    *[readPart]byte // nil: none is borrowed
+	unread  []byte          // of part
+	end     error           // nothing comes behind unread
 
 	closed atomic.Bool
 }
@@ -70,10 +78,22 @@ func newStream(c *websocket.Conn, w *wire, scheme string) *stream {
 
 // Wait is that of carrier.Waiter.
 func (s *stream) Wait(idle func()) error {
-	if s.message == nil && s.end == nil {
+	if len(s.unread) == 0 && s.end == nil {
 		idle()
 	}
-	for s.message == nil && s.end == nil {
+	for len(s.unread) == 0 && s.end == nil {
+		s.next()
+	}
+	if len(s.unread) > 0 {
+		return nil
+	}
+	return s.end
+}
+
+// next waits for the next part of a message, or for the next message. The library gives a part when it is whole, so its
+// buffer is a small one: the other end may let it wait in the middle.
+func (s *stream) next() {
+	if s.message == nil {
 		// A net.Conn knows no ctx: what waits here is ended by Close.
 		kind, r, err := s.ws.Reader(context.Background())
 		switch {
@@ -84,29 +104,42 @@ func (s *stream) Wait(idle func()) error {
 		default:
 			s.message = r
 		}
+		return
 	}
-	return s.end
+	s.part = partPool.Get().(*[readPart]byte)
+	n, err := s.message.Read(s.part[:])
+	s.unread = s.part[:n]
+	switch {
+	case err == io.EOF:
+		s.message = nil
+	case err != nil:
+		s.end = s.readError(err)
+	}
+	if n == 0 {
+		s.giveBack()
+	}
+}
+
+func (s *stream) giveBack() {
+	partPool.Put(s.part)
+	s.part, s.unread = nil, nil
 }
 
 func (s *stream) Read(b []byte) (int, error) {
 	if len(b) == 0 {
 		return 0, nil
 	}
-	for {
-		if err := s.Wait(func() {}); err != nil {
-			return 0, err
-		}
-		n, err := s.message.Read(b)
-		switch {
-		case err == io.EOF:
-			s.message = nil
-		case err != nil:
-			s.end = s.readError(err)
-		}
-		if n > 0 {
-			return n, nil
-		}
+	if s.closed.Load() {
+		return 0, net.ErrClosed
 	}
+	if err := s.Wait(func() {}); err != nil {
+		return 0, err
+	}
+	n := copy(b, s.unread)
+	if s.unread = s.unread[n:]; len(s.unread) == 0 {
+		s.giveBack()
+	}
+	return n, nil
 }
 
 // Write sends b as one message, if it is no longer than maxPart.
