@@ -137,3 +137,25 @@ func inUse() int {
 	runtime.ReadMemStats(&m)
 	return int(m.HeapAlloc + m.StackInuse)
 }
+
+// Who waits is told before, and is not told when bytes are there already.
+func TestWait(t *testing.T) {
+	pairs(t, func(t *testing.T, a, b net.Conn) {
+		if _, err := a.Write([]byte("hello")); err != nil {
+			t.Fatal(err)
+		}
+		_ = a.Close()
+		w, waits := b.(carrier.Waiter), 0
+		idle := func() { waits++ }
+		for i, want := range []int{1, 1, 2, 2} { // for "h", for the rest, for the end, and then no more
+			if err := w.Wait(idle); waits != want || (err != nil) != (i >= 2) {
+				t.Fatalf("step %d: waited %d times, want %d; %v", i, waits, want, err)
+			}
+			if i < 2 {
+				if n, err := b.Read(make([]byte, 1+9*i)); n != 1+3*i || err != nil {
+					t.Fatalf("step %d: read %d, %v", i, n, err)
+				}
+			}
+		}
+	})
+}

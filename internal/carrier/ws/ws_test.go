@@ -449,7 +449,7 @@ func TestPing(t *testing.T) {
 	_ = raw.Close()
 }
 
-// A message that is written again and again makes no garbage of its size. (The race detector makes pools forget a quarter.)
+// A message that is sent again and again makes no garbage of its size. (The race detector makes pools forget a quarter.)
 func TestAllocations(t *testing.T) {
 	pairs(t, func(t *testing.T, a, b net.Conn) {
 		var reading sync.WaitGroup
@@ -466,7 +466,7 @@ func TestAllocations(t *testing.T) {
 			}
 		}
 		runtime.ReadMemStats(&after)
-		if got := (after.TotalAlloc - before.TotalAlloc) / messages; got > 32<<10 {
+		if got := (after.TotalAlloc - before.TotalAlloc) / messages; got > 64<<10 {
 			t.Errorf("%d bytes are allocated for a message", got)
 		}
 		_ = a.Close()
