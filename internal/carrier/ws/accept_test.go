@@ -83,6 +83,8 @@ func ask(t testing.TB, ctx context.Context, sent string) (answer *http.Response,
 	return answer, rest, <-result
 }
 
+// What asks for a WebSocket of ours gets one, and all else a page.
+// exam: R14
 func TestAccept(t *testing.T) {
 	tests := []struct {
 		name   string
@@ -209,6 +211,7 @@ func TestEarlyFrames(t *testing.T) {
 }
 
 // Whatever comes, Accept and the stream end, and the answer is one of HTTP.
+// exam: M14
 func FuzzAccept(f *testing.F) {
 	f.Add([]byte(request()))
 	f.Add(append([]byte(request()), frame(fin|binaryFrame, 5, true, "hello")...))

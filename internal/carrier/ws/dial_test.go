@@ -365,8 +365,8 @@ func TestDialErrors(t *testing.T) {
 	}
 }
 
-// exam: R14
 // Who answers that messages will be compressed, which nobody has offered him, is not spoken to.
+// exam: R14
 func TestCompressionRefused(t *testing.T) {
 	e := endpoint("ws", listen(t, func(conn net.Conn) {
 		r, err := http.ReadRequest(bufio.NewReader(conn))

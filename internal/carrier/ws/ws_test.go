@@ -372,6 +372,7 @@ const (
 	ping         = 9
 )
 
+// A stranger's frames: what is none of ours is an error, and what is claimed makes nobody allocate.
 // exam: M14, R14
 func TestFrames(t *testing.T) {
 	const long = 1 << 16
