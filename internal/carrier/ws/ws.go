@@ -13,7 +13,8 @@
 //   - The outer TLS proves nothing, and the certificate is not verified. Who ends it reads and changes what he likes, which
 //     is why it is Ferry's handshake inside that tells who is at the other end, by keys that are pinned, and its records that are
 //     secret. The outer one is there for the network to see what it lets pass. So a self-signed certificate will do, as will that of
-//     a cloud's load balancer, and no authority can be made to stand between the two ends.
+//     a cloud's load balancer, and no authority can be made to stand between the two ends. Where no key of the gateway is known, and
+//     the 2013 protocol is spoken, wss:// is as open to who stands in the way as tcp:// is.
 //   - Who asks is a stranger until that handshake is done: head of at most 8 KiB, 10 s, no body, one request. What he says
 //     about where he comes from (X-Forwarded-For) is not believed.
 //   - Messages are read as they come, never as a whole: what they claim to hold makes nobody allocate. They are not
