@@ -22,6 +22,7 @@ var arrows = map[string][]string{
 	"internal/proto":            {"internal/packet"},
 	"internal/addrpool":         {},
 	"internal/keepalive":        {},
+	"internal/failover":         {},
 	"internal/buffer":           {},
 	"internal/session":          {"internal/buffer", "internal/proto"},
 	"internal/router":           {"internal/buffer", "internal/packet", "internal/proto"},
