@@ -29,9 +29,11 @@ func (m *Machine) choose(now time.Time) {
 	why := fmt.Sprintf("%s is silent for %s", m.name(u), ms(now.Sub(u.heard)))
 	if u.moved {
 		why = "the network has changed, and " + why
+	} else {
+		m.punish(u.way, why, now)
 	}
 	m.use(p, Action{Again: true, Also: u.id, Why: why}, now)
-	m.fell, p.ask = u, true
+	m.fell, u.left, p.ask = u, true, true
 }
 
 // recover goes back to the path that was suspected falsely, unless that would be one change too many; and ends the copy to it.
@@ -42,8 +44,7 @@ func (m *Machine) recover(now time.Time) {
 	}
 	m.fell = nil
 	if m.rank(f.way) <= m.rank(m.used.way) && m.mayChange(now) {
-		m.chosen = now
-		m.use(f, Action{Why: m.name(f) + " answers again"}, now)
+		m.change(f, m.name(f)+" answers again", now)
 		return
 	}
 	m.do(Action{Kind: Use, Path: m.used.id, Why: fmt.Sprintf("%s answers again, but %s stays in use", m.name(f), m.name(m.used))})
@@ -65,7 +66,7 @@ func (m *Machine) waits(p *path, now time.Time) bool {
 // use puts a path into use.
 func (m *Machine) use(p *path, a Action, now time.Time) {
 	m.remember(now)
-	m.used, m.since, m.fell, m.begun = p, now, nil, true
+	m.used, m.since, m.fell, m.begun, m.willing = p, now, nil, true, false
 	p.trial = time.Time{}
 	m.tick = now.Add(m.upgrade())
 	a.Kind, a.Path = Use, p.id
@@ -92,7 +93,17 @@ func (m *Machine) reserve() *path {
 	return m.best(func(p *path) bool { return p != m.used && m.class(p) != m.class(m.used) })
 }
 
+// change puts a path into use for the better.
+func (m *Machine) change(p *path, why string, now time.Time) {
+	m.use(p, Action{Why: why}, now)
+	m.chosen, m.willing = now, true
+}
+
+// mayChange tells whether a voluntary change is allowed: the last one was long ago, and not too many were mistakes.
 func (m *Machine) mayChange(now time.Time) bool {
+	if len(m.flaps) == maxFlaps && now.Sub(m.flaps[0]) < m.c.Flap {
+		return false
+	}
 	return m.chosen.IsZero() || now.Sub(m.chosen) >= m.c.Switch
 }
 
@@ -132,8 +143,7 @@ func (m *Machine) tested(p *path, now time.Time) bool {
 	if !ok || !m.mayChange(now) {
 		return false
 	}
-	m.chosen = now
-	m.use(p, Action{Why: fmt.Sprintf("%s %s for %s", m.name(p), why, ms(clean))}, now)
+	m.change(p, fmt.Sprintf("%s %s for %s", m.name(p), why, ms(clean)), now)
 	return true
 }
 

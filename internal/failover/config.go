@@ -68,6 +68,7 @@ type Config struct {
 	Upgrade    time.Duration // 30 s: between tests of what may be better
 	Clean      time.Duration // 10 s: that a better path must be clean before it is used
 	Switch     time.Duration // 30 s: between two voluntary changes
+	Flap       time.Duration // 5 min: in which at most two voluntary changes may turn out to be mistakes
 	Faster     time.Duration // 10 ms: and 30 % is what a path must be faster
 	Near       time.Duration // 5 ms: round trip under which tcp is preferred to datagrams, without loss
 	PenaltyMin time.Duration // 5 s: for a way that died; doubles each time
@@ -86,12 +87,15 @@ func (c *Config) setDefaults() {
 		{&c.Silence, 250 * time.Millisecond}, {&c.Pace, 200 * time.Millisecond}, {&c.Stall, 1500 * time.Millisecond},
 		{&c.Busy, time.Second}, {&c.Keepalive, 15 * time.Second}, {&c.Idle, time.Minute},
 		{&c.Upgrade, 30 * time.Second}, {&c.Clean, 10 * time.Second}, {&c.Switch, 30 * time.Second},
-		{&c.Faster, 10 * time.Millisecond}, {&c.Near, 5 * time.Millisecond},
+		{&c.Flap, 5 * time.Minute}, {&c.Faster, 10 * time.Millisecond}, {&c.Near, 5 * time.Millisecond},
 		{&c.PenaltyMin, 5 * time.Second}, {&c.PenaltyMax, 10 * time.Minute}, {&c.Remember, 24 * time.Hour},
 	} {
 		*d.field = cmp.Or(*d.field, d.value)
 	}
 }
+
+// maxFlaps is how many voluntary changes may turn out to be mistakes in Config.Flap.
+const maxFlaps = 2
 
 // step returns how long a way waits for the one before it to fail.
 func (c *Config) step(w Way) time.Duration {

@@ -148,9 +148,9 @@ func (m *Machine) failed(id WayID, why string, now time.Time) {
 	}
 }
 
-// standby dials a way of another class than that in use, if there is none yet.
+// standby dials a way of another class than that in use, if there is none yet, and none is about to become one.
 func (m *Machine) standby(now time.Time) {
-	if m.needs() || m.alone || m.reserve() != nil {
+	if m.needs() || m.alone || m.fell != nil || m.reserve() != nil {
 		return
 	}
 	for _, id := range m.order(now) {
@@ -181,7 +181,7 @@ func (m *Machine) look(now time.Time) {
 	m.wake(m.tick)
 	m.measure()
 	for _, p := range m.paths {
-		if _, better := m.better(p, m.used); better && p != m.used && p.usable() {
+		if _, better := m.better(p, m.used); better && p != m.used && p.usable() && p.trial.IsZero() {
 			p.trial = now
 		}
 	}

@@ -22,14 +22,16 @@ type Machine struct {
 	network string
 	settles time.Time // when the change of the network is over; zero: there was none
 
-	used   *path     // nil: none
-	since  time.Time // of used, in use
-	fell   *path     // was in use when it became suspect; what is used was only its substitute
-	chosen time.Time // the last voluntary change
-	calm   time.Time // since when what is in use was neither suspect nor lost
-	begun  bool      // something was in use
-	busy   time.Time // when traffic was due last
-	near   bool      // the gateway is so near that tcp is better than datagrams
+	used    *path       // nil: none
+	since   time.Time   // of used, in use
+	fell    *path       // was in use when it became suspect; what is used was only its substitute
+	willing bool        // what is in use was chosen freely
+	flaps   []time.Time // when such a choice turned out to be a mistake: the last ones
+	chosen  time.Time   // the last voluntary change
+	calm    time.Time   // since when what is in use was neither suspect nor lost
+	begun   bool        // something was in use
+	busy    time.Time   // when traffic was due last
+	near    bool        // the gateway is so near that tcp is better than datagrams
 
 	race race
 	tick time.Time // when to look for something better

@@ -35,6 +35,7 @@ type path struct {
 
 	suspect    time.Time // since when; zero: it is not
 	moved      bool      // suspect since the network has changed
+	left       bool      // another one is used instead, since it is suspect
 	unanswered int       // echoes to the suspect
 	clean      time.Time // since when no echo was late
 	trial      time.Time // since when it is watched whether it is better; zero: it is not

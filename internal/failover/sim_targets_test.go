@@ -29,12 +29,7 @@ func TestTargets(t *testing.T) {
 		})}, 70 * sec, 500 * time.Millisecond, "tcp"},
 		{"silent blackhole, standby", []simWay{udp(cut(hole)), tcp(always(fine))}, 70 * sec, sec, "tcp"},
 		{"silent blackhole, cold, another way", []simWay{udp(cut(hole)), quic(always(fine))}, 70 * sec, 2 * sec, "quic"},
-		{"silent blackhole, cold, another connection", []simWay{tcp(func(t time.Duration) line {
-			if t >= 60*sec && t < 60*sec+100*time.Millisecond {
-				return hole // a NAT forgets
-			}
-			return fine
-		})}, 70 * sec, 2 * sec, "tcp"},
+		{"silent blackhole, cold, a NAT forgets", []simWay{tcp(cut(line{rtt: fine.rtt, forgets: 60 * sec}))}, 70 * sec, 2 * sec, "tcp"},
 		{"80 ms instead of 20: silent blackhole, standby", []simWay{udp(from(slow, 60*sec, hole)), tcp(always(slow))}, 70 * sec, sec, "tcp"},
 		{"it answers, but nothing is acknowledged", []simWay{udp(cut(line{rtt: fine.rtt, idle: true})), tcp(always(fine))}, 70 * sec, 2 * sec, "tcp"},
 	}

@@ -21,16 +21,17 @@ import (
 type line struct {
 	rtt       time.Duration
 	loss      float64
-	blackhole bool // nothing passes, and nobody says so
-	refused   bool // attempts fail after a round trip
-	reset     bool // and paths are reset
-	large     int  // packets that are larger are lost; 0: none
-	idle      bool // echoes pass, but nothing is acknowledged
-	upOnly    bool // the handshake passes, echoes do not
+	blackhole bool          // nothing passes, and nobody says so
+	refused   bool          // attempts fail after a round trip
+	reset     bool          // and paths are reset
+	large     int           // packets that are larger are lost; 0: none
+	idle      bool          // echoes pass, but nothing is acknowledged
+	mute      bool          // echoes are lost, but other bytes pass
+	forgets   time.Duration // paths that were made before this time from the start carry nothing
 }
 
 func (l line) good() bool {
-	return !l.blackhole && !l.refused && !l.reset && l.large == 0 && !l.idle && !l.upOnly && l.loss == 0
+	return !l.blackhole && !l.refused && !l.reset && l.large == 0 && !l.idle && !l.mute && l.loss == 0
 }
 
 // A shape is how a line changes with time.
@@ -79,6 +80,7 @@ func dns(s shape) simWay {
 type simPath struct {
 	id       PathID
 	way      WayID
+	since    time.Duration
 	heard    time.Time
 	progress time.Time
 	mtu      int
@@ -180,10 +182,10 @@ func (s *sim) at(t time.Duration, f func()) {
 
 func (s *sim) line(id WayID) line { return s.ways[id].shape(s.time()) }
 
-// passes tells whether a packet of a size passes a way at this time.
-func (s *sim) passes(id WayID, size int) bool {
-	l := s.line(id)
-	return !l.blackhole && !l.reset && (l.large == 0 || size <= l.large) && s.rand.Float64() >= l.loss
+// passes tells whether a packet of a size passes by a path at this time.
+func (s *sim) passes(p *simPath, size int) bool {
+	l := s.line(p.way)
+	return !l.blackhole && p.since >= l.forgets && !l.reset && (l.large == 0 || size <= l.large) && s.rand.Float64() >= l.loss
 }
 
 // run goes on until a time from the start.
@@ -315,7 +317,7 @@ func (s *sim) dial(a Action) {
 		}
 		s.last++
 		s.note("way %d: attached as path %d", a.Way, s.last)
-		s.paths[s.last] = &simPath{id: s.last, way: a.Way, heard: s.now, progress: s.now, mtu: 1400}
+		s.paths[s.last] = &simPath{id: s.last, way: a.Way, since: s.time(), heard: s.now, progress: s.now, mtu: 1400}
 		s.m.Dialed(a.Way, s.last, !s.plain, s.now)
 		return true
 	})
@@ -345,11 +347,11 @@ func (s *sim) use(a Action, p *simPath) {
 
 func (s *sim) echo(a Action, p *simPath) {
 	s.echoes++
-	if !s.passes(p.way, a.Size) || s.line(p.way).upOnly {
+	if !s.passes(p, a.Size) || s.line(p.way).mute {
 		return
 	}
 	s.after(s.line(p.way).rtt, func() bool {
-		if s.paths[a.Path] == nil || !s.passes(p.way, a.Size) {
+		if s.paths[a.Path] == nil || !s.passes(p, a.Size) {
 			return false
 		}
 		p.heard = s.now
@@ -364,11 +366,11 @@ func (s *sim) send(p *simPath, n int, w simPacket) {
 	if w.large {
 		size = p.mtu
 	}
-	if l := s.line(p.way); !s.passes(p.way, size) || l.idle {
+	if l := s.line(p.way); !s.passes(p, size) || l.idle {
 		return
 	}
 	s.after(s.line(p.way).rtt, func() bool {
-		if s.paths[p.id] == nil || s.line(p.way).blackhole {
+		if s.paths[p.id] == nil || !s.passes(p, size) {
 			return false
 		}
 		p.heard = s.now

@@ -73,7 +73,7 @@ func (m *Machine) heard(p *path, at, now time.Time) {
 	if p.suspect.IsZero() || !at.After(p.suspect) {
 		return
 	}
-	p.suspect, p.moved, p.clean = time.Time{}, false, now
+	p.suspect, p.moved, p.left, p.clean = time.Time{}, false, false, now
 	if p == m.used {
 		m.calm = now
 	}
@@ -145,27 +145,32 @@ func (m *Machine) gone(p *path, why string, now time.Time) {
 	switch {
 	case p.ready.IsZero():
 		m.failed(p.way, why, now)
-	case p.moved: // the network is to blame
+	case p.moved || p.left: // the network is to blame; or it is punished already
 		m.ways[p.way].fault = why
 	default:
-		m.punish(p, why, now)
+		m.punish(p.way, why, now)
 	}
 }
 
-// punish keeps a way that died out of consideration for a while; longer each time, unless it had lived for long.
-func (m *Machine) punish(p *path, why string, now time.Time) {
-	w := &m.ways[p.way]
-	if now.Sub(p.ready) >= m.c.PenaltyMax {
+// punish keeps a way that died, or fell silent, out of consideration for a while; longer each time, until it was fine for long.
+func (m *Machine) punish(id WayID, why string, now time.Time) {
+	w := &m.ways[id]
+	if now.Sub(w.until) >= m.c.PenaltyMax {
 		w.deaths = 0
 	}
 	w.penalty = double(m.c.PenaltyMin, m.c.PenaltyMax, w.deaths)
 	w.until = now.Add(w.penalty)
 	w.fault = why
-	w.deaths++
+	w.deaths = min(w.deaths+1, 64)
 }
 
-// unsettle notes that what is in use is in trouble. If it was fine for long, the pauses between attempts begin anew.
+// unsettle notes that what is in use is in trouble. If it was fine for long, the pauses between attempts begin anew; if it
+// was chosen freely a moment ago, that was a mistake.
 func (m *Machine) unsettle(now time.Time) {
+	if m.willing && now.Sub(m.since) < m.c.Flap {
+		m.flaps = append(m.flaps, now)[max(0, len(m.flaps)+1-maxFlaps):]
+	}
+	m.willing = false
 	if now.Sub(m.calm) >= m.c.Steady {
 		m.race.rounds, m.race.at = 0, now
 	}
@@ -195,7 +200,7 @@ func (m *Machine) settle(now time.Time) {
 			p.moved = true
 		}
 	}
-	m.calm = now
+	m.calm, m.flaps = now, nil
 	m.race = race{at: now}
 }
 
@@ -248,7 +253,7 @@ func (m *Machine) try(p *path, now time.Time) {
 // sample measures a path with full echoes, and tries now and then whether larger ones pass again.
 func (m *Machine) sample(p *path, now time.Time) {
 	every := m.c.Busy
-	if m.ways[p.way].Polling {
+	if m.ways[p.way].Polling || !p.trial.IsZero() && now.Sub(p.trial) > m.c.Clean {
 		every *= 5
 	}
 	if !m.over(p.sampled.Add(every), now) {
