@@ -67,7 +67,9 @@ func (m *Machine) waits(p *path, now time.Time) bool {
 func (m *Machine) use(p *path, a Action, now time.Time) {
 	m.remember(now)
 	m.used, m.since, m.fell, m.begun, m.willing = p, now, nil, true, false
-	p.trial = time.Time{}
+	if p.trial = (time.Time{}); a.Again {
+		m.calm = now
+	}
 	m.tick = now.Add(m.upgrade())
 	a.Kind, a.Path = Use, p.id
 	m.do(a)

@@ -28,7 +28,7 @@ type Machine struct {
 	willing bool        // what is in use was chosen freely
 	flaps   []time.Time // when such a choice turned out to be a mistake: the last ones
 	chosen  time.Time   // the last voluntary change
-	calm    time.Time   // since when what is in use was neither suspect nor lost
+	calm    time.Time   // since when nothing that was in use was suspect or lost, and something is in use
 	begun   bool        // something was in use
 	busy    time.Time   // when traffic was due last
 	near    bool        // the gateway is so near that tcp is better than datagrams
