@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"strings"
-	"testing"
 	"time"
 )
 
@@ -98,8 +97,15 @@ type simUse struct {
 	voluntary bool
 }
 
+// tester is what a simulation needs of a test: *testing.T and *rapid.T have it.
+type tester interface {
+	Helper()
+	Fatalf(format string, args ...any)
+	Logf(format string, args ...any)
+}
+
 type sim struct {
-	t     testing.TB
+	t     tester
 	m     *Machine
 	ways  []simWay
 	start time.Time
@@ -153,7 +159,7 @@ func (q simQueue) Less(i, j int) bool {
 }
 
 // newSim returns a simulator with traffic all the time.
-func newSim(t testing.TB, c Config, memory Memory, ways ...simWay) *sim {
+func newSim(t tester, c Config, memory Memory, ways ...simWay) *sim {
 	start := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	s := &sim{
 		t: t, ways: ways, start: start, now: start, rand: rand.New(rand.NewPCG(1, c.Seed)), paths: map[PathID]*simPath{}, running: map[WayID]int{},
