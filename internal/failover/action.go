@@ -58,7 +58,7 @@ type WayStatus struct {
 	Loss  float64       `json:"loss,omitempty"`  // of the last 32 echoes
 	MTU   int           `json:"mtu,omitempty"`   // bytes of the largest echo that passes
 	Until time.Time     `json:"until,omitzero"`  // end of the penalty
-	Fault string        `json:"fault,omitempty"` // why it was left, or could not be used, the last time
+	Fault string        `json:"fault,omitempty"` // why it was left, or could not be used, since it was used last
 }
 
 // Ways returns how all ways do, in the order in which they would be tried now.

@@ -71,6 +71,7 @@ func (m *Machine) use(p *path, a Action, now time.Time) {
 		m.calm = now
 	}
 	m.tick = now.Add(m.upgrade())
+	m.ways[p.way].fault = ""
 	a.Kind, a.Path = Use, p.id
 	m.do(a)
 }

@@ -53,7 +53,7 @@ type Config struct {
 	Dial     time.Duration // 5 s: longest attempt, up to Dialed
 	Test     time.Duration // 5 s: longest test of a path, after Dialed
 	Better   time.Duration // 300 ms: longest wait for a better class than the first one that succeeded
-	Settle   time.Duration // 200 ms: from a change of the network to the probes; begins anew with each change
+	Settle   time.Duration // 200 ms: from the last change of the network to the probes; four times that from the first one at most
 	RetryMin time.Duration // 200 ms: first pause between two rounds
 	RetryMax time.Duration // 30 s: longest one
 	Steady   time.Duration // 30 s: without a suspicion, after which the pauses begin anew

@@ -202,9 +202,10 @@ func (m *Machine) worth(id WayID) bool {
 	return r != nil && m.rank(id) < m.rank(r.way)
 }
 
-// trim ends what is not needed: attempts of a race that is won, and all paths but that in use, the standby and those on trial.
+// trim ends what is not needed: attempts of a race that is won, and all paths but that in use, the standby and those on
+// trial. A winner has to prove itself first: one that is quick to answer and carries nothing would win each race again.
 func (m *Machine) trim(now time.Time) {
-	if m.needs() {
+	if m.needs() || !m.alone && !m.over(m.since.Add(m.c.Dial), now) {
 		return
 	}
 	keep := m.reserve()

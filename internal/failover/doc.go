@@ -39,6 +39,6 @@
 //   - Each path and way has a bounded state, and each attempt ends: no event is needed for the machine to go on.
 //
 // The shell calls Next after each event and at the deadline that it returned last, and carries out the actions in order.
-// It need not call anything per packet: Saw wants what the stream and the sender know anyway, before each Next and when
-// traffic begins to wait for an acknowledgement after a time without.
+// It need not call anything per packet: Saw and Due want what the streams and the sender know anyway, before each Next, and
+// Due when traffic begins to wait for an acknowledgement after a time without.
 package failover

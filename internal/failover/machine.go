@@ -20,6 +20,7 @@ type Machine struct {
 	memory Memory
 
 	network string
+	changed time.Time // the first of the changes that are not settled
 	settles time.Time // when the change of the network is over; zero: there was none
 
 	used    *path       // nil: none
@@ -30,6 +31,7 @@ type Machine struct {
 	chosen  time.Time   // the last voluntary change
 	calm    time.Time   // since when nothing that was in use was suspect or lost, and something is in use
 	begun   bool        // something was in use
+	due     time.Time   // since when traffic waits for an acknowledgement without any progress; zero: none waits
 	busy    time.Time   // when traffic was due last
 	near    bool        // the gateway is so near that tcp is better than datagrams
 
@@ -113,18 +115,20 @@ func (m *Machine) Lost(id PathID, err error, now time.Time) {
 	}
 }
 
-// Saw says what was observed of a path: when its last bytes came, and since when something that was sent by it waits for
-// an acknowledgement without any progress; zero: nothing waits.
-func (m *Machine) Saw(id PathID, heard, due, now time.Time) {
-	p := m.find(id)
-	if p == nil {
-		return
+// Saw says when the last bytes came by a path. Of a stream that still sends what it was given before, an acknowledgement
+// by the other end's system counts as well (TCP_INFO): on a slow line an echo waits behind the data.
+func (m *Machine) Saw(id PathID, heard, now time.Time) {
+	if p := m.find(id); p != nil {
+		m.heard(p, heard, now)
 	}
-	p.due = due
-	if !due.IsZero() && p == m.used {
+}
+
+// Due says since when frames of the session wait for an acknowledgement without one that says more than the one before;
+// zero: none waits. Frames that were given up are no progress.
+func (m *Machine) Due(since, now time.Time) {
+	if m.due = since; !since.IsZero() {
 		m.busy = now
 	}
-	m.heard(p, heard, now)
 }
 
 // Echo says that an echo was answered.
@@ -146,9 +150,10 @@ func (m *Machine) Echo(id PathID, token uint64, now time.Time) {
 func (m *Machine) NetworkChanged(id string, now time.Time) {
 	m.remember(now) // what worked there
 	m.network = id
-	if m.settles.IsZero() || now.Add(m.c.Settle).Before(m.settles.Add(4*m.c.Settle)) {
-		m.settles = now.Add(m.c.Settle)
+	if m.settles.IsZero() {
+		m.changed = now
 	}
+	m.settles = earlier(now.Add(m.c.Settle), m.changed.Add(4*m.c.Settle))
 }
 
 // Memory returns what has worked, to be kept.

@@ -152,7 +152,8 @@ func TestAnyEvents(t *testing.T) {
 				m.Lost(path, errors.New("reset"), now)
 				delete(paths, path)
 			case 4:
-				m.Saw(path, now, now.Add(-time.Duration(rapid.IntRange(0, 3000).Draw(rt, "due"))*time.Millisecond), now)
+				m.Saw(path, now, now)
+				m.Due(now.Add(-time.Duration(rapid.IntRange(0, 3000).Draw(rt, "due"))*time.Millisecond), now)
 			case 5:
 				m.NetworkChanged("x", now)
 			case 6:

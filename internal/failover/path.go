@@ -29,12 +29,10 @@ type path struct {
 	plain bool      // the gateway knows no sessions: nothing is sent, keepalive judges it
 	meter meter
 
-	// What was observed.
-	heard time.Time
-	due   time.Time // since when something waits for an acknowledgement without any progress; zero: nothing
-
+	heard      time.Time // when the last bytes came
 	suspect    time.Time // since when; zero: it is not
 	moved      bool      // suspect since the network has changed
+	blamed     time.Time // Machine.due when it was suspect last, in use
 	left       bool      // another one is used instead, since it is suspect
 	unanswered int       // echoes to the suspect
 	clean      time.Time // since when no echo was late

@@ -269,6 +269,40 @@ func TestStandbyDies(t *testing.T) {
 	}
 }
 
+// A standby that can not be had is asked for less and less often, until it was there.
+func TestStandbyIsRetried(t *testing.T) {
+	s := newSim(t, Config{}, nil, tcp(always(fine)), tls(func(t time.Duration) line {
+		if t < 80*sec || t > 200*sec {
+			return dead
+		}
+		return fine
+	})).run(4 * time.Minute)
+	var got []time.Duration
+	for _, at := range s.dials {
+		got = append(got, at.Round(sec))
+	}
+	if want := []time.Duration{0, 0, 5 * sec, 15 * sec, 35 * sec, 75 * sec, 155 * sec, 205 * sec, 210 * sec, 220 * sec}; !slices.Equal(got, want) {
+		s.fail("got %v, want %v", got, want)
+	}
+}
+
+// Changes that never end are no reason to wait for ever.
+func TestAStormOfNetworkChanges(t *testing.T) {
+	s := newSim(t, Config{}, nil, tcp(always(fine)))
+	s.traffic = func(time.Duration) bool { return false }
+	s.run(30*sec + 500*time.Millisecond)
+	before := s.echoes
+	for i := range 100 {
+		s.at(31*sec+time.Duration(i)*100*time.Millisecond, func() { s.m.NetworkChanged("a", s.now) })
+	}
+	if s.run(32 * sec); s.echoes == before {
+		s.fail("nothing was probed for a second")
+	}
+	if s.run(42 * sec); s.echoes > before+15 || len(s.dials) > 15 || len(s.uses) > 1 {
+		s.fail("%d echoes, %d attempts, %d changes", s.echoes-before, len(s.dials), len(s.uses))
+	}
+}
+
 // A gateway without sessions has one connection at a time, and nothing is asked of it.
 func TestPlain(t *testing.T) {
 	reset := func(t time.Duration) line { return line{rtt: fine.rtt, reset: t >= 60*sec && t < 61*sec} }
@@ -318,7 +352,7 @@ func TestStrangers(t *testing.T) {
 	m.Failed(0, errors.New("refused"), now)
 	m.Dialed(0, 7, true, now)
 	m.Lost(8, errors.New("reset"), now)
-	m.Saw(8, now, now, now)
+	m.Saw(8, now, now)
 	m.Echo(8, 1, now)
 	actions, _ := m.Next(now)
 	if got := fmt.Sprint(actions); got != "[close path 7, 0 bytes: nobody waits for it any more dial way 0: tcp: the first one in order]" {

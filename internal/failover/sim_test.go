@@ -77,12 +77,11 @@ func dns(s shape) simWay {
 }
 
 type simPath struct {
-	id       PathID
-	way      WayID
-	since    time.Duration
-	heard    time.Time
-	progress time.Time
-	mtu      int
+	id    PathID
+	way   WayID
+	since time.Duration
+	heard time.Time
+	mtu   int
 }
 
 type simPacket struct {
@@ -124,6 +123,7 @@ type sim struct {
 
 	traffic func(t time.Duration) bool
 	waiting map[int]simPacket
+	waits   time.Time // since when one waits
 	packets int
 
 	log       []string
@@ -223,8 +223,9 @@ func (s *sim) run(until time.Duration) *sim {
 func (s *sim) next() {
 	s.nexts++
 	for _, p := range s.paths {
-		s.m.Saw(p.id, p.heard, s.due(p), s.now)
+		s.m.Saw(p.id, p.heard, s.now)
 	}
+	s.m.Due(s.due(), s.now)
 	actions, deadline := s.m.Next(s.now)
 	for _, a := range actions {
 		s.apply(a)
@@ -235,16 +236,12 @@ func (s *sim) next() {
 	s.deadline = deadline
 }
 
-// due returns since when packets by a path wait for an ack without any progress.
-func (s *sim) due(p *simPath) time.Time {
-	if p.id != s.used || len(s.waiting) == 0 {
+// due returns since when packets wait for an ack without any progress.
+func (s *sim) due() time.Time {
+	if len(s.waiting) == 0 {
 		return time.Time{}
 	}
-	var oldest time.Time
-	for _, w := range s.waiting {
-		oldest = earlier(oldest, w.at)
-	}
-	return later(oldest, p.progress)
+	return later(s.waits, s.lastAck)
 }
 
 func (s *sim) fail(format string, args ...any) {
@@ -323,7 +320,7 @@ func (s *sim) dial(a Action) {
 		}
 		s.last++
 		s.note("way %d: attached as path %d", a.Way, s.last)
-		s.paths[s.last] = &simPath{id: s.last, way: a.Way, since: s.time(), heard: s.now, progress: s.now, mtu: 1400}
+		s.paths[s.last] = &simPath{id: s.last, way: a.Way, since: s.time(), heard: s.now, mtu: 1400}
 		s.m.Dialed(a.Way, s.last, !s.plain, s.now)
 		return true
 	})
@@ -341,7 +338,6 @@ func (s *sim) use(a Action, p *simPath) {
 			}
 		}
 		s.uses = append(s.uses, simUse{s.time(), s.ways[p.way].Name, voluntary})
-		p.progress = s.now
 	}
 	s.used, s.also = a.Path, a.Also
 	if a.Again {
@@ -383,7 +379,6 @@ func (s *sim) send(p *simPath, n int, w simPacket) {
 		if _, ok := s.waiting[n]; !ok {
 			return false
 		}
-		p.progress = s.now
 		s.acked(n, w)
 		return false
 	})
@@ -409,12 +404,14 @@ func (s *sim) beat() (call bool) {
 		}
 	}
 	for n, w := range s.waiting { // the receiver gives up a packet that is missing; a session keeps none for longer than 2 s
-		if p := s.paths[s.used]; s.now.Sub(w.at) > 2*time.Second || p != nil && p.progress.Sub(w.at) > 200*time.Millisecond {
+		if s.now.Sub(w.at) > 2*time.Second || s.lastAck.Sub(w.at) > 200*time.Millisecond {
 			delete(s.waiting, n)
 		}
 	}
 	if s.traffic(s.time()) && s.time()%(50*time.Millisecond) == 0 {
-		call = call || len(s.waiting) == 0
+		if len(s.waiting) == 0 {
+			call, s.waits = true, s.now
+		}
 		for _, large := range []bool{false, true} {
 			s.packets++
 			s.waiting[s.packets] = simPacket{s.now, large}

@@ -38,15 +38,21 @@ func (m *Machine) test(p *path, now time.Time) {
 
 // listen finds a ready path silent, or stalled.
 func (m *Machine) listen(p *path, now time.Time) {
+	m.ways[p.way].fails = 0
 	due := time.Time{}
-	if p == m.used && !p.due.IsZero() {
-		due = later(p.due, m.since)
+	if p == m.used {
+		m.over(m.since.Add(m.c.Silence), now) // to see what waited already when it came into use
+		if !m.due.IsZero() {
+			due = later(m.due, m.since)
+		}
 	}
+	silent := m.over(p.silentAt(&m.c, due), now)
 	switch {
-	case m.over(p.silentAt(&m.c, due), now):
+	case silent && (due.IsZero() || !p.blamed.Equal(m.due)):
+		p.blamed = m.due
 		m.suspect(p, now)
-	case m.over(p.stalledAt(&m.c, m.ways[p.way].Polling, due), now):
-		m.leave(p, fmt.Sprintf("it answers, but nothing that was sent is acknowledged for %s", ms(now.Sub(due))), now)
+	case silent, m.over(p.stalledAt(&m.c, m.ways[p.way].Polling, due), now): // it has answered echoes, but moved nothing
+		m.leave(p, fmt.Sprintf("it answers, but nothing that was sent is acknowledged for %s", ms(now.Sub(m.due))), now)
 	case p.size.missed >= strikes*strikes:
 		m.leave(p, fmt.Sprintf("it receives, but %d echoes are unanswered", p.size.missed), now)
 	default:
