@@ -93,6 +93,27 @@ func TestFallsBackTooEagerlyAndFlaps(t *testing.T) {
 	}
 }
 
+// A packet now and then, of which some are lost: nobody has anything to acknowledge then, and the way is as good as it was.
+func TestASinglePacketIsLost(t *testing.T) {
+	for name, ways := range map[string][]simWay{"one way": {udp(always(line{rtt: fine.rtt, loss: 0.02}))}, "and a standby": {udp(always(line{rtt: fine.rtt, loss: 0.02})), tcp(always(fine))}} {
+		t.Run(name, func(t *testing.T) {
+			s := newSim(t, Config{}, nil, ways...)
+			s.traffic = func(t time.Duration) bool { return t%(2*sec) == 0 }
+			s.run(15 * time.Minute)
+			if len(s.uses) > 3 { // it happens that the echo is lost, too
+				s.fail("%d changes", len(s.uses))
+			}
+		})
+	}
+}
+
+// The silence is noticed though only two packets wait.
+func TestSparseTrafficByADeadPath(t *testing.T) {
+	s := newSim(t, Config{}, nil, udp(from(fine, 60*sec, hole)), tcp(always(fine)))
+	s.traffic = func(t time.Duration) bool { return t%(4*sec) == 0 }
+	s.run(60*sec + 700*time.Millisecond).wantUse("tcp")
+}
+
 // A suspicion that proves false is taken back, once; the traffic has not waited for the proof.
 func TestBackAfterAFalseSuspicion(t *testing.T) {
 	blip := func(t time.Duration) line {

@@ -32,6 +32,8 @@ type Machine struct {
 	calm    time.Time   // since when nothing that was in use was suspect or lost, and something is in use
 	begun   bool        // something was in use
 	due     time.Time   // since when traffic waits for an acknowledgement without any progress; zero: none waits
+	frames  int         // that wait
+	many    time.Time   // since when so many wait that they can not all be lost
 	busy    time.Time   // when traffic was due last
 	near    bool        // the gateway is so near that tcp is better than datagrams
 
@@ -123,10 +125,15 @@ func (m *Machine) Saw(id PathID, heard, now time.Time) {
 	}
 }
 
-// Due says since when frames of the session wait for an acknowledgement without one that says more than the one before;
-// zero: none waits. Frames that were given up are no progress.
-func (m *Machine) Due(since, now time.Time) {
-	if m.due = since; !since.IsZero() {
+// Due says since when frames of the session wait for an acknowledgement without one that says more than the one before, and
+// how many do; 0: none does. Frames that were given up are no progress. A single frame may just be lost, and nothing is
+// acknowledged before another one comes: a few are no reason for more than a question.
+func (m *Machine) Due(since time.Time, frames int, now time.Time) {
+	if frames >= strikes && m.frames < strikes {
+		m.many = now
+	}
+	m.frames = frames
+	if m.due = since; frames > 0 {
 		m.busy = now
 	}
 }

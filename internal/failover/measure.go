@@ -100,14 +100,15 @@ func (e *meter) expire(now time.Time) {
 	}
 }
 
-// owed returns when the first echo was sent since heard; zero: none was.
-func (e *meter) owed(heard time.Time) time.Time {
+// owed returns when the first echo was sent since heard, and how many were; zero: none was.
+func (e *meter) owed(heard time.Time) (since time.Time, n int) {
 	for _, o := range e.echoes {
 		if !o.at.Before(heard) {
-			return o.at
+			since = earlier(since, o.at)
+			n++
 		}
 	}
-	return time.Time{}
+	return since, n
 }
 
 // awaits tells whether an echo of a size is waited for, and not late.

@@ -153,7 +153,7 @@ func TestAnyEvents(t *testing.T) {
 				delete(paths, path)
 			case 4:
 				m.Saw(path, now, now)
-				m.Due(now.Add(-time.Duration(rapid.IntRange(0, 3000).Draw(rt, "due"))*time.Millisecond), now)
+				m.Due(now.Add(-time.Duration(rapid.IntRange(0, 3000).Draw(rt, "due"))*time.Millisecond), rapid.IntRange(0, 5).Draw(rt, "frames"), now)
 			case 5:
 				m.NetworkChanged("x", now)
 			case 6:

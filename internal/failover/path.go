@@ -63,7 +63,7 @@ func (p *path) usable() bool { return !p.ready.IsZero() && p.suspect.IsZero() }
 
 // silentAt returns when the path becomes suspect if nothing is heard; zero: never. due is since when traffic waits.
 func (p *path) silentAt(c *Config, due time.Time) time.Time {
-	from := p.meter.owed(p.heard)
+	from, _ := p.meter.owed(p.heard)
 	if !due.IsZero() && (from.IsZero() || due.Before(from)) {
 		from = due
 	}

@@ -409,8 +409,8 @@ func TestStory(t *testing.T) {
       60ms  use path 1, again false, also 0: udp answers
       60ms  dial way 1: tcp: to stand by for udp
      220ms  way 1: attached as path 2
-   1m0.25s  use path 2, again true, also 1: udp is silent for 280 ms
-   1m0.85s  close path 1, 0 bytes: udp: 3 echoes are unanswered, silent for 880 ms`
+   1m0.29s  use path 2, again true, also 1: udp is silent for 320 ms
+   1m0.69s  close path 1, 0 bytes: udp: 3 echoes are unanswered, silent for 720 ms`
 	if got := "\n" + s.story(); strings.ReplaceAll(got, " ", "") != strings.ReplaceAll(want, " ", "") {
 		t.Errorf("got %s\nwant %s", got, want)
 	}
@@ -418,7 +418,7 @@ func TestStory(t *testing.T) {
 	for _, w := range s.m.Ways(s.now) {
 		lines = append(lines, w.String())
 	}
-	if got, want := strings.Join(lines, "\n"), "tcp: in use, 80 ms, 1400 bytes\nudp: penalised, 3 echoes are unanswered, silent for 880 ms"; got != want {
+	if got, want := strings.Join(lines, "\n"), "tcp: in use, 80 ms, 1400 bytes\nudp: penalised, 3 echoes are unanswered, silent for 720 ms"; got != want {
 		t.Errorf("got\n%s\nwant\n%s", got, want)
 	}
 	s.run(125 * sec)

@@ -225,7 +225,7 @@ func (s *sim) next() {
 	for _, p := range s.paths {
 		s.m.Saw(p.id, p.heard, s.now)
 	}
-	s.m.Due(s.due(), s.now)
+	s.m.Due(s.due(), len(s.waiting), s.now)
 	actions, deadline := s.m.Next(s.now)
 	for _, a := range actions {
 		s.apply(a)

@@ -39,17 +39,16 @@ func (m *Machine) test(p *path, now time.Time) {
 // listen finds a ready path silent, or stalled.
 func (m *Machine) listen(p *path, now time.Time) {
 	m.ways[p.way].fails = 0
-	due := time.Time{}
-	if p == m.used {
-		m.over(m.since.Add(m.c.Silence), now) // to see what waited already when it came into use
-		if !m.due.IsZero() {
-			due = later(m.due, m.since)
-		}
+	due := m.owes(p, now)
+	if since, n := p.meter.owed(p.heard); n == 1 && m.over(since.Add(p.meter.late()), now) {
+		p.ask = true // a single echo may just be lost, too
 	}
 	silent := m.over(p.silentAt(&m.c, due), now)
 	switch {
 	case silent && (due.IsZero() || !p.blamed.Equal(m.due)):
-		p.blamed = m.due
+		if !due.IsZero() {
+			p.blamed = m.due
+		}
 		m.suspect(p, now)
 	case silent, m.over(p.stalledAt(&m.c, m.ways[p.way].Polling, due), now): // it has answered echoes, but moved nothing
 		m.leave(p, fmt.Sprintf("it answers, but nothing that was sent is acknowledged for %s", ms(now.Sub(m.due))), now)
@@ -60,10 +59,33 @@ func (m *Machine) listen(p *path, now time.Time) {
 	}
 }
 
+// owes returns since when the traffic has waited for a path; zero: it does not, or so few frames do that they may be lost.
+// Then the path is asked once whether it is there, and what it owes is the answer.
+func (m *Machine) owes(p *path, now time.Time) time.Time {
+	if p != m.used {
+		return time.Time{}
+	}
+	m.over(m.since.Add(m.c.Silence), now) // to see what waited already when it came into use
+	if m.frames == 0 {
+		return time.Time{}
+	}
+	due := later(m.due, m.since)
+	if m.frames >= strikes {
+		return later(due, m.many)
+	}
+	if from := later(due, p.heard); p.asked.Before(from) && m.over(from.Add(m.c.Silence), now) {
+		p.ask = true
+	}
+	return time.Time{}
+}
+
 // suspect asks a path whether it is still there.
 func (m *Machine) suspect(p *path, now time.Time) {
 	p.suspect, p.clean = now, now
 	p.unanswered, p.asked, p.trial = 0, time.Time{}, time.Time{}
+	if _, n := p.meter.owed(p.heard); n > 0 {
+		p.unanswered = 1
+	}
 	p.size.pass()
 	if p == m.used {
 		m.unsettle(now)
