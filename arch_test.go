@@ -26,7 +26,6 @@ var arrows = map[string][]string{
 	"internal/buffer":           {},
 	"internal/session":          {"internal/buffer", "internal/proto"},
 	"internal/router":           {"internal/buffer", "internal/packet", "internal/proto"},
-	"internal/failover":         {},
 	"internal/multipath":        {"internal/buffer", "internal/proto", "internal/router", "internal/session"},
 	"internal/carrier":          {},
 	"internal/carrier/ssh":      {"internal/carrier", "internal/identity"},

@@ -76,6 +76,20 @@ func (s *Stream) Sent() uint64 { return s.sent.bytes.Load() }
 // LastReceived returns when the last bytes were read; at first, when the stream was made.
 func (s *Stream) LastReceived() time.Time { return s.start.Add(time.Duration(s.received.last.Load())) }
 
+// LastAcked returns when the system at the other end has acknowledged bytes last, as TCP_INFO says at now; the zero time
+// where that is unknown.
+func (s *Stream) LastAcked(now time.Time) (at time.Time) {
+	if s.raw == nil {
+		return at
+	}
+	_ = s.raw.Control(func(fd uintptr) {
+		if info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO); err == nil {
+			at = now.Add(-time.Duration(info.Last_ack_recv) * time.Millisecond)
+		}
+	})
+	return at
+}
+
 // LastSent returns when the operating system took the last bytes; at first, when the stream was made.
 func (s *Stream) LastSent() time.Time { return s.start.Add(time.Duration(s.sent.last.Load())) }
 

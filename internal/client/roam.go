@@ -404,12 +404,23 @@ func (r *roamer) act(ctx context.Context, a failover.Action) {
 // saw tells the machine what was observed of the paths.
 func (r *roamer) saw(now time.Time) {
 	for id, x := range r.paths {
-		var due time.Time
-		if x == r.used && x.tunnel != nil {
-			due = x.tunnel.send.Due()
+		heard := x.stream.LastReceived()
+		if s, ok := x.stream.(*carrier.Stream); ok && x == r.used { // an echo waits behind the data
+			heard = later(heard, s.LastAcked(now))
 		}
-		r.m.Saw(id, x.stream.LastReceived(), due, now)
+		r.m.Saw(id, heard, now)
 	}
+	if r.tunnel != nil {
+		since, frames := r.tunnel.send.Due()
+		r.m.Due(since, frames, now)
+	}
+}
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
 }
 
 // idle says when it will be tried again, once all ways have failed.

@@ -72,12 +72,18 @@ func New(c Config, memory Memory, now time.Time) *Machine {
 	c.setDefaults()
 	m := &Machine{c: c, alone: c.Alone, memory: memory.fresh(now, c.Remember), rand: rand.New(rand.NewPCG(c.Seed, 2002)), calm: now, seen: now}
 	for _, w := range c.Ways {
-		if w.Full == 0 {
-			w.Full = DefaultFull
-		}
-		m.ways = append(m.ways, way{Way: w})
+		m.Add(w)
 	}
 	return m
+}
+
+// Add adds a way. What the gateway says of itself is not known from the start.
+func (m *Machine) Add(w Way) WayID {
+	if w.Full == 0 {
+		w.Full = DefaultFull
+	}
+	m.ways = append(m.ways, way{Way: w})
+	return WayID(len(m.ways) - 1)
 }
 
 // Network says on which network the machine begins. It is no change.

@@ -360,8 +360,8 @@ func TestOnePath(t *testing.T) {
 		inOrder(t, b.received(), 500)
 		inOrder(t, a.received(), 500)
 		for _, e := range []*end{a, b} {
-			if n, bytes := e.s.Kept(); n != 0 || bytes != 0 {
-				t.Errorf("%d frames in %d bytes are kept, and all was received", n, bytes)
+			if since, n := e.s.Due(); n != 0 || e.s.Kept() != 0 || !since.IsZero() {
+				t.Errorf("%d frames in %d bytes are kept, and all was received", n, e.s.Kept())
 			}
 		}
 	})
@@ -498,7 +498,7 @@ func TestLossyPath(t *testing.T) {
 		if len(slices.Compact(sorted)) != len(got) || len(got) < 1600 {
 			t.Errorf("%d frames came, %d different ones", len(got), len(slices.Compact(sorted)))
 		}
-		if n, _ := a.s.Kept(); n > 400 {
+		if _, n := a.s.Due(); n > 400 {
 			t.Errorf("%d frames are kept", n)
 		}
 	})

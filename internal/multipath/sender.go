@@ -205,11 +205,11 @@ func (s *Sender) waits(now time.Time) {
 	}
 }
 
-// Due returns since when frames wait for an acknowledgement and none has come; the zero time when none waits.
-func (s *Sender) Due() time.Time {
+// Due returns since when frames wait for an acknowledgement and none has come that says more, and how many do.
+func (s *Sender) Due() (since time.Time, frames int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.due
+	return s.due, int(s.log.Next() - max(s.log.First(), s.acked))
 }
 
 // Expire forgets what is too old to be sent once more. It has to be called now and then, for the sake of memory.
@@ -236,11 +236,11 @@ func (s *Sender) Using() *Path {
 // Replayed returns how many frames were sent again, and how many were given up before they were sent.
 func (s *Sender) Replayed() (again, lost uint64) { return s.again.Load(), s.lost.Load() }
 
-// Kept returns the frames that wait for their acknowledgement, or for a path.
-func (s *Sender) Kept() (frames uint64, bytes int) {
+// Kept returns the bytes of memory that the frames take which wait for their acknowledgement, or for a path.
+func (s *Sender) Kept() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.log.Next() - max(s.log.First(), s.acked), s.log.Bytes()
+	return s.log.Bytes()
 }
 
 // Close gives all memory back. The queues of the paths are closed before.
