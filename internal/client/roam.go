@@ -44,6 +44,13 @@ type roamer struct {
 	err  error // ends run
 }
 
+// How long a connection must have lasted for the pauses to begin anew. A session goes on with the next one if that comes
+// within a second; without one there is nothing to be saved by haste.
+const (
+	steadySession = 3 * time.Second
+	steadyPlain   = 30 * time.Second
+)
+
 // Why a connection is closed here.
 var (
 	errStopped   = errors.New("not needed any more")
@@ -55,9 +62,11 @@ func newRoamer(c *client) *roamer {
 		client: c, dials: map[failover.WayID]context.CancelFunc{}, paths: map[failover.PathID]*connection{},
 		todo: make(chan func()), over: make(chan struct{}),
 	}
-	r.m = failover.New(failover.Config{
-		Alone: c.c.Key.IsZero(), Seed: rand.Uint64(), RetryMin: c.c.RetryMin, RetryMax: c.c.RetryMax, Keepalive: c.c.Keepalive,
-	}, nil, time.Now())
+	config := failover.Config{Seed: rand.Uint64(), RetryMin: c.c.RetryMin, RetryMax: c.c.RetryMax, Keepalive: c.c.Keepalive, Steady: steadySession}
+	if c.c.Key.IsZero() {
+		config.Alone, config.Steady = true, steadyPlain
+	}
+	r.m = failover.New(config, nil, time.Now())
 	for _, e := range c.servers {
 		r.addWay(e)
 	}
