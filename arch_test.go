@@ -74,6 +74,8 @@ var arrows = map[string][]string{
 	"test/tools/exam":      {},
 	"test/tools/mutate":    {},
 	"test/tools/rawvpn":    {"test/rawvpn"},
+	"test/tools/wire":      {"test/lab", "test/wire"},
+	"test/wire":            {},
 }
 
 // pure packages decide without doing: what they must not import. router counts and locks, so sync is

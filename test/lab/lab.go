@@ -53,6 +53,15 @@ func NewNamespace(name string) (*Namespace, error) {
 	return n, nil
 }
 
+// OpenNamespace opens a network namespace that others have made, as /run/netns/NAME or /proc/PID/ns/net.
+func OpenNamespace(path string) (*Namespace, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	return &Namespace{Name: path, file: file}, nil
+}
+
 // Close lets go of the namespace; it vanishes when no process is in it any more.
 func (n *Namespace) Close() error { return n.file.Close() }
 
