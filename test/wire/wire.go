@@ -22,6 +22,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -82,7 +83,7 @@ func New(a, b End, seed uint64, set string) (_ *Wire, err error) {
 }
 
 // Set changes the faults: commands with commas between them, as "delay 25ms, loss 1%". One that begins with > is for the
-// direction from a to b alone, one with < for the other. Frames that were sent before may still meet the faults from before.
+// direction from a to b alone, one with < for the other. Frames that are sent after it has returned meet the new faults.
 func (w *Wire) Set(commands string) error {
 	w.mu.Lock()
 	faults, plugged := w.faults, w.plugged
@@ -155,16 +156,18 @@ func (w *Wire) release() {
 // A half is one direction: what is read from in goes to out.
 type half struct {
 	in, out int
-	wake    int // eventfd: there is something new below mu
+	wake    int // eventfd: changed or stopping
 	line    *line
 	began   time.Time
 	poll    [2]unix.PollFd
 	timeout unix.Timespec
 
+	stopping atomic.Bool
+	changed  atomic.Bool // faults and plugged are new: looked at before each frame
+
 	mu      sync.Mutex
 	faults  Faults
 	plugged bool
-	stopped bool
 	stats   Stats
 }
 
@@ -176,18 +179,17 @@ func newHalf(in, out int, l *line) (*half, error) {
 	return &half{in: in, out: out, wake: wake, line: l, began: time.Now(), plugged: true}, nil
 }
 
-// change tells the goroutine of new faults. Frames that it reads from now on meet them.
+// change tells the goroutine of new faults. Frames that come from now on meet them.
 func (h *half) change(f Faults, plugged bool) {
 	h.mu.Lock()
 	h.faults, h.plugged = f, plugged
 	h.mu.Unlock()
+	h.changed.Store(true)
 	h.alert()
 }
 
 func (h *half) stop() {
-	h.mu.Lock()
-	h.stopped = true
-	h.mu.Unlock()
+	h.stopping.Store(true)
 	h.alert()
 }
 
@@ -201,35 +203,41 @@ func (h *half) counted() Stats {
 
 // run carries frames until stop.
 func (h *half) run() {
-	h.exchange()
-	for {
+	for !h.stopping.Load() {
 		n, err := h.receive()
 		h.deliver()
-		if !h.exchange() {
-			return
-		}
+		h.publish()
 		if err != nil || n < batch && !h.sleep() {
 			return // an interface was taken away: nothing can come any more
 		}
 	}
 }
 
-// exchange takes what change and stop have left, and leaves the counters.
-func (h *half) exchange() (goOn bool) {
+// obey takes what change has left.
+func (h *half) obey() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.line.faults, h.stats = h.faults, h.line.stats
+	h.line.faults = h.faults
 	if !h.plugged && h.line.plugged {
 		h.line.cut()
 	}
 	h.line.plugged = h.plugged
-	return !h.stopped
+}
+
+// publish leaves the counters for counted.
+func (h *half) publish() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.stats = h.line.stats
 }
 
 func (h *half) now() time.Duration { return time.Since(h.began) }
 
 // deliver writes the frames that are due.
 func (h *half) deliver() {
+	if h.changed.Swap(false) {
+		h.obey()
+	}
 	for now := h.now(); ; h.line.delivered() {
 		frame := h.line.due(now)
 		if frame == nil {
@@ -248,6 +256,9 @@ func (h *half) receive() (n int, err error) {
 		size, err := unix.Read(h.in, h.line.room())
 		switch err {
 		case nil:
+			if h.changed.Swap(false) {
+				h.obey()
+			}
 			h.line.take(h.now(), size)
 			n++
 		case unix.EINTR:
