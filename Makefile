@@ -7,7 +7,7 @@ PREFIX ?= /usr/local
 FUZZTIME ?= 30s
 PACKAGES = $(shell go list ./... | grep -v -e /test/netns -e /test/vm)
 
-.PHONY: help build minimal demo demo-secure test unit netns test-vm exam bench fuzz mutate lint vuln cross install clean
+.PHONY: help build minimal demo demo-secure test unit netns test-vm exam bench bench-failover fuzz mutate lint vuln cross install clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -55,6 +55,10 @@ exam: ## all cases of the exam, also those that take long, to docs/exam.md; want
 bench: build minimal ## the table of bench/RESULTS.md, measured side by side in one run
 	@scripts/deps.sh bench
 	go run ./bench
+
+bench-failover: build ## bench/FAILOVER.md: how changes of the network interrupt traffic, beside OpenVPN and wireguard-go
+	@scripts/deps.sh bench
+	go run ./bench -failover
 
 fuzz: ## every fuzz target for FUZZTIME
 	@scripts/fuzz.sh $(FUZZTIME)

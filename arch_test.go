@@ -68,7 +68,7 @@ var arrows = map[string][]string{
 	"internal/cli/clitest": {"internal/cli"}, // tests only
 	"cmd/vpnsrv":           {"internal/api", "internal/carrier", "internal/cli", "internal/cmdline", "internal/config", "internal/confine", "internal/durable", "internal/gateway", "internal/gateway/settings", "internal/identity", "internal/netadmin"},
 	"cmd/vpncli":           {"internal/carrier", "internal/cli", "internal/cmdline", "internal/client", "internal/config", "internal/confine", "internal/failover", "internal/identity", "internal/netadmin"},
-	"bench":                {"test/lab"},
+	"bench":                {"test/lab", "test/wire"},
 	"test/lab":             {},
 	"test/rawvpn":          {},
 	"test/tools/exam":      {},

@@ -14,11 +14,15 @@
 //     the least and the greatest beside it.
 //   - TCP is cubic everywhere, and each traffic generator is the same program for all.
 //
+// With -failover it measures instead how changes of the network interrupt traffic: failover.go, in the networks
+// that road.go draws, and beside OpenVPN too.
+//
 // It needs root, iperf3, ping and an idle machine. Nothing is left behind, not even after Ctrl-C.
 // An error of one row is shown in its place, and the exit status is 1; a bar that is not met is no error.
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -95,20 +99,26 @@ var generators = map[string]func(args []string) error{
 func run(ctx context.Context) error {
 	b := &bench{}
 	var only, out string
+	var failover bool
 	flag.IntVar(&b.runs, "runs", 3, "`times` that each figure is measured")
 	flag.DurationVar(&b.flow, "time", 3*time.Second, "`duration` of each TCP flow, in whole seconds")
 	flag.IntVar(&b.sessions, "sessions", 10_000, "`number` of idle sessions")
 	flag.StringVar(&b.bin, "bin", "bin", "`directory` of vpnsrv and vpncli")
-	flag.StringVar(&only, "only", "", "measure one `row` only, and write no file: "+names())
-	flag.StringVar(&out, "out", "bench/RESULTS.md", "`file` for the report")
+	flag.BoolVar(&failover, "failover", false, "measure how changes of the network interrupt traffic instead")
+	flag.StringVar(&only, "only", "", "measure one `row` only, and write no file: "+names(rows)+"; with -failover "+names(failoverRows()))
+	flag.StringVar(&out, "out", "", "`file` for the report (default bench/RESULTS.md; with -failover bench/FAILOVER.md)")
 	flag.Parse()
-	chosen := rows
+	chosen, layout := rows, measurements
+	if failover {
+		chosen, layout = failoverRows(), interruptions
+	}
+	out = cmp.Or(out, layout.file)
 	if only != "" {
-		i := slices.IndexFunc(rows, func(r row) bool { return r.name == only })
+		i := slices.IndexFunc(chosen, func(r row) bool { return r.name == only })
 		if i < 0 {
-			return fmt.Errorf("there is no row %q: choose one of %s", only, names())
+			return fmt.Errorf("there is no row %q: choose one of %s", only, names(chosen))
 		}
-		chosen = rows[i : i+1]
+		chosen = chosen[i : i+1]
 	}
 	if b.runs < 1 || b.flow < time.Second || b.flow%time.Second != 0 {
 		return errors.New("-runs: at least 1; -time: whole seconds, at least 1s")
@@ -125,7 +135,10 @@ func run(ctx context.Context) error {
 		return err
 	}
 	defer b.net.Close()
-	r := b.newReport()
+	r := b.newReport(layout)
+	if !failover {
+		r.machine = append(r.machine, [2]string{"TCP flows", b.flow.String()})
+	}
 	err = b.measure(ctx, chosen, r)
 	if ctx.Err() != nil {
 		return errors.New("interrupted")
@@ -183,7 +196,7 @@ func (b *bench) measure(ctx context.Context, chosen []row, r *report) error {
 	return errors.Join(failed...)
 }
 
-func names() string {
+func names(rows []row) string {
 	var all []string
 	for _, r := range rows {
 		all = append(all, r.name)

@@ -14,10 +14,12 @@ const (
 	bare subject = iota
 	ours
 	wireguardGo
+	openvpnUDP
+	openvpnTCP
 	subjects // how many
 )
 
-var subjectNames = [subjects]string{"bare", "ferry", "wireguard-go"}
+var subjectNames = [subjects]string{"bare", "ferry", "wireguard-go", "openvpn udp", "openvpn tcp"}
 
 // A path leads from c1 to an address through one of the subjects.
 type path struct {

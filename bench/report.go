@@ -121,8 +121,41 @@ func (b bar) verdict(l *line) string {
 	return answer
 }
 
+// A layout says what a report shows of its lines.
+type layout struct {
+	title, maker string
+	file         string // for the report, unless another one is named
+	subjects     []subject
+	ratios       bool
+	explanation  string
+	notes        []string // what a reader of the table could misunderstand
+}
+
+var measurements = layout{
+	title: "Measurements", maker: "make bench", file: "bench/RESULTS.md", subjects: []subject{bare, ours, wireguardGo}, ratios: true,
+	explanation: "Figures are the median of the runs (least..greatest). What stands in one line was measured in turn within each " +
+		"run; ratios were taken within a run, and their median is compared with the bar.",
+	notes: []string{
+		"UDP: the sender sends as fast as one thread can. On the bare link that thread also does the gateway's part of receiving, which a " +
+			"tunnel does in other processes: bare is what one sender can deliver, not what the machine could.",
+		"RSS includes the pages of the program file.",
+	},
+}
+
+// columns are the names above cells.
+func (y *layout) columns() []string {
+	all := []string{"what"}
+	for _, s := range y.subjects {
+		all = append(all, subjectNames[s])
+	}
+	if y.ratios {
+		all = append(all, "ferry is")
+	}
+	return append(all, "bar", "met")
+}
+
 // cells are the columns of a line.
-func (l *line) cells() []string {
+func (y *layout) cells(l *line) []string {
 	var ratios, bars, kept []string
 	if l.ratios {
 		for _, than := range []subject{bare, wireguardGo} {
@@ -136,13 +169,19 @@ func (l *line) cells() []string {
 		kept = append(kept, b.verdict(l))
 	}
 	join := func(s []string) string { return cmp.Or(strings.Join(s, "; "), "-") }
-	return []string{l.what, l.got[bare].String(), l.got[ours].String(), l.got[wireguardGo].String(), join(ratios), join(bars), join(kept)}
+	all := []string{l.what}
+	for _, s := range y.subjects {
+		all = append(all, l.got[s].String())
+	}
+	if y.ratios {
+		all = append(all, join(ratios))
+	}
+	return append(all, join(bars), join(kept))
 }
-
-var columns = []string{"what", "bare", "ferry", "wireguard-go", "ferry is", "bar", "met"}
 
 // A report is what was measured, on which machine.
 type report struct {
+	layout
 	began    time.Time
 	took     time.Duration
 	machine  [][2]string
@@ -151,11 +190,11 @@ type report struct {
 }
 
 // newReport describes the machine.
-func (b *bench) newReport() *report {
+func (b *bench) newReport(y layout) *report {
 	var uts unix.Utsname
 	_ = unix.Uname(&uts)
 	load, _ := os.ReadFile("/proc/loadavg")
-	return &report{began: time.Now(), machine: [][2]string{
+	return &report{layout: y, began: time.Now(), machine: [][2]string{
 		{"date", time.Now().UTC().Format("2006-01-02 15:04 MST")},
 		{"commit", commit()},
 		{"kernel", unix.ByteSliceToString(uts.Release[:]) + " " + unix.ByteSliceToString(uts.Machine[:])},
@@ -164,7 +203,7 @@ func (b *bench) newReport() *report {
 		{"load before", strings.Join(strings.Fields(string(load))[:min(3, len(strings.Fields(string(load))))], " ")},
 		{"Go", runtime.Version()},
 		{"wireguard-go", wireguardVersion(b.wireguard)},
-		{"runs", fmt.Sprintf("%d, TCP flows of %s", b.runs, b.flow)},
+		{"runs", fmt.Sprintf("%d", b.runs)},
 	}}
 }
 
@@ -189,16 +228,6 @@ func cpuModel() string {
 	return "unknown, " + runtime.GOARCH
 }
 
-const explanation = "Figures are the median of the runs (least..greatest). What stands in one line was measured in turn within each " +
-	"run; ratios were taken within a run, and their median is compared with the bar."
-
-// notes say what a reader of the table could misunderstand.
-var notes = []string{
-	"UDP: the sender sends as fast as one thread can. On the bare link that thread also does the gateway's part of receiving, which a " +
-		"tunnel does in other processes: bare is what one sender can deliver, not what the machine could.",
-	"RSS includes the pages of the program file.",
-}
-
 // text is the report for a terminal.
 func (r *report) text() string {
 	var s strings.Builder
@@ -207,12 +236,12 @@ func (r *report) text() string {
 		fmt.Fprintf(&s, "%-13s %s\n", m[0], m[1])
 	}
 	s.WriteString("\n")
-	table := [][]string{columns}
+	table := [][]string{r.columns()}
 	for _, l := range r.lines {
-		table = append(table, l.cells())
+		table = append(table, r.cells(l))
 	}
 	writeTable(&s, table, "", "  ", "")
-	s.WriteString("\n" + explanation + "\n" + strings.Join(notes, "\n") + "\n")
+	s.WriteString("\n" + r.explanation + "\n" + strings.Join(r.notes, "\n") + "\n")
 	for _, f := range r.failures {
 		fmt.Fprintf(&s, "\nNOT MEASURED: %s\n", f)
 	}
@@ -222,18 +251,18 @@ func (r *report) text() string {
 // markdown is the report for a file.
 func (r *report) markdown() string {
 	var s strings.Builder
-	fmt.Fprintf(&s, "# Measurements\n\nWritten by `make bench` in %s. %s\n\n", r.took.Round(time.Second), explanation)
+	fmt.Fprintf(&s, "# %s\n\nWritten by `%s` in %s. %s\n\n", r.title, r.maker, r.took.Round(time.Second), r.explanation)
 	for _, m := range r.machine {
 		fmt.Fprintf(&s, "* %s: %s\n", m[0], m[1])
 	}
 	s.WriteString("\n")
-	rule := slices.Repeat([]string{"---"}, len(columns))
-	table := [][]string{columns, rule}
+	rule := slices.Repeat([]string{"---"}, len(r.columns()))
+	table := [][]string{r.columns(), rule}
 	for _, l := range r.lines {
-		table = append(table, l.cells())
+		table = append(table, r.cells(l))
 	}
 	writeTable(&s, table, "| ", " | ", " |")
-	s.WriteString("\n* " + strings.Join(notes, "\n* ") + "\n")
+	s.WriteString("\n* " + strings.Join(r.notes, "\n* ") + "\n")
 	for _, f := range r.failures {
 		fmt.Fprintf(&s, "\nNot measured: %s\n", f)
 	}
@@ -242,7 +271,7 @@ func (r *report) markdown() string {
 
 // writeTable aligns the columns.
 func writeTable(s *strings.Builder, table [][]string, before, between, after string) {
-	width := make([]int, len(columns))
+	width := make([]int, len(table[0]))
 	for _, cells := range table {
 		for i, c := range cells {
 			width[i] = max(width[i], len(c))

@@ -25,6 +25,7 @@ const (
 	wireguardPeer    = "10.77.0.2"
 	wireguardPort    = 51820
 	wireguardMTU     = 1420 // what wg-quick(8) takes on a link of 1500
+	wireguardAlive   = 25   // seconds between persistent keepalives: https://www.wireguard.com/quickstart/
 )
 
 // findWireguard returns the program wireguard-go, which 'go install' calls wireguard.
@@ -114,8 +115,8 @@ func (t *tunnel) startEnd(program string, e wgEnd, peer *ecdh.PublicKey) error {
 		return err
 	}
 	t.procs = append(t.procs, p)
-	err = configure(socket, p, fmt.Sprintf("set=1\nprivate_key=%x\nlisten_port=%d\npublic_key=%x\nallowed_ip=%s/32\nendpoint=%s:%d\n\n",
-		e.key.Bytes(), wireguardPort, peer.Bytes(), e.peer, e.peerOuter, wireguardPort))
+	err = configure(socket, p, fmt.Sprintf("set=1\nprivate_key=%x\nlisten_port=%d\npublic_key=%x\nallowed_ip=%s/32\nendpoint=%s:%d\npersistent_keepalive_interval=%d\n\n",
+		e.key.Bytes(), wireguardPort, peer.Bytes(), e.peer, e.peerOuter, wireguardPort, wireguardAlive))
 	if err != nil {
 		return err
 	}
