@@ -10,6 +10,9 @@ import (
 
 const wayIs = "delay 10ms, rate 50mbit" // each way, each direction
 
+// flowKey is one direction of a connection, for nft.
+const flowKey = "ip saddr . th sport . ip daddr . th dport"
+
 // A road leads from c1 to the gateway by two ways, of which the first one is preferred:
 //
 //	c1                                     r                                  gw
@@ -38,10 +41,11 @@ func newRoad() (*road, error) {
 		lab.Join(r.r, "gw0", "192.168.101.254/24", r.gw, "eth1", bareGateway+"/24"),
 		runs(r.gw, "ip route add 192.168.0.0/16 via 192.168.101.254"),
 		runs(r.r, "sysctl -qw net.ipv4.ip_forward=1"),
-		// Connections that forsake has marked come to nothing.
-		runs(r.r, "nft add table inet road"),
-		runs(r.r, "nft add chain inet road pass { type filter hook forward priority 0 ; }"),
-		runs(r.r, "nft add rule inet road pass ct mark 1 drop"),
+		// What passes is written down, for forsake.
+		runs(r.r, "nft add table ip road"),
+		runs(r.r, "nft add set ip road seen { type ipv4_addr . inet_service . ipv4_addr . inet_service ; flags dynamic ; }"),
+		runs(r.r, "nft add chain ip road pass { type filter hook forward priority 0 ; }"),
+		runs(r.r, "nft add rule ip road pass meta l4proto { tcp, udp } add @seen { "+flowKey+" }"),
 	)
 	for i := range r.ways {
 		if err == nil {
@@ -94,7 +98,12 @@ func (r *road) Close() error {
 func (r *road) reset(c *contender) error { return runs(r.gw, fmt.Sprintf("ss -K sport = %d", c.port)) }
 
 // forsake drops the packets of all connections that there are, and lets new ones pass.
-func (r *road) forsake(*contender) error { return runs(r.r, "conntrack -U -m 1") }
+func (r *road) forsake(*contender) error {
+	return errors.Join(
+		runs(r.r, "nft flush chain ip road pass"),
+		runs(r.r, "nft add rule ip road pass meta l4proto { tcp, udp } "+flowKey+" @seen drop"),
+	)
+}
 
 // drop drops all IP packets on the first way, and pass ends that.
 func (r *road) drop(*contender) error { return r.ways[0].Set("drop ip") }
