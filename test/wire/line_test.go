@@ -133,6 +133,17 @@ func TestShares(t *testing.T) {
 	}
 }
 
+// TestDuplicate: both are the same frame.
+func TestDuplicate(t *testing.T) {
+	l := newTestLine(t, "duplicate 100%")
+	put(l, 0, 7, 100)
+	put(l, ms, 8, 100)
+	want := []arrived{{7, 0}, {7, 0}, {8, ms}, {8, ms}}
+	if got := drain(l); !slices.Equal(got, want) {
+		t.Errorf("%v, want %v", got, want)
+	}
+}
+
 // TestCorrupt: one bit is wrong, and it is not one of the Ethernet header.
 func TestCorrupt(t *testing.T) {
 	l := newTestLine(t, "corrupt 100%")
