@@ -201,6 +201,7 @@ func (g *Gateway) invite(i api.Invite) (made api.Invited, err error) {
 	}
 	servers := i.Servers
 	if len(servers) == 0 {
+		g.awaitHost()
 		servers = g.servers()
 	}
 	if len(servers) == 0 {
@@ -369,6 +370,17 @@ func (g *Gateway) status() api.Status {
 	st.Sessions, st.Unauthenticated = inside.Sessions, inside.Unknown
 	return st
 }
+
+// awaitHost waits until the addresses of this machine are known, which takes a moment after the start.
+func (g *Gateway) awaitHost() {
+	select {
+	case <-g.hostKnown:
+	case <-time.After(hostTime):
+	}
+}
+
+// hostTime is how long the addresses of this machine may take to become known.
+const hostTime = time.Second
 
 // servers are where devices find this gateway: what the operator says, or else each address of the host
 // on which a listener takes TLS by TCP.

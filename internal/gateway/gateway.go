@@ -78,15 +78,16 @@ type Gateway struct {
 	changing sync.Mutex
 	routed   []peerstore.Peer
 
-	mu      sync.Mutex   // guards what follows
-	host    []netip.Addr // of this machine, IPv4
-	knows   bool         // host is known
-	waiting []string     // settings that were changed and wait for a restart
-	peers   map[uint64]*peer
-	owners  map[netip.Addr]owner // of the addresses of devices with a key
-	tunnels map[proto.SessionID]*tunnel
-	told    map[identity.Public]identity.Pin // the next key of the gateway, since it was started
-	ids     atomic.Uint64
+	mu        sync.Mutex    // guards what follows
+	host      []netip.Addr  // of this machine, IPv4
+	knows     bool          // host is known
+	hostKnown chan struct{} // closed when it is for the first time
+	waiting   []string      // settings that were changed and wait for a restart
+	peers     map[uint64]*peer
+	owners    map[netip.Addr]owner // of the addresses of devices with a key
+	tunnels   map[proto.SessionID]*tunnel
+	told      map[identity.Public]identity.Pin // the next key of the gateway, since it was started
+	ids       atomic.Uint64
 }
 
 // c returns the configuration that is in force. It is replaced as a whole: who needs two settings that fit
@@ -172,7 +173,7 @@ func newGateway(c Config, exit Exit, leases *leases) (*Gateway, error) {
 		gate:    admission.New(c.Limits),
 		offer:   proto.FeatureSuper | proto.FeatureConfig | proto.FeaturePing | proto.FeatureGoodbye | proto.FeatureHello,
 		started: time.Now(),
-		peers:   map[uint64]*peer{}, owners: map[netip.Addr]owner{}, tunnels: map[proto.SessionID]*tunnel{}, told: map[identity.Public]identity.Pin{},
+		peers:   map[uint64]*peer{}, owners: map[netip.Addr]owner{}, tunnels: map[proto.SessionID]*tunnel{}, told: map[identity.Public]identity.Pin{}, hostKnown: make(chan struct{}),
 	}
 	g.inForce.Store(&c)
 	g.plain.Above = &g.budget
@@ -389,7 +390,10 @@ func (g *Gateway) protect(host []netip.Addr) {
 	g.changing.Lock()
 	defer g.changing.Unlock()
 	g.mu.Lock()
-	g.host, g.knows = slices.Clone(host), true
+	if g.host = slices.Clone(host); !g.knows {
+		g.knows = true
+		close(g.hostKnown)
+	}
 	g.mu.Unlock()
 	g.setEgress()
 }

@@ -88,6 +88,9 @@ func newPeer(g *Gateway, id uint64, s carrier.Link, key identity.Public, visit *
 		start:   arrived,
 		ended:   make(chan struct{}),
 	}
+	if s.Max() > 0 {
+		p.queue.Whole()
+	}
 	p.port = router.NewPort(id, router.Caps{}, p.queue)
 	p.port.Guest = g.devices != nil && key == identity.Public{}
 	p.forward = router.NewForwarder(g.table, p.port, &g.total, g.gateway)
