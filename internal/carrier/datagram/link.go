@@ -119,6 +119,7 @@ type reader struct {
 	cur       *Chunk
 	at, last  int      // in cur: behind the datagram that was read, and how long that is
 	mine      []*Chunk // taken from the queue
+	read      int      // of mine
 	early     []*Chunk // packets that came before their keys
 	scratch   []byte
 	flushDue  bool // there is something to answer
@@ -196,17 +197,18 @@ func (l *Link) next() []byte {
 		l.drop()
 	}
 	if r.cur == nil {
-		if len(r.mine) == 0 {
+		if r.read == len(r.mine) {
 			l.qmu.Lock()
 			r.mine, l.queue = l.queue, r.mine[:0]
 			l.qmu.Unlock()
+			r.read = 0
 		}
-		if len(r.mine) == 0 {
+		if r.read == len(r.mine) {
 			return nil
 		}
-		r.cur, r.at = r.mine[0], 0
-		r.mine[0] = nil
-		r.mine = r.mine[1:]
+		r.cur, r.at = r.mine[r.read], 0
+		r.mine[r.read] = nil
+		r.read++
 	}
 	from := r.at
 	r.at = r.cur.next(from)
@@ -240,7 +242,7 @@ func (l *Link) tooEarly() {
 func (l *Link) again() {
 	r := &l.reader
 	if len(r.early) > 0 {
-		r.mine = append(r.early, r.mine...)
+		r.mine, r.read = append(r.early, r.mine[r.read:]...), 0
 		r.early = nil
 	}
 }

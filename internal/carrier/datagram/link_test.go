@@ -37,12 +37,12 @@ func TestReplay(t *testing.T) {
 		s := drain(gateway)
 		var packets [][]byte
 		plain := x.fate
-		x.fate = func(from, to netip.AddrPort, p []byte) []time.Duration {
+		x.change(func(from, to netip.AddrPort, p []byte) []time.Duration {
 			if from.String() == clientAt && !isLong(p) {
 				packets = append(packets, p)
 			}
 			return plain(from, to, p)
-		}
+		})
 		for range 20 {
 			if err := client.Write(packetOf(100), nil); err != nil {
 				t.Fatal(err)
@@ -80,9 +80,9 @@ func TestForged(t *testing.T) {
 		client, gateway := x.connect(clientAt)
 		s := drain(gateway)
 		time.Sleep(time.Second)
-		before := x.network.sent[netip.MustParseAddrPort(gatewayAt)]
+		before := x.by(gatewayAt)
 		var p []byte
-		x.fate = func(_, _ netip.AddrPort, b []byte) []time.Duration { p = b; return nil }
+		x.change(func(_, _ netip.AddrPort, b []byte) []time.Duration { p = b; return nil })
 		if err := client.Write(packetOf(64), nil); err != nil {
 			t.Fatal(err)
 		}
@@ -103,7 +103,7 @@ func TestForged(t *testing.T) {
 		if got := s.got(); len(got) > 0 || gateway.RemoteAddr().String() != clientAt {
 			t.Errorf("%d bytes were taken; the other end is %s", len(got), gateway.RemoteAddr())
 		}
-		if n := x.network.sent[netip.MustParseAddrPort(gatewayAt)] - before; n != 0 {
+		if n := x.by(gatewayAt) - before; n != 0 {
 			t.Errorf("%d bytes were answered", n)
 		}
 		if err := gateway.failure(); err != nil {
@@ -130,13 +130,13 @@ func TestRoaming(t *testing.T) {
 		moved := netip.MustParseAddrPort("203.0.113.50:4000")
 		plain := x.fate
 		came, went := 0, 0
-		x.nat = func(a netip.AddrPort) netip.AddrPort {
+		x.move(func(a netip.AddrPort) netip.AddrPort {
 			if a.String() == clientAt {
 				return moved
 			}
 			return a
-		}
-		x.fate = func(from, to netip.AddrPort, p []byte) []time.Duration {
+		})
+		x.change(func(from, to netip.AddrPort, p []byte) []time.Duration {
 			switch {
 			case from == moved:
 				came += len(p)
@@ -145,7 +145,7 @@ func TestRoaming(t *testing.T) {
 				return nil // not proven as long as this is so
 			}
 			return plain(from, to, p)
-		}
+		})
 		if err := client.Write(packetOf(200), nil); err != nil {
 			t.Fatal(err)
 		}
@@ -161,7 +161,7 @@ func TestRoaming(t *testing.T) {
 		if went > came || went == 0 {
 			t.Errorf("%d bytes went to where %d came from", went, came)
 		}
-		x.fate = plain
+		x.change(plain)
 		time.Sleep(time.Second)
 		if err := client.Write(packetOf(200), nil); err != nil { // brings the challenge about once more
 			t.Fatal(err)
@@ -196,7 +196,7 @@ func TestSilence(t *testing.T) {
 		if err := errors.Join(client.failure(), gateway.failure()); err != nil {
 			t.Fatal(err)
 		}
-		x.fate = lost
+		x.change(lost)
 		start := time.Now()
 		if err := client.Write(hello(1), nil); err != nil {
 			t.Fatal(err)
@@ -221,7 +221,7 @@ func TestKeyUpdate(t *testing.T) {
 		a, b := drain(client), drain(gateway)
 		time.Sleep(time.Second)
 		r := rand.New(rand.NewPCG(1, 1))
-		x.fate = lossy(r, 0, 0, 10*time.Millisecond, 5*time.Millisecond) // in any order
+		x.change(lossy(r, 0, 0, 10*time.Millisecond, 5*time.Millisecond)) // in any order
 		const each = 30
 		for gen := range uint64(3) {
 			for _, l := range []*Link{client, gateway} {
@@ -235,6 +235,7 @@ func TestKeyUpdate(t *testing.T) {
 				}
 			}
 			time.Sleep(time.Second)
+			synctest.Wait()
 			if client.levels[levelData].in.gen != gen+1 || gateway.levels[levelData].in.gen != gen+1 {
 				t.Errorf("generations %d and %d, want %d", client.levels[levelData].in.gen, gateway.levels[levelData].in.gen, gen+1)
 			}

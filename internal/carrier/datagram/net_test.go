@@ -53,6 +53,27 @@ func lossy(r *rand.Rand, loss, twice float64, delay, jitter time.Duration) func(
 	}
 }
 
+// by returns how many bytes somebody has sent.
+func (n *network) by(at string) int {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.sent[netip.MustParseAddrPort(at)]
+}
+
+// change sets the fate of all that is sent from now on.
+func (n *network) change(fate func(from, to netip.AddrPort, p []byte) []time.Duration) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.fate = fate
+}
+
+// move changes from where datagrams seem to come.
+func (n *network) move(nat func(from netip.AddrPort) netip.AddrPort) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.nat = nat
+}
+
 // memory is a Transport on a network.
 type memory struct {
 	n     *network

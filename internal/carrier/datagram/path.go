@@ -25,7 +25,10 @@ type path struct {
 
 // heard notes a genuine packet. It tells whether the other end has moved.
 func (p *path) heard(from Addr, size int, newest bool, now time.Time, patience time.Duration) (moved bool) {
-	if from == p.at {
+	if from.Remote == p.at.Remote {
+		if newest {
+			p.at = from // where it spoke to
+		}
 		if !p.proven {
 			p.credit += size
 			p.ask = p.ask || now.Sub(p.asked) > patience
@@ -36,7 +39,7 @@ func (p *path) heard(from Addr, size int, newest bool, now time.Time, patience t
 		return false
 	}
 	p.at, p.credit = from, size
-	if p.proven = from == p.last; !p.proven {
+	if p.proven = from.Remote == p.last.Remote; !p.proven {
 		_, _ = rand.Read(p.challenge[:]) // never fails
 		p.ask = true
 	}

@@ -33,7 +33,7 @@ func TestLossyNetwork(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			x := newLab(t, Config{})
 			defer x.close()
-			x.fate = lossy(rand.New(rand.NewPCG(seed, 1)), loss, twice, 10*time.Millisecond, jitter)
+			x.change(lossy(rand.New(rand.NewPCG(seed, 1)), loss, twice, 10*time.Millisecond, jitter))
 			client, gateway := x.connect(clientAt)
 			atClient, atGateway := drain(client), drain(gateway)
 			var want []byte
@@ -74,7 +74,7 @@ func TestRoundTrips(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		x := newLab(t, Config{})
 		defer x.close()
-		x.fate = lossy(rand.New(rand.NewPCG(1, 1)), 0, 0, 10*time.Millisecond, 0)
+		x.change(lossy(rand.New(rand.NewPCG(1, 1)), 0, 0, 10*time.Millisecond, 0))
 		start := time.Now()
 		client, gateway := x.connect(clientAt)
 		defer client.Close()
@@ -107,7 +107,7 @@ func TestAmplification(t *testing.T) {
 				r := rand.New(rand.NewPCG(seed, 1))
 				from, sent := netip.MustParseAddrPort(clientAt), netip.MustParseAddrPort(gatewayAt)
 				came := 0
-				x.fate = func(a, _ netip.AddrPort, p []byte) []time.Duration {
+				x.change(func(a, _ netip.AddrPort, p []byte) []time.Duration {
 					if a == from {
 						if seed > 0 && r.IntN(2) == 0 {
 							return nil
@@ -119,11 +119,11 @@ func TestAmplification(t *testing.T) {
 						t.Errorf("%d bytes were sent for %d", x.network.sent[sent], came)
 					}
 					return nil // the client hears nothing
-				}
+				})
 				if _, err := x.dial(clientAt, identity.NewKey(), x.gateway.Public().Pin()); err == nil {
 					t.Error("connected")
 				}
-				if x.network.sent[sent] == 0 {
+				if x.by(gatewayAt) == 0 {
 					t.Error("the gateway has sent nothing")
 				}
 			})
@@ -162,7 +162,7 @@ func TestCookies(t *testing.T) {
 		time.Sleep(cookieLife + 2*time.Second)
 		p = appendLong(nil, longHeader{kind: typeCookie, id: client.client, cookie: client.cookie})
 		x.arrive(netip.MustParseAddrPort(clientAt), netip.MustParseAddrPort(gatewayAt), append(p, make([]byte, smallest)...))
-		x.fate = func(netip.AddrPort, netip.AddrPort, []byte) []time.Duration { return nil }
+		x.change(func(netip.AddrPort, netip.AddrPort, []byte) []time.Duration { return nil })
 		synctest.Wait()
 		_, _ = client.Close(), gateway.Close()
 		x.arrive(netip.MustParseAddrPort(clientAt), netip.MustParseAddrPort(gatewayAt), append(p, make([]byte, smallest)...))
@@ -259,9 +259,9 @@ func TestRestart(t *testing.T) {
 		client, _ := x.connect(clientAt)
 		s := drain(client)
 		synctest.Wait()
-		x.fate = func(netip.AddrPort, netip.AddrPort, []byte) []time.Duration { return nil } // it has no time to say anything
+		x.change(func(netip.AddrPort, netip.AddrPort, []byte) []time.Duration { return nil }) // it has no time to say anything
 		x.close()
-		x.fate = lossy(rand.New(rand.NewPCG(1, 1)), 0, 0, 10*time.Millisecond, 0)
+		x.change(lossy(rand.New(rand.NewPCG(1, 1)), 0, 0, 10*time.Millisecond, 0))
 		x.serve(Config{})
 		x.listener.Answer(x.server)
 		defer x.close()
@@ -270,7 +270,7 @@ func TestRestart(t *testing.T) {
 		if err := client.failure(); err != nil {
 			t.Fatalf("a stranger has ended the connection: %v", err)
 		}
-		sent := x.network.sent[netip.MustParseAddrPort(gatewayAt)]
+		sent := x.by(gatewayAt)
 		start := time.Now()
 		if _, err := client.TryWrite(proto.AppendPing(nil, []byte{1})); err != nil {
 			t.Fatal(err)
@@ -278,7 +278,7 @@ func TestRestart(t *testing.T) {
 		if err := s.end(t); err != ErrLost || time.Since(start) > 21*time.Millisecond {
 			t.Errorf("got %v after %v, want %v after a round trip", err, time.Since(start), ErrLost)
 		}
-		if n := x.network.sent[netip.MustParseAddrPort(gatewayAt)] - sent; n != lostLen {
+		if n := x.by(gatewayAt) - sent; n != lostLen {
 			t.Errorf("the gateway has sent %d bytes, want %d", n, lostLen)
 		}
 		_ = client.Close()

@@ -2,6 +2,7 @@ package udp
 
 import (
 	"encoding/binary"
+	"net"
 	"net/netip"
 	"os"
 	"unsafe"
@@ -52,10 +53,13 @@ func (s *socket) Send(b []byte, lens []int, to datagram.Addr, wait bool) (int, e
 		err = s.raw.Control(w.tryOnce)
 	}
 	w.b, w.lens = nil, nil
-	if err == nil && w.err != nil {
+	switch {
+	case err != nil:
+		err = net.ErrClosed
+	case w.err != nil:
 		err = os.NewSyscallError("sendmmsg", w.err)
 	}
-	return w.done, closed(err)
+	return w.done, err
 }
 
 // address sets where to.
@@ -127,7 +131,7 @@ func (w *sender) messages(segments bool) (n int) {
 // run returns how many datagrams go into one message, and their length: all have the same but the last, which may be shorter.
 func run(lens []int) (count, size int) {
 	for _, l := range lens {
-		if count == maxSegments || l > lens[0] || size+l > maxMessage {
+		if count > 0 && (count == maxSegments || l > lens[0] || size+l > maxMessage) {
 			break
 		}
 		count++

@@ -80,12 +80,8 @@ func (s *socket) set(fd int) {
 	// Nothing is cut on the way: a tunnel that loses large packets is left for another carrier.
 	if s.v6 {
 		_ = unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_MTU_DISCOVER, unix.IPV6_PMTUDISC_PROBE)
-		_ = unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_RECVPKTINFO, 1)
 	}
 	_ = unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_PROBE)
-	if !s.v6 {
-		_ = unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_PKTINFO, 1)
-	}
 	_, err := unix.GetsockoptInt(fd, unix.SOL_UDP, unix.UDP_SEGMENT)
 	s.segments.Store(err == nil)
 	_ = unix.SetsockoptInt(fd, unix.SOL_UDP, unix.UDP_GRO, 1)
@@ -124,13 +120,11 @@ func (s *socket) Name(a datagram.Addr) net.Addr { return net.UDPAddrFromAddrPort
 func (s *socket) Local() net.Addr { return s.local }
 
 // Close implements datagram.Transport.
-func (s *socket) Close() error { return closed(s.f.Close()) }
-
-func closed(err error) error {
-	if errors.Is(err, os.ErrClosed) {
-		return net.ErrClosed
+func (s *socket) Close() error {
+	if err := s.f.Close(); !errors.Is(err, os.ErrClosed) {
+		return err
 	}
-	return err
+	return nil
 }
 
 // A receiver has what recvmmsg needs. It belongs to the one goroutine that reads.
@@ -158,8 +152,8 @@ func (s *socket) Receive(chunks []*datagram.Chunk) (int, error) {
 		h.Control = &r.controls[i][0]
 		h.SetControllen(controlLen)
 	}
-	if err := s.raw.Read(r.try); err != nil {
-		return 0, closed(err)
+	if s.raw.Read(r.try) != nil { // which package os has no name for
+		return 0, net.ErrClosed
 	}
 	if r.err != nil {
 		return 0, os.NewSyscallError("recvmmsg", r.err)

@@ -70,6 +70,13 @@ func bind(a netip.AddrPort) (*socket, error) {
 		}
 		_ = unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, only)
 	}
+	// To which address of ours somebody speaks, as the answer has to come from there. A client's kernel chooses by itself, and
+	// anew when the network is another one.
+	if a.Addr().Is6() {
+		_ = unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_RECVPKTINFO, 1)
+	} else {
+		_ = unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_PKTINFO, 1)
+	}
 	if err := unix.Bind(fd, sockaddr(a)); err != nil {
 		_ = unix.Close(fd)
 		return nil, os.NewSyscallError("bind", err)

@@ -1,0 +1,209 @@
+package datagram
+
+import (
+	"bytes"
+	"fmt"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"ferry/internal/proto"
+)
+
+// anItem draws an item of any kind but a number frame.
+func anItem(t *rapid.T, max int) []byte {
+	n := rapid.IntRange(21, max).Draw(t, "length")
+	switch rapid.IntRange(0, 4).Draw(t, "kind") {
+	case 0:
+		b := make([]byte, proto.DataHeaderLen)
+		proto.PutBareHeader(b, n)
+		return append(b, packetOf(n)...)
+	case 1:
+		return proto.AppendPing(nil, bytes.Repeat([]byte{7}, n-20))
+	case 2:
+		return proto.AppendSwitch(nil, proto.SwitchMessage{Epoch: uint64(n)})
+	}
+	return packetOf(n)
+}
+
+// What is packed comes out again: in order, with the numbers that it had, each datagram by itself.
+func TestPack(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		max := rapid.IntRange(smallestMax, 1472).Draw(t, "max")
+		p := packer{max: max, number: 5}
+		o := &batch{buf: make([]byte, 0, batchSize), lens: make([]int, 0, maxBatch)}
+		type sent struct {
+			number uint64
+			item   []byte
+		}
+		var want, got []sent
+		var wantLoose, gotLoose, wantKept, gotKept []byte
+		room := 0
+		keep := func(b []byte) bool {
+			if room == 0 {
+				return false
+			}
+			room--
+			gotKept = append(gotKept, b...)
+			return true
+		}
+		number := uint64(5)
+		var run []byte
+		tooLong := 0
+		for range rapid.IntRange(1, 200).Draw(t, "items") {
+			if rapid.IntRange(0, 9).Draw(t, "jump") == 0 {
+				number += uint64(rapid.IntRange(0, 3).Draw(t, "by"))
+				run = proto.AppendNumber(run, number)
+			}
+			item := anItem(t, max)
+			run = append(run, item...)
+			long := len(item) > max-Overhead
+			switch proto.TravelOf(item) {
+			case proto.TravelCounted:
+				if long = len(item) > max-Overhead-proto.NumberLen; !long {
+					want = append(want, sent{number, item})
+				}
+				number++
+			case proto.TravelLoosely:
+				if !long {
+					wantLoose = append(wantLoose, item...)
+				}
+			default:
+				long = false
+				wantKept = append(wantKept, item...)
+			}
+			if long {
+				tooLong++
+			}
+		}
+		for len(run) > 0 {
+			o.reset()
+			n, dropped := p.pack(o, run, keep)
+			o.finish()
+			tooLong -= dropped
+			run = run[n:]
+			b, lens := o.left()
+			if n == 0 {
+				room++
+			}
+			for _, l := range lens {
+				if l > max || l <= Overhead {
+					t.Fatalf("a datagram of %d bytes, at most %d", l, max)
+				}
+				next, known := uint64(0), false
+				for rest := b[shortLen : l-tagLen]; len(rest) > 0; {
+					k, err := proto.NextItem(rest)
+					if err != nil || k == 0 {
+						t.Fatalf("no item: %x", rest)
+					}
+					item := bytes.Clone(rest[:k])
+					rest = rest[k:]
+					switch proto.TravelOf(item) {
+					case proto.TravelNumber:
+						next, _ = proto.ParseNumber(item)
+						known = true
+					case proto.TravelCounted:
+						if !known {
+							t.Fatal("a data item without a number")
+						}
+						got = append(got, sent{next, item})
+						next++
+					default:
+						gotLoose = append(gotLoose, item...)
+					}
+				}
+				b = b[l:]
+			}
+		}
+		if tooLong != 0 {
+			t.Errorf("%d more were too long than said", tooLong)
+		}
+		if fmt.Sprint(got) != fmt.Sprint(want) {
+			t.Errorf("got %d items, want %d", len(got), len(want))
+		}
+		if !bytes.Equal(gotLoose, wantLoose) || !bytes.Equal(gotKept, wantKept) {
+			t.Error("others are not as they were")
+		}
+	})
+}
+
+// Small ones share a datagram.
+func TestPackSmall(t *testing.T) {
+	p := packer{max: 1472}
+	o := &batch{buf: make([]byte, 0, batchSize)}
+	o.reset()
+	run := bytes.Repeat(packetOf(52), 27)
+	if n, _ := p.pack(o, run, nil); n != len(run) {
+		t.Fatalf("took %d bytes of %d", n, len(run))
+	}
+	o.finish()
+	if len(o.lens) != 1 || o.lens[0] != Overhead+proto.NumberLen+len(run) {
+		t.Errorf("datagrams of %d bytes, want one", o.lens)
+	}
+}
+
+// A stream brings everything in order, whatever comes of what was sent, and then forgets it.
+func TestStream(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		var s sending
+		var r receiving
+		now := time.Unix(0, 0)
+		var want, got []byte
+		number := uint64(0)
+		for step := 0; step < 3000; step++ {
+			adding := step < 100
+			if adding && rapid.Bool().Draw(t, "add") {
+				b := bytes.Repeat([]byte{byte(step)}, rapid.IntRange(1, 50).Draw(t, "n"))
+				want = append(want, b...)
+				s.add(b, 20, now)
+			}
+			if !adding && len(s.segments) == 0 {
+				break
+			}
+			if g := s.due(now, time.Second); g != nil {
+				number++
+				g.times, g.sent, g.number, g.lost = g.times+1, now, number, false
+				if rapid.IntRange(0, 2).Draw(t, "lost") > 0 {
+					r.take(g.offset, g.data, 500)
+					if rapid.Bool().Draw(t, "ack") {
+						s.acked(r.ack(number), now)
+					}
+				}
+			}
+			got = append(got, r.ready...)
+			r.ready = nil
+			now = now.Add(time.Duration(rapid.IntRange(0, 600).Draw(t, "ms")) * time.Millisecond)
+		}
+		if !bytes.Equal(got, want) || len(s.segments) != 0 || s.bytes != 0 || len(r.pieces) != 0 {
+			t.Fatalf("got %d bytes, want %d; %d segments and %d pieces are left", len(got), len(want), len(s.segments), len(r.pieces))
+		}
+	})
+}
+
+// An ack of what was never sent changes nothing.
+func TestAckOfNothing(t *testing.T) {
+	var s sending
+	s.add(make([]byte, 100), 50, time.Unix(0, 0))
+	for _, a := range []ack{{before: 101}, {before: 50}, {n: 1, spans: [maxSpans]span{{50, 101}}}, {before: 1 << 60}} {
+		if s.acked(a, time.Unix(1, 0)); len(s.segments) != 2 {
+			t.Errorf("%+v: %d segments are left, want 2", a, len(s.segments))
+		}
+	}
+}
+
+// What a stranger can make a stream keep is bounded.
+func TestStreamIsBounded(t *testing.T) {
+	var r receiving
+	for i := range uint64(1000) {
+		r.take(1+2*i, []byte{1}, shakeWindow)
+	}
+	r.take(shakeWindow-1, []byte{1, 2}, shakeWindow)
+	r.take(1<<61, []byte{1}, shakeWindow)
+	if len(r.pieces) != maxPieces || r.pieces[maxPieces-1].offset >= shakeWindow {
+		t.Errorf("%d pieces are kept", len(r.pieces))
+	}
+	if a := r.ack(0); a.n != maxSpans {
+		t.Errorf("an ack of %d spans", a.n)
+	}
+}
