@@ -72,6 +72,33 @@ func TestReplay(t *testing.T) {
 	})
 }
 
+// A packet that was overtaken is taken, but says nothing of where the other end is now.
+func TestOldPacketMovesNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		x := newLab(t, Config{})
+		defer x.close()
+		client, gateway := x.connect(clientAt)
+		s := drain(gateway)
+		plain := x.fate
+		var old []byte
+		x.change(func(_, _ netip.AddrPort, p []byte) []time.Duration { old = p; return nil })
+		_ = client.Write(packetOf(50), nil)
+		x.change(plain)
+		_ = client.Write(packetOf(60), nil)
+		time.Sleep(time.Second)
+		x.arrive(netip.MustParseAddrPort("203.0.113.9:9"), netip.MustParseAddrPort(gatewayAt), old)
+		synctest.Wait()
+		if got := gateway.RemoteAddr().String(); got != clientAt {
+			t.Errorf("the connection has moved to %s", got)
+		}
+		if n := len(s.got()); n != 110+2*proto.NumberLen {
+			t.Errorf("%d bytes have come", n)
+		}
+		_, _ = client.Close(), gateway.Close()
+		<-s.done
+	})
+}
+
 // Whatever is changed in a packet is noticed, and dropped without an answer.
 func TestForged(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

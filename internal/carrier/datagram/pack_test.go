@@ -185,7 +185,13 @@ func TestStream(t *testing.T) {
 func TestAckOfNothing(t *testing.T) {
 	var s sending
 	s.add(make([]byte, 100), 50, time.Unix(0, 0))
-	for _, a := range []ack{{before: 101}, {before: 50}, {n: 1, spans: [maxSpans]span{{50, 101}}}, {before: 1 << 60}} {
+	if s.acked(ack{before: 50}, time.Unix(1, 0)); len(s.segments) != 2 {
+		t.Error("a segment that was never sent is acknowledged")
+	}
+	for i := range s.segments {
+		s.segments[i].times = 1
+	}
+	for _, a := range []ack{{before: 101}, {n: 1, spans: [maxSpans]span{{50, 101}}}, {before: 1 << 60}} {
 		if s.acked(a, time.Unix(1, 0)); len(s.segments) != 2 {
 			t.Errorf("%+v: %d segments are left, want 2", a, len(s.segments))
 		}
@@ -205,5 +211,24 @@ func TestStreamIsBounded(t *testing.T) {
 	}
 	if a := r.ack(0); a.n != maxSpans {
 		t.Errorf("an ack of %d spans", a.n)
+	}
+}
+
+// What three later packets have overtaken is lost, and goes again at once.
+func TestOvertaken(t *testing.T) {
+	var s sending
+	now := time.Unix(0, 0)
+	s.add(make([]byte, 50), 10, now)
+	for i := range s.segments {
+		g := &s.segments[i]
+		g.times, g.sent, g.number = 1, now, uint64(i)
+	}
+	var r receiving
+	for i := 1; i < 5; i++ {
+		r.take(s.segments[1].offset, s.segments[1].data, window)
+		s.acked(r.ack(uint64(i)), now)
+		if g := s.due(now, time.Second); (g != nil) != (i >= 3) {
+			t.Errorf("after packet %d: %v is due", i, g)
+		}
 	}
 }

@@ -97,6 +97,70 @@ func TestRoundTrips(t *testing.T) {
 	})
 }
 
+// Packets that overtake each other cost no timeout.
+func TestReordered(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		x := newLab(t, Config{})
+		defer x.close()
+		delay := 20 * time.Millisecond
+		x.change(func(netip.AddrPort, netip.AddrPort, []byte) []time.Duration {
+			delay -= time.Millisecond
+			return []time.Duration{delay}
+		})
+		start := time.Now()
+		client, gateway := x.connect(clientAt)
+		if took := time.Since(start); took > 60*time.Millisecond { // three ways of 20
+			t.Errorf("it took %v", took)
+		}
+		_, _ = client.Close(), gateway.Close()
+	})
+}
+
+// A client that does not hear that the gateway is done asks until it does.
+func TestUnconfirmed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		x := newLab(t, Config{})
+		defer x.close()
+		plain := x.fate
+		x.change(func(from, to netip.AddrPort, p []byte) []time.Duration {
+			if from.String() == gatewayAt && !isLong(p) {
+				return nil
+			}
+			return plain(from, to, p)
+		})
+		client, gateway := x.connect(clientAt)
+		a, b := drain(client), drain(gateway)
+		time.Sleep(2 * time.Second)
+		x.change(plain)
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if err := errors.Join(client.failure(), gateway.failure()); err != nil || !client.shaken {
+			t.Errorf("%v; the client knows: %v", err, client.shaken)
+		}
+		_, _ = client.Close(), gateway.Close()
+		<-a.done
+		<-b.done
+	})
+}
+
+// The ids of a handshake are part of it.
+func TestForeignParameters(t *testing.T) {
+	l := newLink(newEndpoint(new(wire)), 7, 5, Addr{Remote: netip.MustParseAddrPort(clientAt)})
+	for _, tt := range []struct {
+		p  parameters
+		ok bool
+	}{
+		{parameters{id: 5, max: 1300}, true}, {parameters{id: 6, max: 1300}, false}, {parameters{id: 5, max: smallestMax - 1}, false},
+	} {
+		if err := l.told(appendParameters(tt.p)); (err == nil) != tt.ok {
+			t.Errorf("%+v: %v", tt.p, err)
+		}
+	}
+	if l.told([]byte{1, 2}) == nil || l.max != 1300 {
+		t.Errorf("max %d", l.max)
+	}
+}
+
 // Before the client has answered, the gateway sends no more than came: whatever is lost, and also to one who never answers.
 func TestAmplification(t *testing.T) {
 	for _, seed := range []uint64{0, 1, 2, 3, 4, 5, 6, 7} {

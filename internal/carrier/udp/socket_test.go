@@ -191,6 +191,7 @@ func TestAnswersFromWhereItWasAsked(t *testing.T) {
 				link, err := serveOne(t.Context(), l, g.Server(everybody))
 				if err == nil {
 					t.Cleanup(func() { _ = link.Close() })
+					err = link.Write(proto.AppendPing(nil, []byte("x")), nil)
 				}
 				done <- err
 			}()
@@ -201,6 +202,9 @@ func TestAnswersFromWhereItWasAsked(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer client.Close()
+			if _, _, _, err := client.Fill(); err != nil {
+				t.Fatal(err)
+			}
 			if got := netip.MustParseAddrPort(client.RemoteAddr().String()).Addr().String(); got != e.Host {
 				t.Errorf("it answers from %s, want %s", got, e.Host)
 			}
