@@ -36,7 +36,8 @@ type hostileRow struct {
 	pause time.Duration
 	// steady says that no packet may be lost.
 	steady bool
-	stays  bool // the client stays where it is: there is nothing to take back
+	stays  bool   // the client stays where it is: there is nothing to take back
+	env    string // of vpncli
 }
 
 var (
@@ -52,7 +53,8 @@ var hostileRows = []hostileRow{
 	{name: "no UDP", does: (*hostile).dropUDP, lasts: 2 * time.Second, through: overTCP, pause: time.Second, steady: true},
 	{name: "only port 443", does: (*hostile).onlyPort443, lasts: 2 * time.Second, through: []string{"tcp", "tls", "ws"}, pause: time.Second, steady: true},
 	{name: "only DNS through the resolver", does: (*hostile).onlyDNSThroughResolver, lasts: 3 * time.Second, through: []string{"dns"}, pause: noticed},
-	{name: "only an HTTP proxy", does: (*hostile).onlyHTTPProxy, lasts: 3 * time.Second, through: []string{"ws"}, pause: noticed},
+	{name: "only an HTTP proxy", does: (*hostile).onlyHTTPProxy, lasts: 3 * time.Second, through: []string{"ws"}, pause: noticed,
+		env: "HTTPS_PROXY=http://" + hostileISP + ":3128"},
 	{name: "reset of the connection", does: (*hostile).reset, lasts: time.Second, through: anyOf, pause: 3 * time.Second, steady: true, stays: true},
 	{name: "reset, and again after each ClientHello", does: func(h *hostile) func() {
 		undo := h.resetAfterClientHello()
@@ -96,7 +98,7 @@ func TestHostileSessions(t *testing.T) {
 func (h *hostile) meet(row hostileRow, carrier carrierUnderTest) {
 	t := h.t
 	t.Helper()
-	dev := h.session(carrier)
+	dev := h.session(carrier, row.env)
 	addr := dev.waitConnected()
 	ssh := newSession(t, h.c, h.gw, gatewayVPN)
 	ssh.say("before", patience)
@@ -104,7 +106,7 @@ func (h *hostile) meet(row hostileRow, carrier carrierUnderTest) {
 	down := newNumberedStream(t, h.gw, h.c, addr, 10*time.Millisecond)
 	ssh.say(strings.Repeat("something large ", 500), patience)
 
-	limit, steady := row.lasts+row.pause, false
+	limit, steady := row.lasts+max(row.pause, noticed), false
 	undo := row.does(h)
 	if slices.Contains(row.through, carrier.name) {
 		limit, steady = row.pause, row.steady
@@ -131,7 +133,7 @@ func (h *hostile) meet(row hostileRow, carrier carrierUnderTest) {
 }
 
 // session starts a gateway that serves a carrier, and a client that has joined and uses it.
-func (h *hostile) session(carrier carrierUnderTest) *device {
+func (h *hostile) session(carrier carrierUnderTest, env string) *device {
 	t := h.t
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "vpnsrv.toml")
@@ -140,5 +142,5 @@ func (h *hostile) session(carrier carrierUnderTest) *device {
 	state := h.join(h.c, "cam1")
 	settings := filepath.Join(t.TempDir(), "vpncli.toml")
 	writeFile(t, settings, "keepalive = \"1s\"\n")
-	return newClient(t, h.c, "--config", settings, "--state", state, "-s", carrier.dial)
+	return newClientWith(t, h.c, env, "--config", settings, "--state", state, "-s", carrier.dial)
 }

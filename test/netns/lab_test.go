@@ -169,6 +169,15 @@ func newClient(t *testing.T, ns *lab.Namespace, args ...string) *device {
 	return &device{start(t, ns, alone(append([]string{filepath.Join(bin, "vpncli"), "--json"}, args...))...), t, ns}
 }
 
+// newClientWith is newClient with a variable in its environment; empty: none.
+func newClientWith(t *testing.T, ns *lab.Namespace, env string, args ...string) *device {
+	t.Helper()
+	if env == "" {
+		return newClient(t, ns, args...)
+	}
+	return &device{start(t, ns, append([]string{"env", env, filepath.Join(bin, "vpncli"), "--json"}, args...)...), t, ns}
+}
+
 // event waits for an event of the kind, after the first skip ones.
 func (d *device) event(kind client.EventKind, skip int) client.Event {
 	d.t.Helper()

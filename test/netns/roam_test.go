@@ -1,0 +1,91 @@
+package netns
+
+import (
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"ferry/internal/client"
+)
+
+// newRoaming starts a gateway with these listeners, and a client that has joined by TCP and finds out itself what else there is.
+func newRoaming(t *testing.T, listen ...string) (*hostile, *device) {
+	t.Helper()
+	h := newHostile(t)
+	file := filepath.Join(t.TempDir(), "vpnsrv.toml")
+	run(t, h.gw, fmt.Sprintf("%s/vpnsrv init --state %s --config %s", bin, h.state, file))
+	args := []string{"--config", file, "--listen", "tcp://:2002?allow=tls"}
+	for _, l := range listen {
+		args = append(args, "--listen", l)
+	}
+	h.startSecure(args...)
+	return h, newClient(t, h.c, "--state", h.join(h.c, "cam1"))
+}
+
+// goesBy waits until the client uses one of the carriers, and returns how long that took.
+func (d *device) goesBy(limit time.Duration, carriers ...string) time.Duration {
+	d.t.Helper()
+	began := time.Now()
+	for time.Since(began) < limit {
+		if slices.Contains(carriers, d.carrier()) {
+			return time.Since(began)
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	d.t.Fatalf("the client goes by %s after %s, want one of %v", d.carrier(), limit, carriers)
+	return 0
+}
+
+// carrier returns the one that the client uses, as its events say.
+func (d *device) carrier() (name string) {
+	for line := range strings.Lines(d.Output()) {
+		for _, kind := range []client.EventKind{client.EventConnected, client.EventSwitched} {
+			if strings.Contains(line, fmt.Sprintf(`"event":%q`, kind)) {
+				_, rest, _ := strings.Cut(line, `"carrier":"`)
+				name, _, _ = strings.Cut(rest, `"`)
+			}
+		}
+		if strings.Contains(line, fmt.Sprintf(`"event":%q`, client.EventLost)) {
+			name = ""
+		}
+	}
+	return name
+}
+
+// TestRoam: ways are closed one after the other while a connection inside of the tunnel is in use, and opened again.
+func TestRoam(t *testing.T) {
+	t.Parallel()
+	h, dev := newRoaming(t, "udp://:2002", "wss://:443")
+	addr := dev.waitConnected()
+	ssh := newSession(t, h.c, h.gw, gatewayVPN)
+	ssh.say("before", patience)
+	first := dev.goesBy(patience, "tcp", "udp")
+	t.Logf("on %s after %s", dev.carrier(), first.Round(time.Millisecond))
+	up := newNumberedStream(t, h.c, h.gw, gatewayVPN, 10*time.Millisecond)
+	down := newNumberedStream(t, h.gw, h.c, addr, 10*time.Millisecond)
+	time.Sleep(3 * time.Second) // a standby is found meanwhile
+
+	undoUDP := h.dropUDP()
+	t.Logf("without UDP: %s after %s", "tcp or wss", dev.goesBy(patience, "tcp", "wss").Round(time.Millisecond))
+	ssh.say("without UDP", patience)
+	time.Sleep(3 * time.Second)
+	undoAll := h.onlyPort443()
+	t.Logf("with port 443 alone: wss after %s", dev.goesBy(patience, "wss").Round(time.Millisecond))
+	ssh.say("with port 443 alone", patience)
+	undoAll()
+	undoUDP()
+	ssh.say("all is open again", patience)
+	for name, tr := range map[string]*numberedStream{"to the gateway": up, "to the client": down} {
+		lost, doubled, reordered, stall := tr.end()
+		t.Logf("%s: %d packets, %d lost, %d overtaken, the longest pause %s", name, tr.sent, lost, reordered, stall.Round(time.Millisecond))
+		if doubled > 0 || stall > 5*time.Second || lost > tr.sent/10 {
+			t.Errorf("%s: %d lost, %d twice, %d overtaken, a pause of %s", name, lost, doubled, reordered, stall)
+		}
+	}
+	if n := dev.Count(`"event":"address"`); n != 1 {
+		t.Errorf("the client heard of %d addresses", n)
+	}
+}
