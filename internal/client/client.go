@@ -120,10 +120,13 @@ func Run(ctx context.Context, c Config, host Host) (err error) {
 		}
 		return err
 	}
-	return run(ctx, c, servers, reaching(host), tun, asked, host)
+	return run(ctx, c, servers, reaching(host), tun, asked, host, hostnet.WatchAddrs)
 }
 
-func run(ctx context.Context, c Config, servers []carrier.Endpoint, reach reacher, e Exit, asked net.Listener, host helper) error {
+// A watcher calls f with the host's IPv4 addresses, and again whenever they change, until ctx is done.
+type watcher func(ctx context.Context, f func([]netip.Addr)) error
+
+func run(ctx context.Context, c Config, servers []carrier.Endpoint, reach reacher, e Exit, asked net.Listener, host helper, watch watcher) error {
 	cl := &client{c: c, log: c.Log, servers: servers, reach: reach, exit: e, due: make(chan struct{}, 1), uplink: router.NewUplink(e.Port()), story: newStory(&c, e.Name()), host: host,
 		found: make(map[carrier.Endpoint][]netip.Addr)}
 	cl.pins = pins{c.Gateway, c.Next}
@@ -136,6 +139,9 @@ func run(ctx context.Context, c Config, servers []carrier.Endpoint, reach reache
 		return e.Run(ctx, router.NewForwarder(cl.uplink, e.Port(), &cl.total, netip.Addr{}))
 	})
 	group.Go(func() error { return roamer.run(ctx) })
+	if watch != nil {
+		group.Go(func() error { return watch(ctx, roamer.moved) })
+	}
 	group.Go(func() error { cl.reports(ctx); return nil })
 	group.Go(func() error { cl.answer(ctx, asked); return nil })
 	err := group.Wait()

@@ -107,7 +107,7 @@ func worldOf(t *testing.T, dev *device, c Config, d time.Duration, servers ...se
 		ctx, cancel := context.WithTimeout(t.Context(), d)
 		defer cancel()
 		e, _ := carrier.ParseDial("192.168.0.1", 0)
-		err = run(ctx, c, []carrier.Endpoint{e}, dial, dev, nil, nil)
+		err = run(ctx, c, []carrier.Endpoint{e}, dial, dev, nil, nil, nil)
 		gateway.Wait()
 	})
 	return events, err

@@ -5,6 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -37,6 +40,7 @@ type roamer struct {
 	fault    error     // why there is no connection
 	told     bool      // that it will be tried again
 	stopping bool
+	network  string // this host's; empty: unknown
 
 	todo chan func()
 	over chan struct{} // closed when todo is not read any more
@@ -381,6 +385,35 @@ func (r *roamer) holdOff(err error) {
 		r.until = time.Now().Add(d)
 	}
 	r.fault = err
+}
+
+// moved says that this host has these addresses now.
+func (r *roamer) moved(addrs []netip.Addr) {
+	r.do(func() {
+		network := r.networkOf(addrs)
+		switch {
+		case network == r.network:
+			return
+		case r.network == "":
+			r.m.Network(network)
+		default:
+			r.log.Info("this host is on another network", "addrs", network)
+			r.m.NetworkChanged(network, time.Now())
+		}
+		r.network = network
+	})
+}
+
+// networkOf names a network by the addresses that this host has there. That of the tunnel says nothing.
+func (r *roamer) networkOf(addrs []netip.Addr) string {
+	var names []string
+	for _, a := range addrs {
+		if a.IsGlobalUnicast() && a != r.client.last.Prefix.Addr() {
+			names = append(names, a.String())
+		}
+	}
+	slices.Sort(names)
+	return strings.Join(names, " ")
 }
 
 // act does what the machine wants.
