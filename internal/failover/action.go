@@ -13,9 +13,9 @@ type Kind uint8
 const (
 	Dial    Kind = iota // Way: connect and attach; report Dialed or Failed
 	Abandon             // Way: cancel the attempt; report nothing of it any more
-	Use                 // Path, Again, Also: multipath.Sender.Use
-	Echo                // Path, Size, Token: send a ping of Size bytes; report its answer with Echo
-	SetMTU              // Path, Size: larger items do not pass, or pass again
+	Use                 // Path, Again, Also: multipath.Sender.Use; Start for the first one
+	Echo                // Path, Size, Token: send a ping of Size bytes, which begins with the token; report its answer with Echo
+	SetMTU              // Path, Size: pings of more bytes than Size do not pass; it may grow again
 	Close               // Path: it is gone; report nothing of it any more
 )
 

@@ -14,7 +14,7 @@ func (m *Machine) needs() bool { return m.used == nil || !m.used.suspect.IsZero(
 // choose puts another path into use if it has to be, and ends what a false suspicion has begun.
 func (m *Machine) choose(now time.Time) {
 	if !m.needs() {
-		m.recover(now)
+		m.goBack(now)
 		return
 	}
 	p := m.best(func(p *path) bool { return p != m.used })
@@ -36,8 +36,8 @@ func (m *Machine) choose(now time.Time) {
 	m.fell, u.left, p.ask = u, true, true
 }
 
-// recover goes back to the path that was suspected falsely, unless that would be one change too many; and ends the copy to it.
-func (m *Machine) recover(now time.Time) {
+// goBack uses the path again that was suspected falsely, unless that would be one change too many; and ends the copy to it.
+func (m *Machine) goBack(now time.Time) {
 	f := m.fell
 	if f == nil || !f.suspect.IsZero() {
 		return

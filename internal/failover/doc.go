@@ -34,6 +34,10 @@
 //   - What changed by need (a path is dead or silent) is done at once. What changes for the better waits until the better
 //     one was clean for 10 s, and for 30 s since the last such change; the 10 s grow with the penalty of a way that
 //     dies again and again, so that it is not gone back to each time.
+//   - Silence means something only while three frames or an echo wait, and an echo is sent twice: one that is lost is not the
+//     end of a path. What answers echoes twice while no frame is acknowledged is left.
+//   - A path that has won a race is believed after 5 s; until then the others are not given up, or a quick liar would win each one.
+//   - At most two voluntary changes in 5 minutes may turn out to be mistakes.
 //   - Nothing is sent while nothing is due, but for a small echo when a path was silent for 15 s. Ways are not tested
 //     for an idle session either, but with the first traffic after it.
 //   - Each path and way has a bounded state, and each attempt ends: no event is needed for the machine to go on.

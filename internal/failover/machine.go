@@ -90,7 +90,8 @@ func (m *Machine) Add(w Way) WayID {
 func (m *Machine) Network(id string) { m.network = id }
 
 // Dialed says that an attempt has made a connection that is attached to the session, or has begun one. sessions: the
-// gateway knows them; else the path is the only one that there may be, and is used as it is.
+// gateway knows them; else the path is the only one that there may be, and is used as it is. While there is no session yet
+// several attempts may run: the first one to come so far asks for it, and the others attach to it.
 func (m *Machine) Dialed(id WayID, path PathID, sessions bool, now time.Time) {
 	w := &m.ways[id]
 	if !w.running() || m.find(path) != nil {
