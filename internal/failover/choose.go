@@ -133,7 +133,7 @@ func (m *Machine) judge(now time.Time) {
 
 // tested ends the trial of a path when it is time, and tells whether it is used now.
 func (m *Machine) tested(p *path, now time.Time) bool {
-	clean := max(m.c.Clean, m.ways[p.way].penalty)
+	clean := m.cleanFor(p)
 	if !m.over(later(p.trial, p.clean).Add(clean), now) {
 		if m.over(p.trial.Add(3*clean), now) {
 			p.trial = time.Time{}
@@ -150,10 +150,16 @@ func (m *Machine) tested(p *path, now time.Time) bool {
 	return true
 }
 
+// cleanFor returns for how long a path must be clean before it is used for the better.
+func (m *Machine) cleanFor(p *path) time.Duration { return max(m.c.Clean, m.ways[p.way].penalty) }
+
 // better tells whether and why p is better than u. A better class counts unless u is much faster, and speed alone by half
 // as much again: so no two paths are each better than the other. Of carriers that poll the round trip says too little.
 func (m *Machine) better(p, u *path) (why string, ok bool) {
 	polls := func(p *path) bool { return m.ways[p.way].Polling }
+	if p.meter.loss() > u.meter.loss()+0.1 { // that it was clean for a while was luck
+		return "", false
+	}
 	if m.rank(p.way) < m.rank(u.way) {
 		return "is of a better class", polls(u) || !faster(u, p, 15, m.c.Faster/2)
 	}

@@ -219,6 +219,41 @@ func TestLargePacketsPassAgain(t *testing.T) {
 	}
 }
 
+// The full size is tried again now and then, not all the time.
+func TestTheFullSizeIsTriedNowAndThen(t *testing.T) {
+	s := newSim(t, Config{}, nil, udp(from(fine, 60*sec, line{rtt: fine.rtt, large: 1300}))).run(63 * sec)
+	if s.sizes[1400] = 0; s.run(85 * sec).sizes[1400] != 0 {
+		s.fail("tried again within 25 s")
+	}
+	if n := s.run(11 * time.Minute).sizes[1400]; n < 7 || n > 11 {
+		s.fail("tried %d times in 10 minutes", n)
+	}
+}
+
+// A way of a better class that loses packets is never clean for 10 s.
+func TestABetterClassWithLoss(t *testing.T) {
+	s := newSim(t, Config{}, nil, udp(from(hole, 20*sec, line{rtt: fine.rtt, loss: 0.2})), tcp(always(fine))).run(5 * time.Minute)
+	if s.wantUse("tcp"); len(s.uses) != 1 {
+		s.fail("%d changes", len(s.uses))
+	}
+}
+
+// What is quick to answer and carries nothing does not win again and again; what is slow and good is used in the end.
+func TestAQuickLiar(t *testing.T) {
+	liar := line{rtt: time.Millisecond, idle: true}
+	for name, good := range map[string]simWay{"of its class": udp(always(line{rtt: 700 * time.Millisecond})), "of another one": tls(always(line{rtt: 700 * time.Millisecond}))} {
+		t.Run(name, func(t *testing.T) {
+			s := newSim(t, Config{}, nil, good, quic(always(liar))).run(10 * sec)
+			s.wantUse(good.Name)
+			s.wantGap(5 * sec)
+		})
+	}
+	s := newSim(t, Config{}, nil, quic(always(liar))).run(5 * sec)
+	if s.last < 3 {
+		s.fail("the only path that there is was not left, though it carries nothing")
+	}
+}
+
 // Loss is no matter of size.
 func TestLossIsNotTakenForLargePacketsDying(t *testing.T) {
 	seeds(t, func(t *testing.T, c Config) {

@@ -114,9 +114,11 @@ func TestATestEnds(t *testing.T) {
 
 // When all fail, the pauses double from 0.2 s to 30 s, each between half and all of that.
 func TestRounds(t *testing.T) {
+	spread := map[time.Duration]bool{}
 	seeds(t, func(t *testing.T, c Config) {
 		s := newSim(t, c, nil, tcp(always(dead))).run(5 * time.Minute)
 		want := 200 * time.Millisecond
+		spread[s.dials[1]] = true
 		for i, at := range s.dials[1:] {
 			pause := at - s.dials[i] - 2*dead.rtt
 			if pause < want/2 || pause > want {
@@ -128,6 +130,9 @@ func TestRounds(t *testing.T) {
 			s.fail("%d attempts", n)
 		}
 	})
+	if len(spread) < 3 {
+		t.Errorf("clients come back all at once, after %v", spread)
+	}
 }
 
 // A gateway that takes a path and resets it a moment later is not hammered.

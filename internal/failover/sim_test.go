@@ -130,6 +130,7 @@ type sim struct {
 	uses      []simUse
 	dials     []time.Duration
 	echoes    int
+	sizes     map[int]int // of the echoes
 	nexts     int
 	lastAck   time.Time
 	lastLarge time.Time
@@ -163,7 +164,7 @@ func newSim(t tester, c Config, memory Memory, ways ...simWay) *sim {
 	start := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	s := &sim{
 		t: t, ways: ways, start: start, now: start, rand: rand.New(rand.NewPCG(1, c.Seed)), paths: map[PathID]*simPath{}, running: map[WayID]int{},
-		waiting: map[int]simPacket{}, traffic: func(time.Duration) bool { return true }, check: func() {},
+		waiting: map[int]simPacket{}, sizes: map[int]int{}, traffic: func(time.Duration) bool { return true }, check: func() {},
 	}
 	for _, w := range ways {
 		c.Ways = append(c.Ways, w.Way)
@@ -349,6 +350,7 @@ func (s *sim) use(a Action, p *simPath) {
 
 func (s *sim) echo(a Action, p *simPath) {
 	s.echoes++
+	s.sizes[a.Size]++
 	if !s.passes(p, a.Size) || s.line(p.way).mute {
 		return
 	}

@@ -110,8 +110,8 @@ func (m *Machine) heard(p *path, at, now time.Time) {
 // large finds that large packets are lost while small ones pass, and which size does pass: three in a row are lost at
 // full size, then echoes of all sizes go out at once. So it takes a few round trips, not some for each size.
 //
-//	full          full, small    full, small     all sizes           the largest that came back, or
-//	 |--- late ------>|--- late ----->|--- late ----->|--- late ---------> once more, or leave
+//	full          full, small    full, small     all sizes       all sizes       the largest that came back, or
+//	 |--- late ------>|--- late ----->|--- late ----->|--- late ----->|--- late -----> once more, or leave
 func (m *Machine) large(p *path, now time.Time) {
 	z := &p.size
 	switch {
@@ -124,7 +124,7 @@ func (m *Machine) large(p *path, now time.Time) {
 		z.best = 0
 	case !m.over(z.until, now):
 		return
-	case p.lower(&m.c, now):
+	case z.round > 1 && p.lower(&m.c, now): // once may be chance
 		return
 	case z.round == rounds:
 		m.leave(p, fmt.Sprintf("small echoes pass, those of %d bytes do not", steps[len(steps)-1]), now)
@@ -281,7 +281,10 @@ func (m *Machine) try(p *path, now time.Time) {
 // sample measures a path with full echoes, and tries now and then whether larger ones pass again.
 func (m *Machine) sample(p *path, now time.Time) {
 	every := m.c.Busy
-	if m.ways[p.way].Polling || !p.trial.IsZero() && now.Sub(p.trial) > m.c.Clean {
+	if !p.trial.IsZero() {
+		every = max(every, m.cleanFor(p)/10) // a long trial needs no more echoes than a short one
+	}
+	if m.ways[p.way].Polling {
 		every *= 5
 	}
 	if !m.over(p.sampled.Add(every), now) {
