@@ -1,6 +1,7 @@
 package failover
 
 import (
+	"slices"
 	"testing"
 	"time"
 )
@@ -283,6 +284,11 @@ func TestAWiFiChangeGoesUnnoticed(t *testing.T) {
 				if s.used == 0 {
 					s.fail("nothing is in use")
 				}
+				for _, w := range s.m.Ways(s.now) {
+					if !w.Until.IsZero() {
+						s.fail("%s is punished for the network", w.Name)
+					}
+				}
 			})
 		})
 	}
@@ -301,14 +307,44 @@ func TestANetworkChangeThatMattersNot(t *testing.T) {
 	s.wantGap(150 * time.Millisecond)
 }
 
+// Where nothing worked, the pauses are long; elsewhere it is tried at once.
+func TestANetworkChangeEndsThePause(t *testing.T) {
+	s := newSim(t, Config{}, nil, udp(from(hole, 10*time.Minute, dead)), tcp(from(dead, 10*time.Minute, fine)))
+	s.at(10*time.Minute, func() { s.m.NetworkChanged("b", s.now) })
+	s.run(10*time.Minute + 500*time.Millisecond).wantUse("tcp")
+}
+
+// What was begun by the old network is not waited for.
+func TestANetworkChangeEndsAttemptsAndTests(t *testing.T) {
+	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	m := New(Config{Ways: []Way{{Name: "udp", Class: ClassDatagram}, {Name: "tcp", Class: ClassTCP}}}, nil, now)
+	m.Next(now)
+	m.Dialed(0, 7, true, now)
+	now = now.Add(250 * time.Millisecond)
+	m.Next(now)
+	m.NetworkChanged("b", now)
+	now = now.Add(200 * time.Millisecond)
+	actions, _ := m.Next(now)
+	var got []Kind
+	for _, a := range actions {
+		got = append(got, a.Kind)
+	}
+	if !slices.Equal(got, []Kind{Abandon, Close, Dial}) {
+		t.Errorf("got %v", actions)
+	}
+}
+
 // On another network nothing is held against a way.
 func TestANetworkChangeEndsThePenalties(t *testing.T) {
 	s := newSim(t, Config{}, nil, udp(from(fine, 60*sec, dead)), tcp(always(fine))).run(61 * sec)
 	if w := s.m.Ways(s.now)[1]; w.State != "penalised" {
 		s.fail("got %s", w)
 	}
+	s.m.flaps = []time.Time{s.now, s.now}
 	s.at(62*sec, func() { s.m.NetworkChanged("b", s.now) })
-	s.run(63 * sec)
+	if s.run(63 * sec); len(s.m.flaps) > 0 {
+		s.fail("mistakes on the network before count")
+	}
 	for _, w := range s.m.Ways(s.now) {
 		if !w.Until.IsZero() {
 			s.fail("got %s", w)

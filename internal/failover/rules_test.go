@@ -146,13 +146,18 @@ func TestAcceptedAndReset(t *testing.T) {
 	}
 }
 
-// After 30 s without trouble the first attempt is made at once.
+// After 30 s without trouble the first attempt is made at once, and the pauses begin anew.
 func TestSteady(t *testing.T) {
 	s := newSim(t, Config{}, nil, tcp(func(t time.Duration) line {
-		return line{rtt: 20 * time.Millisecond, reset: t < 20*sec || t >= 60*sec && t < 60*sec+15*time.Millisecond, refused: t < 20*sec}
+		if t < 20*sec || t >= 90*sec && t < 90*sec+100*time.Millisecond {
+			return dead
+		}
+		return fine
 	})).run(62 * sec)
-	if last := s.dials[len(s.dials)-1]; last > 60*sec+20*time.Millisecond {
-		s.fail("dialled at %s", last)
+	n := len(s.dials)
+	s.run(90*sec + 500*time.Millisecond).wantUse("tcp")
+	if at := s.dials[n]; at > 90*sec+20*time.Millisecond {
+		s.fail("dialled at %s", at)
 	}
 }
 
@@ -368,6 +373,24 @@ func TestStrangers(t *testing.T) {
 	}
 }
 
+// A suspicion ends with what was heard after it; what a clock of the future has heard is no proof.
+func TestHeard(t *testing.T) {
+	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	m := New(Config{Ways: []Way{{Name: "tcp", Class: ClassTCP}}}, nil, now)
+	p := newPath(7, 0, &m.ways[0], now.Add(-time.Minute))
+	m.paths = []*path{p}
+	m.suspect(p, now)
+	for _, tt := range []struct {
+		heard time.Duration
+		want  bool
+	}{{-time.Second, true}, {0, true}, {time.Hour, true}, {time.Millisecond, false}} {
+		m.Saw(7, now.Add(tt.heard), now.Add(time.Second))
+		if got := !p.suspect.IsZero(); got != tt.want {
+			t.Errorf("heard %s after the suspicion: suspect %t", tt.heard, got)
+		}
+	}
+}
+
 func TestMemory(t *testing.T) {
 	s := newSim(t, Config{}, nil, udp(from(dead, 60*sec, fine)), tcp(always(fine)))
 	s.m.Network("home")
@@ -418,6 +441,9 @@ func TestStory(t *testing.T) {
    1m0.69s  close path 1, 0 bytes: udp: 3 echoes are unanswered, silent for 720 ms`
 	if got := "\n" + s.story(); strings.ReplaceAll(got, " ", "") != strings.ReplaceAll(want, " ", "") {
 		t.Errorf("got %s\nwant %s", got, want)
+	}
+	if w := s.m.Ways(s.now)[1]; w.Until.Sub(s.start) > 66*sec {
+		t.Errorf("udp is punished until %s: for one death it is 5 s", w.Until.Sub(s.start))
 	}
 	var lines []string
 	for _, w := range s.m.Ways(s.now) {
