@@ -123,11 +123,11 @@ func TestBackAfterAFalseSuspicion(t *testing.T) {
 		}
 		return fine
 	}
-	s := newSim(t, Config{}, nil, udp(blip), tcp(always(fine))).run(62 * sec)
+	s := newSim(t, Config{}, nil, udp(blip), tcp(always(fine)), dns(always(slow))).run(62 * sec)
 	s.wantUse("udp")
 	s.wantGap(350 * time.Millisecond)
-	if len(s.uses) != 3 || s.also != 0 {
-		s.fail("got %d changes, copy to path %d; want udp, tcp, udp, and no copy", len(s.uses), s.also)
+	if len(s.uses) != 3 || s.also != 0 || len(s.dials) != 2 {
+		s.fail("got %d changes, %d attempts, copy to path %d; want udp, tcp, udp, two attempts at the start and no copy", len(s.uses), len(s.dials), s.also)
 	}
 }
 
@@ -148,6 +148,9 @@ func TestPingsPassButDataDoesNot(t *testing.T) {
 	s := newSim(t, Config{}, nil, udp(from(fine, 60*sec, stalled(fine.rtt))), tcp(always(fine))).run(70 * sec)
 	s.wantUse("tcp")
 	s.wantGap(2 * sec)
+	if s.also != 0 {
+		s.fail("path %d still gets a copy", s.also)
+	}
 
 	// Other bytes keep coming, so it is never silent.
 	s = newSim(t, Config{}, nil, udp(from(fine, 60*sec, stalled(fine.rtt))), tcp(always(fine)))

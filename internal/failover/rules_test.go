@@ -392,7 +392,11 @@ func TestHeard(t *testing.T) {
 }
 
 func TestMemory(t *testing.T) {
-	s := newSim(t, Config{}, nil, udp(from(dead, 60*sec, fine)), tcp(always(fine)))
+	s := newSim(t, Config{}, nil, tcp(always(fine))).run(60 * sec)
+	if got := s.m.Memory(s.now); len(got) != 0 {
+		t.Errorf("got %v, though the network is not known", got)
+	}
+	s = newSim(t, Config{}, nil, udp(from(dead, 60*sec, fine)), tcp(always(fine)))
 	s.m.Network("home")
 	s.run(9 * sec)
 	if got := s.m.Memory(s.now); len(got) != 0 {
