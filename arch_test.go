@@ -30,12 +30,12 @@ var arrows = map[string][]string{
 	"internal/carrier":          {},
 	"internal/carrier/ssh":      {"internal/carrier", "internal/identity"},
 	"internal/carrier/datagram": {"internal/carrier", "internal/identity", "internal/proto", "internal/session"},
+	"internal/carrier/quic":     {"internal/carrier", "internal/identity", "internal/proto"},
 	"internal/carrier/tcp":      {"internal/carrier"},
 	"internal/carrier/tls":      {"internal/carrier", "internal/identity"},
 	"internal/carrier/udp":      {"internal/carrier", "internal/carrier/datagram", "internal/identity"},
 	"internal/carrier/unix":     {"internal/carrier"},
 	"internal/carrier/vsock":    {"internal/carrier"},
-	"internal/carrier/quic":     {"internal/carrier", "internal/identity", "internal/proto"},
 	"internal/carrier/ws":       {"internal/carrier"},
 	"internal/cmdline":          {},
 	"internal/confine":          {},
@@ -97,6 +97,7 @@ var sole = map[string]string{
 	"github.com/gaissmai/bart":        "internal/router",
 	"github.com/spf13/cobra":          "internal/cmdline",
 	"golang.org/x/crypto/ssh":         "internal/carrier/ssh",
+	"github.com/quic-go/quic-go":      "internal/carrier/quic",
 }
 
 // limits on size: what is longer may hold two ideas. Tables and tests may be long.

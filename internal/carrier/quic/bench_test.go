@@ -51,6 +51,8 @@ func bench(b *testing.B, from, to *Link, size int) {
 	}
 	b.StopTimer()
 	b.ReportMetric(100*float64(got.Load())/float64(from.Sent()), "%arrived")
+	stats := from.conn.q.ConnectionStats()
+	b.ReportMetric(100*float64(stats.PacketsLost)/float64(stats.PacketsSent), "%lost-on-the-way")
 	b.ReportMetric(float64(size), "B/item")
 	from.Close()
 	<-done

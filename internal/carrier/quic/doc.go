@@ -15,8 +15,9 @@
 //	Fill ◀── inbox, at most 128 KiB ◀──┬── goroutine that receives datagrams
 //	                                   └── goroutine that reads the stream
 //
-// A pump is a goroutine that ends when nothing is left: an idle link has two goroutines, and four more of the library. The library
-// drops what comes while the inbox is full and 128 datagrams wait before it.
+// A pump is a goroutine that ends when nothing is left: an idle link has two goroutines, and two more of the library, besides two
+// for each socket. The library drops what comes while 128 datagrams wait before the inbox, and says so to nobody; New Reno, its
+// congestion control, hears only of what was lost on the way.
 //
 // The rules are:
 //

@@ -499,3 +499,36 @@ func TestOpener(t *testing.T) {
 		t.Errorf("the socket is another one: %d, %v", priority, err)
 	}
 }
+
+// A listener without a host takes clients of both families, and tells IPv4 addresses as such; a name leads to it.
+func TestAnyHost(t *testing.T) {
+	key := identity.NewKey()
+	l, err := Listen(t.Context(), carrier.Endpoint{Scheme: "quic"}, key.Server(everybody))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	port := uint32(l.Addr().(Addr).Port())
+	for _, host := range []string{"127.0.0.1", "localhost"} {
+		dialled := make(chan error, 1)
+		go func() {
+			_, err := dialTest(t, carrier.Endpoint{Scheme: "quic", Host: host, Port: port}, key.Public().Pin())
+			dialled <- err
+		}()
+		p, err := l.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		link, _, _, err := p.Handshake(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if a := link.RemoteAddr().(Addr); a.Addr().Is4In6() || a.Addr() != p.RemoteAddr().(Addr).Addr() || !a.Addr().IsLoopback() {
+			t.Errorf("%s: the client is at %s", host, a)
+		}
+		if err := <-dialled; err != nil {
+			t.Error(err)
+		}
+		link.Close()
+	}
+}

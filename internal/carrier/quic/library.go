@@ -61,7 +61,7 @@ type socket struct {
 }
 
 func newSocket(udp *net.UDPConn) *socket {
-	return &socket{udp: udp, users: 1, transport: &quic.Transport{Conn: udp, ConnectionIDLength: connectionIDLen, DisableVersionNegotiationPackets: true}}
+	return &socket{udp: udp, users: 1, transport: &quic.Transport{Conn: newPacedConn(udp), ConnectionIDLength: connectionIDLen, DisableVersionNegotiationPackets: true}}
 }
 
 func (s *socket) join() {

@@ -360,3 +360,103 @@ func TestRebinding(t *testing.T) {
 		}
 	}
 }
+
+// What was packed for a path that has become narrower goes in fragments.
+func TestNarrowerPath(t *testing.T) {
+	client, server := pair(t)
+	client.sender.limit.Store(4000)
+	item := frame(3000, 5)
+	write(t, client, join(number(7), item, ack(1), frame(50, 1), ping(2000)))
+	got := receiver{data: map[uint64][]byte{}}
+	for len(got.data) < 2 || len(got.rest) == 0 {
+		buf, start, end, err := server.Fill()
+		if err != nil {
+			t.Fatal(err)
+		}
+		got.datagram(t, buf[start:end])
+		server.Consume(end - start)
+	}
+	if !bytes.Equal(got.data[7], item) || !bytes.Equal(got.data[8], frame(50, 1)) || len(got.rest) != 1 {
+		t.Errorf("%d items and %d others came, or they differ", len(got.data), len(got.rest))
+	}
+	if n := client.Dropped(); n != 1 {
+		t.Errorf("dropped %d items, want the ping", n)
+	}
+}
+
+// Max grows with what is found out about the path, and an item of that length passes in one datagram.
+func TestMaxGrows(t *testing.T) {
+	client, server := pair(t)
+	first := client.Max()
+	for deadline := time.Now().Add(patience); client.Max() < 1300; {
+		if time.Now().After(deadline) {
+			t.Fatalf("from %d to %d, want 1300", first, client.Max())
+		}
+		write(t, client, request())
+		read(t, server, proto.ControlLen)
+	}
+	item := frame(client.Max(), 1)
+	write(t, client, item)
+	if got := read(t, server, len(item)); !bytes.Equal(got, item) {
+		t.Errorf("%d bytes came", len(got))
+	}
+}
+
+// What is not consumed stays in front of what comes.
+func TestConsumeInParts(t *testing.T) {
+	client, server := pair(t)
+	var sent, got []byte
+	for i := range uint64(20) {
+		m := proto.AppendSwitch(nil, proto.SwitchMessage{Epoch: i})
+		sent = append(sent, m...)
+		write(t, client, m)
+		buf, start, end, err := server.Fill()
+		if err != nil {
+			t.Fatal(err)
+		}
+		n := min(5, end-start)
+		got = append(got, buf[start:start+n]...)
+		server.Consume(n)
+		if i == 19 {
+			got = append(got, buf[start+n:end]...)
+		}
+	}
+	if !bytes.Equal(got, sent) {
+		t.Errorf("got %x, want %x", got, sent)
+	}
+}
+
+// An idle link holds no memory for what it may send or receive.
+func TestIdleLinkHoldsNoMemory(t *testing.T) {
+	client, server := pair(t)
+	write(t, client, join(number(3), frame(1000, 1), request()))
+	read(t, server, 1000+proto.ControlLen)
+	go func() { _, _, _, _ = server.Fill() }()
+	waitFor(t, "nothing is held", func() bool {
+		s, i := &client.sender, &server.inbox
+		s.mu.Lock()
+		i.mu.Lock()
+		defer s.mu.Unlock()
+		defer i.mu.Unlock()
+		return s.items.batch == nil && s.words == nil && s.spare == nil && !s.pumpItems && !s.pumpWords && i.buf == nil
+	})
+}
+
+// What is no word ends the connection that brings it on the stream.
+func TestDataOnTheStream(t *testing.T) {
+	noGoroutines(t)
+	for name, b := range map[string][]byte{"short": frame(100, 1), "long": frame(60000, 1)[:10000], "nothing known": []byte("????????????????????")} {
+		t.Run(name, func(t *testing.T) {
+			client, server := pair(t)
+			if _, err := client.conn.stream.Write(b); err != nil {
+				t.Fatal(err)
+			}
+			if _, _, _, err := server.Fill(); !errors.Is(err, errNotOnStream) && !errors.Is(err, proto.ErrNotIP) {
+				t.Errorf("got %v", err)
+			}
+			if err := end(t, client); err != io.EOF {
+				t.Errorf("the other end: %v", err)
+			}
+		})
+	}
+}
