@@ -264,12 +264,19 @@ func TestCrowd(t *testing.T) {
 	if !l.crowded() {
 		t.Error("not crowded")
 	}
+	r := newRelay(t, l.Addr().(Addr).AddrPort, 0)
+	e = endpointOf(r.addr())
 	dial() // who proves its address comes in nevertheless
 	p, err := l.Accept()
 	if err != nil {
 		t.Fatal(err)
 	}
 	pending = append(pending, p)
+	r.mu.Lock()
+	if r.retries == 0 {
+		t.Error("he did not have to prove it")
+	}
+	r.mu.Unlock()
 	// The rest of the places are taken without their clients, which this machine would be long about.
 	l.open.Add(maxHandshakes - int64(len(pending)))
 	if _, err := dialTest(t, e, key.Public().Pin()); !errors.Is(err, syscall.ECONNRESET) {

@@ -217,11 +217,11 @@ type relay struct {
 
 	in *net.UDPConn // where the client sends to
 
-	mu     sync.Mutex
-	out    *net.UDPConn // where the gateway sends to
-	client netip.AddrPort
-	random *rand.Rand
-	passed int
+	mu      sync.Mutex
+	out     *net.UDPConn // where the gateway sends to
+	client  netip.AddrPort
+	random  *rand.Rand
+	retries int // of the gateway (RFC 9000, section 17.2.5)
 
 	all sync.WaitGroup
 }
@@ -269,7 +269,6 @@ func (r *relay) addr() netip.AddrPort { return r.in.LocalAddr().(*net.UDPAddr).A
 
 // lost decides about a datagram. The caller holds mu.
 func (r *relay) lost() bool {
-	r.passed++
 	return r.random.Float64() < r.loss
 }
 
@@ -292,6 +291,9 @@ func (r *relay) rebind(t testing.TB) {
 				return
 			}
 			r.mu.Lock()
+			if b[0]&0xf0 == 0xf0 {
+				r.retries++
+			}
 			if !r.lost() && r.client.IsValid() {
 				_, _ = r.in.WriteToUDPAddrPort(b[:n], r.client)
 			}
