@@ -256,6 +256,32 @@ func TestPeerThatDoesNotRead(t *testing.T) {
 	}
 }
 
+// On a way that carries nothing any more what is written waits within bounds, and Close is done at once.
+func TestDeadPath(t *testing.T) {
+	noGoroutines(t)
+	var r *relay
+	client, _ := pairBy(t, func(g netip.AddrPort) netip.AddrPort { r = newRelay(t, g, 0); return r.addr() })
+	r.mu.Lock()
+	r.loss = 1
+	r.mu.Unlock()
+	run := bytes.Repeat(frame(1000, 1), 1000)
+	done := make(chan error, 1)
+	go func() { done <- client.Write(run, nil) }()
+	select {
+	case err := <-done:
+		t.Error("all was taken:", err)
+	case <-time.After(300 * time.Millisecond):
+	}
+	begin := time.Now()
+	client.Close()
+	if took := time.Since(begin); took > lingerTime {
+		t.Errorf("Close took %s", took)
+	}
+	if err := <-done; !errors.Is(err, net.ErrClosed) {
+		t.Errorf("Write: %v", err)
+	}
+}
+
 // Close ends what waits here with net.ErrClosed, and there with io.EOF.
 func TestClose(t *testing.T) {
 	noGoroutines(t)
