@@ -311,6 +311,7 @@ func TestClose(t *testing.T) {
 			if err := a.Close(); err != nil {
 				t.Error("second Close:", err)
 			}
+			<-b.conn.ended()
 			if _, err := b.TryWrite(frame(100, 1)); err != io.EOF {
 				t.Errorf("TryWrite there: %v", err)
 			}
@@ -405,21 +406,27 @@ func TestNarrowerPath(t *testing.T) {
 	if !bytes.Equal(got.data[7], item) || !bytes.Equal(got.data[8], frame(50, 1)) || len(got.rest) != 1 {
 		t.Errorf("%d items and %d others came, or they differ", len(got.data), len(got.rest))
 	}
-	if n := client.Dropped(); n != 1 {
-		t.Errorf("dropped %d items, want the ping", n)
-	}
+	waitFor(t, "the ping is dropped", func() bool { return client.Dropped() == 1 })
 }
 
-// Max grows with what is found out about the path, and an item of that length passes in one datagram.
+// With what is found out about the path datagrams become longer, as they are sent and when Max is asked for; an item of that
+// length passes in one.
 func TestMaxGrows(t *testing.T) {
 	client, server := pair(t)
-	first := client.Max()
-	for deadline := time.Now().Add(patience); client.Max() < 1300; {
+	first := client.sender.limit.Load()
+	for deadline := time.Now().Add(patience); client.sender.limit.Load() < 1300; {
 		if time.Now().After(deadline) {
-			t.Fatalf("from %d to %d, want 1300", first, client.Max())
+			t.Fatalf("from %d to %d, want 1300", first, client.sender.limit.Load())
 		}
-		write(t, client, request())
+		write(t, client, join(ack(1), request()))
 		read(t, server, proto.ControlLen)
+	}
+	for deadline := time.Now().Add(patience); server.Max() < 1300; {
+		if time.Now().After(deadline) {
+			t.Fatalf("down only %d", server.Max())
+		}
+		write(t, server, request())
+		read(t, client, proto.ControlLen)
 	}
 	item := frame(client.Max(), 1)
 	write(t, client, item)
