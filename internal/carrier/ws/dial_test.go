@@ -447,3 +447,13 @@ func acceptKey(key string) string {
 	sum := sha1.Sum([]byte(key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"))
 	return base64.StdEncoding.EncodeToString(sum[:])
 }
+
+// A name that is not there is told from a name server that is not.
+func TestExplainNames(t *testing.T) {
+	for found, words := range map[bool]string{true: "was not found: check it", false: "is a name server reachable?"} {
+		err := explain(&net.DNSError{Name: "gateway.example.org", IsNotFound: found})
+		if !strings.Contains(err.Error(), words) {
+			t.Errorf("got %v, want %q", err, words)
+		}
+	}
+}
