@@ -38,6 +38,8 @@ type hostileRow struct {
 	steady bool
 	stays  bool   // the client stays where it is: there is nothing to take back
 	env    string // of vpncli
+	// settings are lines for the file of vpncli.
+	settings string
 }
 
 var (
@@ -69,6 +71,8 @@ var hostileRows = []hostileRow{
 	{name: "silence", does: (*hostile).blackhole, lasts: 3 * time.Second, pause: noticed},
 	{name: "another address", does: (*hostile).addressChange, lasts: time.Second, through: anyOf, pause: noticed, stays: true},
 	{name: "the cable is pulled", does: (*hostile).interfaceChange, lasts: time.Second, through: anyOf, pause: noticed, stays: true},
+	{name: "the cable is pulled, and all goes into the tunnel", does: (*hostile).interfaceChange, lasts: time.Second, through: anyOf,
+		pause: noticed, stays: true, settings: "default_route = true\n"}, // what connects again must not go there as well
 	{name: "other mappings", does: (*hostile).natRebinding, lasts: time.Second, through: anyOf, pause: noticed, stays: true},
 }
 
@@ -98,7 +102,7 @@ func TestHostileSessions(t *testing.T) {
 func (h *hostile) meet(row hostileRow, carrier carrierUnderTest) {
 	t := h.t
 	t.Helper()
-	dev := h.session(carrier, row.env)
+	dev := h.session(carrier, row)
 	addr := dev.waitConnected()
 	ssh := newSession(t, h.c, h.gw, gatewayVPN)
 	ssh.say("before", patience)
@@ -132,8 +136,8 @@ func (h *hostile) meet(row hostileRow, carrier carrierUnderTest) {
 	}
 }
 
-// session starts a gateway that serves a carrier, and a client that has joined and uses it.
-func (h *hostile) session(carrier carrierUnderTest, env string) *device {
+// session starts a gateway that serves a carrier, and a client that has joined and uses it, as a row wants it.
+func (h *hostile) session(carrier carrierUnderTest, row hostileRow) *device {
 	t := h.t
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "vpnsrv.toml")
@@ -141,6 +145,6 @@ func (h *hostile) session(carrier carrierUnderTest, env string) *device {
 	h.startSecure("--config", file, "--listen", "tcp://:2002?allow=tls", "--listen", carrier.listen)
 	state := h.join(h.c, "cam1")
 	settings := filepath.Join(t.TempDir(), "vpncli.toml")
-	writeFile(t, settings, "keepalive = \"1s\"\n")
-	return newClientWith(t, h.c, env, "--config", settings, "--state", state, "-s", carrier.dial)
+	writeFile(t, settings, "keepalive = \"1s\"\n"+row.settings)
+	return newClientWith(t, h.c, row.env, "--config", settings, "--state", state, "-s", carrier.dial)
 }

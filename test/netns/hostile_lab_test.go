@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 	"testing"
 	"time"
 
@@ -43,7 +42,7 @@ const (
 //
 // Each method that makes it hostile returns what takes that back.
 type hostile struct {
-	network             // of which only gw, the gateway's state and what starts it are used
+	network             // of which only gw, its state and what starts vpnsrv are used
 	c, r1, r2, net, isp *lab.Namespace
 	cable, wifi         *wire.Wire
 	mappings            int // how often the router has forgotten them
@@ -141,17 +140,16 @@ func (h *hostile) filter(rules ...string) (undo func()) {
 	return func() { h.t.Helper(); run(h.t, h.r1, "nft delete table "+table) }
 }
 
-// accept is both directions of what clients send to a port.
+// accept is both directions of what clients send to a port, of one address or of any.
 func accept(to, protocol string, port int) []string {
-	rules := []string{fmt.Sprintf("ip daddr ADDR %s dport %d accept", protocol, port), fmt.Sprintf("ip saddr ADDR %s sport %d accept", protocol, port)}
-	for i, rule := range rules {
-		if to == "" {
-			rules[i] = rule[len("ip daddr ADDR "):]
-		} else {
-			rules[i] = strings.Replace(rule, "ADDR", to, 1)
-		}
+	var there, back string
+	if to != "" {
+		there, back = "ip daddr "+to+" ", "ip saddr "+to+" "
 	}
-	return rules
+	return []string{
+		fmt.Sprintf("%s%s dport %d accept", there, protocol, port),
+		fmt.Sprintf("%s%s sport %d accept", back, protocol, port),
+	}
 }
 
 // nothingBut drops all but what was accepted.
