@@ -102,6 +102,8 @@ func TestHostileSessions(t *testing.T) {
 func (h *hostile) meet(row hostileRow, carrier carrierUnderTest) {
 	t := h.t
 	t.Helper()
+	h.proxies()
+	h.resolver()
 	dev := h.session(carrier, row)
 	addr := dev.waitConnected()
 	ssh := newSession(t, h.c, h.gw, gatewayVPN)

@@ -30,6 +30,7 @@ func (h *hostile) services() {
 	serveUDP(h.t, h.gw, 53, answerTXT)
 	h.proxies()
 	h.resolver()
+	until(h.t, patience, "the resolver answers", func() bool { return askTXT(h.isp, hostileISP, notWorking) == nil })
 }
 
 // whoPort tells what one looks like.
@@ -46,9 +47,9 @@ func (h *hostile) proxies() {
 // resolver starts the name server of the provider, which knows who knows about the tunnel's zone.
 func (h *hostile) resolver() {
 	h.t.Helper()
-	start(h.t, h.isp, "dnsmasq", "--no-daemon", "--conf-file=/dev/null", "--no-resolv", "--no-hosts", "--user=root", "--pid-file=",
+	p := start(h.t, h.isp, "dnsmasq", "--no-daemon", "--conf-file=/dev/null", "--no-resolv", "--no-hosts", "--user=root", "--pid-file=",
 		"--cache-size=0", "--listen-address="+hostileISP, "--bind-interfaces", fmt.Sprintf("--server=/%s/%s", tunnelZone, hostileGateway))
-	until(h.t, patience, "the resolver answers", func() bool { return askTXT(h.isp, hostileISP, notWorking) == nil })
+	await(h.t, p, "using nameserver", 0)
 }
 
 // A probe is what a client tries. Each one says whether it worked within limit.
