@@ -25,34 +25,35 @@ func newRoaming(t *testing.T, listen ...string) (*hostile, *device) {
 	return h, newClient(t, h.c, "--state", h.join(h.c, "cam1"))
 }
 
-// goesBy waits until the client uses one of the carriers, and returns how long that took.
-func (d *device) goesBy(limit time.Duration, carriers ...string) time.Duration {
+// goesBy waits until the client uses a way with one of these parts in its URL, and returns how long that took.
+func (d *device) goesBy(limit time.Duration, parts ...string) time.Duration {
 	d.t.Helper()
 	began := time.Now()
 	for time.Since(began) < limit {
-		if slices.Contains(carriers, d.carrier()) {
+		way := d.way()
+		if slices.ContainsFunc(parts, func(p string) bool { return strings.Contains(way, p) }) {
 			return time.Since(began)
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
-	d.t.Fatalf("the client goes by %s after %s, want one of %v", d.carrier(), limit, carriers)
+	d.t.Fatalf("the client goes by %q after %s, want one of %v", d.way(), limit, parts)
 	return 0
 }
 
-// carrier returns the one that the client uses, as its events say.
-func (d *device) carrier() (name string) {
+// way returns the URL that the client uses, as its events say; empty: none.
+func (d *device) way() (url string) {
 	for line := range strings.Lines(d.Output()) {
 		for _, kind := range []client.EventKind{client.EventConnected, client.EventSwitched} {
 			if strings.Contains(line, fmt.Sprintf(`"event":%q`, kind)) {
-				_, rest, _ := strings.Cut(line, `"carrier":"`)
-				name, _, _ = strings.Cut(rest, `"`)
+				_, rest, _ := strings.Cut(line, `"way":"`)
+				url, _, _ = strings.Cut(rest, `"`)
 			}
 		}
 		if strings.Contains(line, fmt.Sprintf(`"event":%q`, client.EventLost)) {
-			name = ""
+			url = ""
 		}
 	}
-	return name
+	return url
 }
 
 // TestRoam: ways are closed one after the other while a connection inside of the tunnel is in use, and opened again.
@@ -62,18 +63,18 @@ func TestRoam(t *testing.T) {
 	addr := dev.waitConnected()
 	ssh := newSession(t, h.c, h.gw, gatewayVPN)
 	ssh.say("before", patience)
-	first := dev.goesBy(patience, "tcp", "udp")
-	t.Logf("on %s after %s", dev.carrier(), first.Round(time.Millisecond))
+	first := dev.goesBy(patience, "tcp://", "udp://")
+	t.Logf("on %s after %s", dev.way(), first.Round(time.Millisecond))
 	up := newNumberedStream(t, h.c, h.gw, gatewayVPN, 10*time.Millisecond)
 	down := newNumberedStream(t, h.gw, h.c, addr, 10*time.Millisecond)
 	time.Sleep(3 * time.Second) // a standby is found meanwhile
 
 	undoUDP := h.dropUDP()
-	t.Logf("without UDP: %s after %s", "tcp or wss", dev.goesBy(patience, "tcp", "wss").Round(time.Millisecond))
+	t.Logf("without UDP: after %s", dev.goesBy(patience, "tcp://", "wss://").Round(time.Millisecond))
 	ssh.say("without UDP", patience)
 	time.Sleep(3 * time.Second)
 	undoAll := h.onlyPort443()
-	t.Logf("with port 443 alone: wss after %s", dev.goesBy(patience, "wss").Round(time.Millisecond))
+	t.Logf("with port 443 alone: after %s", dev.goesBy(patience, ":443").Round(time.Millisecond))
 	ssh.say("with port 443 alone", patience)
 	undoAll()
 	undoUDP()
