@@ -7,7 +7,7 @@ PREFIX ?= /usr/local
 FUZZTIME ?= 30s
 PACKAGES = $(shell go list ./... | grep -v -e /test/netns -e /test/vm)
 
-.PHONY: help build minimal demo demo-secure test unit netns test-vm exam bench bench-failover fuzz mutate lint vuln cross install clean
+.PHONY: help build minimal demo demo-secure demo-roam test unit netns test-vm exam bench bench-failover fuzz mutate lint vuln cross install clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -33,6 +33,10 @@ demo: build ## a gateway and two clients in namespaces: addresses, pings, iperf3
 demo-secure: build ## keys: init, invite, join, tcpdump on the wire, removal
 	@scripts/deps.sh demo
 	@scripts/demo-secure.sh
+
+demo-roam: build ## a download goes on while UDP, TCP 2002 and HTTPS are blocked, one after the other
+	@scripts/deps.sh test
+	@scripts/demo-roam.sh
 
 test: lint unit netns test-vm ## everything
 
