@@ -103,6 +103,9 @@ func (p *peer) pathItem(kind proto.Kind, b []byte) error {
 			return err
 		}
 		if whole[multipath.Headroom]>>4 == 8 {
+			if !p.super {
+				return proto.ErrFrame
+			}
 			p.forward.Frame(whole, multipath.Headroom, len(whole))
 		} else {
 			p.forward.Packet(whole, multipath.Headroom, len(whole))

@@ -203,8 +203,17 @@ func (r *Reader) Fragment(frame []byte) ([]byte, error) {
 	}
 	whole := r.whole
 	r.whole = r.whole[:0]
+	if !isData(whole[Headroom:]) {
+		return nil, proto.ErrMessage
+	}
 	if !r.take(f.Number, f.Len) {
 		return nil, nil
 	}
 	return whole, nil
+}
+
+// isData tells whether b is one data item and nothing else, as its own header says. The parts came from a stranger.
+func isData(b []byte) bool {
+	kind, n, err := proto.Framer{Extended: true}.Next(b)
+	return err == nil && n == len(b) && (kind == proto.KindData || kind == proto.KindIPv4)
 }
