@@ -4,8 +4,11 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
+	"net"
 	"testing"
+	"time"
 
+	"ferry/internal/carrier"
 	"ferry/internal/identity"
 	"ferry/internal/proto"
 )
@@ -77,4 +80,48 @@ func TestFragmentsOfNonsense(t *testing.T) {
 			return nil
 		})
 	}
+}
+
+// A narrow link carries datagrams, and notes the calls in which it was cut off in the middle of an item.
+type narrow struct {
+	carrier.Link
+	calls, cut int
+}
+
+func (n *narrow) Max() int                     { return 1400 }
+func (n *narrow) RemoteAddr() net.Addr         { return &net.UDPAddr{} }
+func (n *narrow) TryWrite([]byte) (int, error) { return 0, nil }
+func (n *narrow) Held() int                    { return 0 }
+func (n *narrow) Write(b []byte, _ func()) error {
+	n.calls++
+	for len(b) > 0 {
+		size, err := proto.NextItem(b)
+		if err != nil || size == 0 {
+			n.cut++
+			return nil
+		}
+		b = b[size:]
+	}
+	return nil
+}
+
+// What waits for a carrier of datagrams stays in whole items: it can not send half of one.
+func TestDatagramsGetWholeItems(t *testing.T) {
+	withKey(t, func(l *lab) error {
+		link := new(narrow)
+		p := newPeer(l.g, 1, link, identity.NewKey().Public(), nil, time.Now())
+		item := make([]byte, 1000)
+		copy(item, ipPacket("10.0.3.7", "10.0.3.8"))
+		binary.BigEndian.PutUint16(item[2:], uint16(len(item)))
+		for range 20 {
+			p.queue.Send(item)
+			p.queue.Send(proto.AppendAck(nil, 1))
+		}
+		p.queue.Finish(proto.AppendAck(nil, 2))
+		err := p.queue.Run()
+		if link.calls == 0 || link.cut > 0 {
+			return fmt.Errorf("%d of %d calls had a part of an item, %v", link.cut, link.calls, err)
+		}
+		return err
+	})
 }
