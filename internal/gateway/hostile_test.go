@@ -125,3 +125,24 @@ func TestDatagramsGetWholeItems(t *testing.T) {
 		return err
 	})
 }
+
+// A goodbye ends a session with all its paths, whichever of them it comes by.
+func TestGoodbyeEndsAllPaths(t *testing.T) {
+	withKey(t, func(l *lab) error {
+		cam, err := l.add("cam1", "10.0.3.7")
+		if err != nil {
+			return err
+		}
+		one, session, err := l.begin(cam)
+		if err != nil {
+			return err
+		}
+		two := l.attach(cam, proto.AttachMessage{Session: session, Epoch: 1})
+		one.send(proto.AppendGoodbye(nil, proto.GoodbyeMessage{Reason: proto.ReasonShutdown}))
+		l.settle()
+		if _, closed := two.known(); !closed || l.left() != 0 {
+			return fmt.Errorf("the other path is closed: %v; %d sessions and owners are left", closed, l.left())
+		}
+		return nil
+	})
+}

@@ -3,6 +3,8 @@ package gateway
 import (
 	"crypto/rand"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -119,8 +121,10 @@ func (t *tunnel) leave(p *peer) {
 	t.mu.Lock()
 	path := t.paths[p]
 	delete(t.paths, p)
+	var others []*peer
 	if p.left && t.cause == "" {
 		t.cause = p.cause
+		others = slices.Collect(maps.Keys(t.paths))
 	}
 	last := len(t.paths) == 0
 	if last {
@@ -129,6 +133,9 @@ func (t *tunnel) leave(p *peer) {
 	ends := last && t.cause != ""
 	t.mu.Unlock()
 	t.send.Lost(path)
+	for _, other := range others {
+		other.endPath(p.cause, proto.GoodbyeMessage{})
+	}
 	if ends {
 		t.close()
 	}
