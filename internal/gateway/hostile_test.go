@@ -146,3 +146,44 @@ func TestGoodbyeEndsAllPaths(t *testing.T) {
 		return nil
 	})
 }
+
+// A path of a session has its address: who asks for another one there gets nothing, and leaves nothing behind.
+func TestPathAsksForNoAddress(t *testing.T) {
+	hello := proto.AppendHello(nil, proto.HelloMessage{Name: "x"})
+	for _, tt := range []struct {
+		name          string
+		before, after []byte
+	}{
+		{"a request", nil, request("", sessionFeatures)},
+		{"a request for another address", nil, request("10.0.3.9", sessionFeatures)},
+		{"a hello for a request before", request("", sessionFeatures|proto.FeatureHello), hello},
+	} {
+		withKey(t, func(l *lab) error {
+			cam, err := l.add("cam1", "10.0.3.7", "10.0.3.9")
+			if err != nil {
+				return err
+			}
+			one, session, err := l.begin(cam)
+			if err != nil {
+				return err
+			}
+			two := l.dialTLS(identity.Tunnel, cam)
+			two.send(append(bytes.Clone(tt.before), proto.AppendAttach(nil, proto.AttachMessage{Session: session, Epoch: 1})...))
+			l.settle()
+			if known, closed := two.known(); !known || closed {
+				return fmt.Errorf("%s: known %v, closed %v", tt.name, known, closed)
+			}
+			two.send(tt.after)
+			l.settle()
+			if _, closed := two.known(); !closed {
+				return fmt.Errorf("%s: was answered", tt.name)
+			}
+			one.send(proto.AppendGoodbye(nil, proto.GoodbyeMessage{Reason: proto.ReasonShutdown}))
+			l.settle()
+			if n := l.left(); n != 0 {
+				return fmt.Errorf("%s: %d sessions and owners are left", tt.name, n)
+			}
+			return nil
+		})
+	}
+}

@@ -241,6 +241,9 @@ func (p *peer) request(ctx context.Context, b []byte) error {
 
 // grant gets a lease, which is on disk when it returns, and answers the client.
 func (p *peer) grant(ctx context.Context, ask session.Ask) error {
+	if p.tunnel.Load() != nil && !p.lease.Addr.IsValid() { // one more path of a session, which has its address
+		return proto.ErrMessage
+	}
 	if why := p.visit.Known(p.key == identity.Public{}, time.Now()); why != admission.Admitted {
 		return p.refused(ask, crowdedError(why))
 	}
