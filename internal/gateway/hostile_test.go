@@ -187,3 +187,35 @@ func TestPathAsksForNoAddress(t *testing.T) {
 		})
 	}
 }
+
+// A path that was only suspected gets no copy any more when the client says so, though another one stays in use.
+func TestCopyEnds(t *testing.T) {
+	withKey(t, func(l *lab) error {
+		cam, err := l.add("cam1", "10.0.3.7")
+		if err != nil {
+			return err
+		}
+		hub, err := l.add("hub", "10.0.3.8")
+		if err != nil {
+			return err
+		}
+		one, session, err := l.begin(cam)
+		if err != nil {
+			return err
+		}
+		two := l.attach(cam, proto.AttachMessage{Session: session, Epoch: 1})
+		other := l.join(hub, "")
+		for _, again := range []bool{true, false} {
+			two.send(proto.AppendSwitch(nil, proto.SwitchMessage{Epoch: 1, Again: again}))
+			l.settle()
+			one.take()
+			two.take()
+			other.send(ipPacket("10.0.3.8", "10.0.3.7"))
+			l.settle()
+			if copied := one.of(proto.KindIPv4) != nil; two.of(proto.KindIPv4) == nil || copied != again {
+				return fmt.Errorf("again %v: a copy %v", again, copied)
+			}
+		}
+		return nil
+	})
+}

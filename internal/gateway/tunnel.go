@@ -107,10 +107,10 @@ func (t *tunnel) follow(m proto.SwitchMessage) {
 	}
 	t.mu.Unlock()
 	using := t.send.Using()
-	if to == nil || to == using {
+	if to == nil || to == using && m.Again {
 		return
 	}
-	if !m.Again {
+	if !m.Again { // also where it is in use already: the one before was suspected falsely, and gets no copy any more
 		using = nil
 	}
 	t.send.Use(to, using, m.Again)
