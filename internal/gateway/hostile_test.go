@@ -3,6 +3,7 @@ package gateway
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"net"
 	"testing"
@@ -215,6 +216,33 @@ func TestCopyEnds(t *testing.T) {
 			if copied := one.of(proto.KindIPv4) != nil; two.of(proto.KindIPv4) == nil || copied != again {
 				return fmt.Errorf("again %v: a copy %v", again, copied)
 			}
+		}
+		return nil
+	})
+}
+
+// A path is judged by the deadlines that its session was told of, also if the configuration has shorter ones by now.
+func TestPathKeepsDeadlines(t *testing.T) {
+	withKey(t, func(l *lab) error {
+		cam, err := l.add("cam1", "10.0.3.7")
+		if err != nil {
+			return err
+		}
+		_, session, err := l.begin(cam)
+		if err != nil {
+			return err
+		}
+		c := *l.g.c()
+		c.IdleTimeout = 10 * time.Second
+		l.g.inForce.Store(&c)
+		two := l.attach(cam, proto.AttachMessage{Session: session, Epoch: 1, Use: true})
+		time.Sleep(15 * time.Second)
+		if known, closed := two.known(); !known || closed {
+			return fmt.Errorf("known %v, closed %v after 15 s", known, closed)
+		}
+		time.Sleep(time.Minute)
+		if _, closed := two.known(); !closed {
+			return errors.New("it was never closed")
 		}
 		return nil
 	})

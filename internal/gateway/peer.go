@@ -453,8 +453,13 @@ func (p *peer) seen() keepalive.Seen {
 	}
 }
 
-// limits are the deadlines that p was told of.
-func (p *peer) limits() keepalive.Limits { return deadlines(p.c) }
+// limits are the deadlines that p was told of; on one more path of a session, by the first one.
+func (p *peer) limits() keepalive.Limits {
+	if t := p.tunnel.Load(); t != nil {
+		return deadlines(t.c)
+	}
+	return deadlines(p.c)
+}
 
 // now is never 0, which means "not so".
 func (p *peer) now() int64 { return int64(time.Since(p.start)) + 1 }
