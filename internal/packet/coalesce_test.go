@@ -124,6 +124,11 @@ func TestCoalesceApart(t *testing.T) {
 	resum(packets[:540])
 	resum(packets[540:])
 	apart("a longer one", packets)
+	short.payload, long.payload, long.seq = numbers(MinGSOSize-1), numbers(MinGSOSize-1), MinGSOSize-1
+	packets = append(short.ip(), long.ip()...)
+	resum(packets[:40+MinGSOSize-1])
+	resum(packets[40+MinGSOSize-1:])
+	apart("small ones", packets)
 }
 
 // However many follow each other, a packet is no longer than one can be.

@@ -14,6 +14,9 @@ import (
 // scratchPool has room for the segments or fragments of one super-packet.
 var scratchPool = sync.Pool{New: func() any { b := make([]byte, 0, 192<<10); return &b }}
 
+// joins has what bare packets are put together in. One get (Forwarder.Packet), one put (Forwarder.Flush): an idle peer holds none.
+var joins = sync.Pool{New: func() any { return &packet.Coalescer{Headroom: proto.DataHeaderLen} }}
+
 // A Forwarder takes the packets that one reading goroutine hands in, and collects them to runs.
 // Each reading goroutine has its own.
 type Forwarder struct {
@@ -28,6 +31,8 @@ type Forwarder struct {
 	start, end int
 	packets    int
 	to         *Port
+
+	join *packet.Coalescer // of bare packets; nil: none came since Flush
 }
 
 // NewForwarder returns a Forwarder for packets that come in by from. all counts for every port
@@ -41,6 +46,7 @@ func (f *Forwarder) Drop(why Reason) { f.drop(why, 1) }
 
 // Frame forwards the data frame buf[i:j]. What it points to is kept until Flush.
 func (f *Forwarder) Frame(buf []byte, i, j int) {
+	f.joined()
 	o, ok := packet.ConsumeOffload(buf[i+proto.FrameHeaderLen:])
 	if !ok {
 		f.Drop(DropLength)
@@ -50,12 +56,39 @@ func (f *Forwarder) Frame(buf []byte, i, j int) {
 }
 
 // Packet forwards the bare IPv4 packet buf[i:j]. The proto.DataHeaderLen bytes before it are
-// overwritten, unless they belong to an unfinished run, which is flushed first.
+// overwritten, unless they belong to an unfinished run, which is flushed first. Consecutive segments of a TCP flow are
+// forwarded as the super-packet that they were: one write to the TUN, and one walk through the kernel's stack.
 func (f *Forwarder) Packet(buf []byte, i, j int) {
-	f.Flush()
+	if f.join == nil {
+		f.join = joins.Get().(*packet.Coalescer)
+	}
+	if f.join.Add(buf[i:j]) {
+		return
+	}
+	f.joined()
+	if f.join.Add(buf[i:j]) {
+		return
+	}
+	f.flush()
 	i -= proto.DataHeaderLen
 	proto.PutBareHeader(buf[i:], j-i-proto.DataHeaderLen)
 	f.forward(buf, i, j, packet.Offload{})
+}
+
+// joined forwards what bare packets were put together to.
+func (f *Forwarder) joined() {
+	if f.join == nil {
+		return
+	}
+	o, b := f.join.Take()
+	if b == nil {
+		return
+	}
+	f.flush() // what came before it
+	proto.PutDataHeader(b, len(b)-proto.DataHeaderLen)
+	o.Put(b[proto.FrameHeaderLen:])
+	f.forward(b, 0, len(b), o)
+	f.flush() // b is overwritten by the next one
 }
 
 func (f *Forwarder) forward(buf []byte, i, j int, claimed packet.Offload) {
@@ -76,10 +109,10 @@ func (f *Forwarder) forward(buf []byte, i, j int, claimed packet.Offload) {
 	}
 	switch caps := to.Caps(); {
 	case caps.MTU > 0 && packet.MaxSegment(o, ip) > caps.MTU:
-		f.Flush()
+		f.flush()
 		f.tooBig(to, o, ip)
 	case !caps.Super, o.GSOType == packet.GSOUDPL4 && !caps.USO:
-		f.Flush()
+		f.flush()
 		f.segments(to, o, ip)
 	default:
 		o.Put(buf[i+proto.FrameHeaderLen:])
@@ -90,7 +123,7 @@ func (f *Forwarder) forward(buf []byte, i, j int, claimed packet.Offload) {
 // collect adds buf[i:j] to the run, or begins a new one.
 func (f *Forwarder) collect(to *Port, buf []byte, i, j int) {
 	if f.to != to || f.end != i {
-		f.Flush()
+		f.flush()
 		f.to, f.buf, f.start = to, buf, i
 	}
 	f.end = j
@@ -99,6 +132,16 @@ func (f *Forwarder) collect(to *Port, buf []byte, i, j int) {
 
 // Flush sends the run. It has to be called before the bytes handed in become invalid.
 func (f *Forwarder) Flush() {
+	f.joined()
+	if f.join != nil {
+		joins.Put(f.join)
+		f.join = nil
+	}
+	f.flush()
+}
+
+// flush sends the run, but not what is being put together.
+func (f *Forwarder) flush() {
 	if f.to == nil {
 		return
 	}
