@@ -80,6 +80,20 @@ func (e *endpoint) end() {
 	}
 }
 
+// refused ends a handshake with nobody. Later it may be a lie, and who has really gone is missed soon.
+func (e *endpoint) refused() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, l := range e.links {
+		l.mu.Lock()
+		young := l.isClient && !l.shaken
+		l.mu.Unlock()
+		if young {
+			l.fail(ErrRefused)
+		}
+	}
+}
+
 // A goal is to whom a datagram says that it goes.
 type goal struct {
 	long bool
@@ -89,6 +103,9 @@ type goal struct {
 // sort hands the datagrams of a chunk to whom they go. It tells whether the chunk went with them: only where all have the same
 // goal, which is so but for strangers' inventions, and where they are worth the memory.
 func (e *endpoint) sort(c *Chunk) (gone bool) {
+	if c.Len == 0 {
+		e.refused()
+	}
 	for i := 0; i < c.Len; {
 		g, ok := goalOf(c.Data[i:c.next(i)])
 		j := c.next(i)

@@ -19,6 +19,7 @@ var (
 	ErrLost    = errors.New("the gateway does not know this connection any more: it was restarted, or has closed it")
 	ErrSilent  = errors.New("the other end acknowledges nothing")
 	ErrItem    = errors.New("what the other end sends is no item")
+	ErrRefused = errors.New("nobody is there")
 	ErrClosing = errors.New("the other end has refused the connection")
 )
 

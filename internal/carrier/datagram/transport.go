@@ -12,7 +12,8 @@ import (
 // is none to answer; that is nobody else's affair.
 type Transport interface {
 	// Receive waits for datagrams and puts them into chunks: those of one sender that have the same length, but for the last
-	// which may be shorter, stand back to back in one. It returns how many chunks it has set. Its error is final.
+	// which may be shorter, stand back to back in one. It returns how many chunks it has set; one that is empty says that nobody is
+	// where datagrams were sent. Its error is final.
 	Receive(chunks []*Chunk) (int, error)
 	// Send sends datagrams to an address. They stand back to back in b and have these lengths. It returns how many were
 	// taken: all of them if it may wait, else as many as there is room for at once. What can not be sent for another

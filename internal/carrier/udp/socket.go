@@ -135,6 +135,9 @@ type receiver struct {
 	controls [readMessages][controlLen]byte
 	n        int // messages wanted, then had
 	err      error
+	control  [controlLen + 64]byte
+	errors   bool                  // ICMP errors are asked for: a client's
+	refused  bool                  // one has come
 	try      func(fd uintptr) bool // receive, bound once
 }
 
@@ -158,8 +161,13 @@ func (s *socket) Receive(chunks []*datagram.Chunk) (int, error) {
 	if r.err != nil {
 		return 0, os.NewSyscallError("recvmmsg", r.err)
 	}
+	if r.refused {
+		r.refused = false
+		chunks[0].Len = 0
+		return 1, nil
+	}
 	for i, c := range chunks[:r.n] {
-		c.Len = int(r.msgs[i].n)
+		c.Len = max(int(r.msgs[i].n), 1) // an empty datagram is as good as a byte
 		c.Size = c.Len
 		c.From.Remote = from(&r.names[i])
 		c.From.Local = netip.Addr{}
@@ -189,15 +197,48 @@ func (r *receiver) receive(fd uintptr) bool {
 			return true
 		case unix.EINTR:
 		case unix.EAGAIN:
-			return false
+			r.n, r.err = 0, nil
+			r.refused = r.errors && r.wasRefused(int(fd))
+			return r.refused
 		default:
 			r.n, r.err = 0, errno
 			if passing(errno) {
 				r.err = nil
+				r.refused = r.errors && r.wasRefused(int(fd))
 			}
 			return true
 		}
 	}
+}
+
+// askErrors makes ICMP errors come, although the socket is not connected.
+func (s *socket) askErrors(fd int) {
+	level, option := unix.IPPROTO_IP, unix.IP_RECVERR
+	if s.v6 {
+		level, option = unix.IPPROTO_IPV6, unix.IPV6_RECVERR
+	}
+	s.in.errors = unix.SetsockoptInt(fd, level, option, 1) == nil
+}
+
+// wasRefused takes the errors that have come off the socket, where they take the room of datagrams, and tells whether one says that
+// nobody is there (recv(2), MSG_ERRQUEUE).
+func (r *receiver) wasRefused(fd int) (yes bool) {
+	for range maxMessages {
+		_, n, _, _, err := unix.Recvmsg(fd, nil, r.control[:], unix.MSG_ERRQUEUE|unix.MSG_DONTWAIT)
+		if err != nil {
+			return yes
+		}
+		eachControl(r.control[:n], func(level, kind int32, b []byte) {
+			isError := level == unix.IPPROTO_IP && kind == unix.IP_RECVERR || level == unix.IPPROTO_IPV6 && kind == unix.IPV6_RECVERR
+			if isError && len(b) >= 4 { // struct sock_extended_err begins with the number
+				switch unix.Errno(binary.NativeEndian.Uint32(b)) {
+				case unix.ECONNREFUSED, unix.EHOSTUNREACH, unix.ENETUNREACH:
+					yes = true
+				}
+			}
+		})
+	}
+	return yes
 }
 
 // passing tells errors that say something of the network, and not of the socket.

@@ -140,6 +140,23 @@ func TestTooLong(t *testing.T) {
 	})
 }
 
+// An empty datagram is not the word that nobody is there.
+func TestEmpty(t *testing.T) {
+	_, b, to := loopback(t, "127.0.0.1")
+	c, err := net.Dial("udp", to.Remote.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if _, err := c.Write(nil); err != nil {
+		t.Fatal(err)
+	}
+	in := chunks(1)
+	if n, err := b.Receive(in); n != 1 || err != nil || in[0].Len == 0 || in[0].Size == 0 {
+		t.Errorf("%d chunks, %v, of %d bytes", n, err, in[0].Len)
+	}
+}
+
 // Sending and receiving allocate nothing.
 func TestAllocations(t *testing.T) {
 	a, b, to := loopback(t, "127.0.0.1")
@@ -397,11 +414,24 @@ func TestErrors(t *testing.T) {
 		t.Errorf("an address of somebody else: %v", err)
 	}
 	_ = l.Close()
+	key := identity.NewKey()
+	for _, host := range []string{"127.0.0.1", "::1"} {
+		start := time.Now()
+		e.Host = host
+		_, err := Dial(t.Context(), e, nil, key.Client(identity.Tunnel, key.Public().Pin()))
+		if !errors.Is(err, datagram.ErrRefused) || !strings.Contains(err.Error(), "vpnsrv") || time.Since(start) > 5*time.Second {
+			t.Errorf("nobody there: %v after %v", err, time.Since(start))
+		}
+	}
+	silent, err := bind(netip.MustParseAddrPort("127.0.0.1:0"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
-	key := identity.NewKey()
-	if _, err := Dial(ctx, e, nil, key.Client(identity.Tunnel, key.Public().Pin())); !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("nobody there: %v", err)
+	if _, err := Dial(ctx, endpointOf(silent.Local()), nil, key.Client(identity.Tunnel, key.Public().Pin())); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("nobody answers: %v", err)
 	}
 	if _, err := Dial(t.Context(), carrier.Endpoint{Scheme: "udp", Host: "name.invalid", Port: 1}, nil, nil); err == nil || !strings.Contains(err.Error(), "looked up") {
 		t.Errorf("no such name: %v", err)

@@ -153,7 +153,11 @@ func Dial(ctx context.Context, e carrier.Endpoint, o carrier.Opener, c *tls.Conf
 			try()
 		}
 	}
-	if won == nil {
+	switch {
+	case won != nil:
+	case errors.Is(errs, datagram.ErrRefused):
+		return nil, fmt.Errorf("dial %s: nothing listens there: is vpnsrv running?: %w", e, errs)
+	default:
 		return nil, fmt.Errorf("dial %s: %w", e, errs)
 	}
 	return won, nil
@@ -169,6 +173,7 @@ func dial(ctx context.Context, to netip.AddrPort, o carrier.Opener, c *tls.Confi
 		return nil, err
 	}
 	s.mtu = routeMTU(to, o)
+	s.askErrors(fd)
 	return datagram.Dial(ctx, s, datagram.Addr{Remote: to}, c)
 }
 
