@@ -90,6 +90,10 @@ const (
 	// cookieLife is how long a cookie is good for.
 	cookieLife = 30 * time.Second
 
+	// maxForged is how many packets may be forged under the keys of a connection: what ChaCha20-Poly1305 stands, and less than AES-GCM
+	// does (RFC 9001, section 6.6).
+	maxForged = 1 << 36
+
 	// queueBytes bounds the memory of datagrams that wait to be decrypted; shakeBytes that of a handshake.
 	queueBytes = 2 << 20
 	shakeBytes = 48 << 10

@@ -19,6 +19,7 @@ var (
 	ErrLost    = errors.New("the gateway does not know this connection any more: it was restarted, or has closed it")
 	ErrSilent  = errors.New("the other end acknowledges nothing")
 	ErrItem    = errors.New("what the other end sends is no item")
+	ErrForged  = errors.New("too many packets were forged")
 	ErrRefused = errors.New("nobody is there")
 	ErrClosing = errors.New("the other end has refused the connection")
 )
@@ -116,6 +117,7 @@ type reader struct {
 	complete  bool          // the handshake is
 	confirmed bool          // the other end knows that
 	window    session.Window
+	forged    uint64 // packets of data
 	highest   uint64 // number of a packet, and the one behind it
 	cur       *Chunk
 	at, last  int      // in cur: behind the datagram that was read, and how long that is
@@ -382,6 +384,9 @@ func (l *Link) short(p []byte) {
 	switch {
 	case err != nil:
 		l.e.drop(DropForged)
+		if l.forged++; l.forged > maxForged {
+			l.fail(ErrForged)
+		}
 		return
 	case !l.window.Take(number):
 		l.e.drop(DropReplayed)

@@ -141,6 +141,12 @@ func TestForged(t *testing.T) {
 		if len(s.got()) == 0 {
 			t.Error("the packet itself is not taken")
 		}
+		gateway.forged = maxForged
+		p[len(p)-1]++
+		x.arrive(netip.MustParseAddrPort(clientAt), netip.MustParseAddrPort(gatewayAt), p)
+		if err := s.end(t); err != ErrForged {
+			t.Errorf("after too many: got %v, want %v", err, ErrForged)
+		}
 		_, _ = client.Close(), gateway.Close()
 		<-s.done
 	})

@@ -80,8 +80,9 @@ func (w *sender) address(to datagram.Addr) {
 
 // send returns true when all was taken, or what is left never will.
 func (w *sender) send(fd uintptr) bool {
+	single := false
 	for len(w.lens) > 0 {
-		segments := w.s.segments.Load()
+		segments := !single && w.s.segments.Load()
 		n := w.messages(segments)
 		sent, _, errno := unix.Syscall6(unix.SYS_SENDMMSG, fd, uintptr(unsafe.Pointer(&w.msgs[0])), uintptr(n), 0, 0, 0)
 		switch {
@@ -90,8 +91,10 @@ func (w *sender) send(fd uintptr) bool {
 		case errno == unix.EINTR:
 		case errno == unix.EAGAIN:
 			return false
-		case segments && w.counts[0] > 1 && (errno == unix.EIO || errno == unix.EINVAL):
-			w.s.segments.Store(false) // the device sums nothing up, as it would have to (udp(7))
+		case errno == unix.EIO && w.counts[0] > 1:
+			w.s.segments.Store(false) // the device sums nothing up, as it would have to (net/ipv4/udp.c, udp_send_skb)
+		case errno == unix.EINVAL && w.counts[0] > 1:
+			single = true // one of them may be too long for the way, and the others not
 		case passing(errno):
 			w.took(1) // and lost
 		default:
