@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -194,10 +195,11 @@ func ratesIn(out string) (all []float64) {
 	return all
 }
 
-// flows tells whether something has arrived in the last interval.
+// flows tells whether something has arrived in the last ten intervals: a flow that finds its retransmission timer pauses
+// for two or three.
 func (f *flow) flows() bool {
 	all := f.rates()
-	return len(all) > 0 && all[len(all)-1] > 0
+	return slices.ContainsFunc(all[max(0, len(all)-10):], func(rate float64) bool { return rate > 0 })
 }
 
 // await waits until the flow goes on, and returns after which time it did, counted from the interval with the number
