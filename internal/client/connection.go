@@ -69,12 +69,13 @@ type connection struct {
 	joined  chan session.Lease // capacity 1; sent to once by the reading goroutine: the lease is complete
 
 	// Of the roamer's goroutine:
-	roamer *roamer
-	way    failover.WayID
-	id     failover.PathID // 0: not a path yet
-	epoch  uint64          // with a tunnel
-	shown  identity.Pin    // the key that the gateway has shown
-	lease  session.Lease   // with an id
+	roamer    *roamer
+	way       failover.WayID
+	id        failover.PathID // 0: not a path yet
+	epoch     uint64          // with a tunnel
+	shown     identity.Pin    // the key that the gateway has shown
+	lease     session.Lease   // with an id
+	abandoned bool            // nobody waits for it any more
 
 	start   time.Time
 	up      bool        // the lease is on the interface

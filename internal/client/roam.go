@@ -13,9 +13,6 @@ import (
 
 	"ferry/internal/carrier"
 	"ferry/internal/failover"
-	"ferry/internal/multipath"
-	"ferry/internal/proto"
-	"ferry/internal/session"
 )
 
 // A roamer keeps a client connected, by the ways that package failover chooses. All that a client knows is changed
@@ -28,13 +25,13 @@ type roamer struct {
 	*client
 	m       *failover.Machine
 	ways    []way
-	dials   map[failover.WayID]context.CancelFunc
+	dials   map[failover.WayID]*attempt
 	paths   map[failover.PathID]*connection
 	newest  failover.PathID
-	used    *connection   // nil: none
-	asker   *connection   // has asked for a lease, and has no answer yet; nil: nobody
-	later   []*connection // that wait until there is a session to attach to
-	joining int           // connections that are no path yet
+	used    *connection          // nil: none
+	asker   *connection          // has asked for a lease, and has no answer yet; nil: nobody
+	later   []*connection        // that wait until there is a session to attach to
+	joining map[*connection]bool // connections that are no path yet
 
 	until    time.Time // before which the gateway does not want to be asked
 	fault    error     // why there is no connection
@@ -63,7 +60,7 @@ var (
 
 func newRoamer(c *client) *roamer {
 	r := &roamer{
-		client: c, dials: map[failover.WayID]context.CancelFunc{}, paths: map[failover.PathID]*connection{},
+		client: c, dials: map[failover.WayID]*attempt{}, paths: map[failover.PathID]*connection{}, joining: map[*connection]bool{},
 		todo: make(chan func()), over: make(chan struct{}),
 	}
 	config := failover.Config{Seed: rand.Uint64(), RetryMin: c.c.RetryMin, RetryMax: c.c.RetryMax, Keepalive: c.c.Keepalive, Steady: steadySession}
@@ -149,7 +146,10 @@ func (r *roamer) finish(cause error) {
 	for _, x := range r.paths {
 		x.end(cause)
 	}
-	go func() {
+	for x := range r.joining {
+		x.end(cause)
+	}
+	go func() { // ends before finish does
 		r.work.Wait()
 		close(r.over)
 	}()
@@ -161,230 +161,6 @@ func (r *roamer) finish(cause error) {
 			return
 		}
 	}
-}
-
-// attempt reaches the gateway by a way, and begins a connection.
-func (r *roamer) attempt(ctx context.Context, id failover.WayID, why string) {
-	w := r.ways[id]
-	r.told = false
-	r.event(Event{Kind: EventConnecting, Server: w.endpoint.String()})
-	s, err := r.search(ctx, w.endpoint)
-	if err != nil {
-		r.failed(id, err)
-		return
-	}
-	keys := r.keys()
-	ctx, r.dials[id] = context.WithCancel(ctx)
-	r.work.Go(func() {
-		link, err := s.find(ctx, r.reach, keys, func() { _ = r.call(func() error { r.lead(); return nil }) })
-		if !r.do(func() { r.reached(id, link, keys, err) }) && err == nil {
-			_ = link.Close()
-		}
-	})
-}
-
-// abandon ends an attempt that is running.
-func (r *roamer) abandon(id failover.WayID) {
-	if cancel := r.dials[id]; cancel != nil {
-		cancel()
-	}
-	for _, x := range r.later {
-		if x.way == id {
-			x.end(errStopped)
-		}
-	}
-	if r.asker != nil && r.asker.way == id {
-		r.asker.end(errStopped)
-	}
-}
-
-// reached has the result of an attempt: a connection by which nothing was said yet.
-func (r *roamer) reached(id failover.WayID, l carrier.Link, keys *keyring, err error) {
-	cancel := r.dials[id]
-	delete(r.dials, id)
-	defer cancel()
-	if err != nil {
-		r.failed(id, err)
-		return
-	}
-	w := r.ways[id]
-	if from := hostOf(l.RemoteAddr()); from.IsValid() {
-		r.found[w.endpoint] = first(from, r.found[w.endpoint])
-	}
-	x := newConnection(r.client, l)
-	x.roamer, x.way = r, id
-	if keys != nil {
-		x.shown = keys.shown
-	}
-	r.joining++
-	r.work.Go(func() {
-		x.run()
-		r.do(func() { r.gone(x) })
-	})
-	switch {
-	case r.tunnel != nil:
-		x.attach(r.tunnel, len(r.paths) == 0)
-	case r.asker != nil:
-		r.later = append(r.later, x)
-	default:
-		r.asker = x
-		x.ask()
-	}
-}
-
-// leased has a lease that is complete, over the connection x.
-func (r *roamer) leased(x *connection, l session.Lease) error {
-	if err := r.configure(&l, x.stream.RemoteAddr()); err != nil {
-		return err
-	}
-	r.learn(l, x.shown)
-	r.asker = nil
-	r.forget()
-	if l.Session != (proto.SessionID{}) {
-		r.tunnel = r.newTunnel(x, l)
-	}
-	r.enters(x, l)
-	r.learnWays(x, l.Carriers)
-	for _, later := range r.later {
-		if r.tunnel == nil {
-			later.end(errStopped)
-			continue
-		}
-		later.attach(r.tunnel, false)
-	}
-	r.later = nil
-	return nil
-}
-
-// attached has the answer to an attach frame.
-func (r *roamer) attached(x *connection, m proto.AttachedMessage) error {
-	t := x.tunnel
-	if t != r.tunnel {
-		return errStopped
-	}
-	if !m.Known {
-		r.log.Info("the gateway has forgotten this session: a new one begins")
-		for _, other := range r.paths {
-			other.end(errForgotten)
-		}
-		r.forget()
-		x.tunnel, x.epoch, x.session = nil, 0, session.NewClient(r.want())
-		r.asker = x
-		x.ask()
-		return nil
-	}
-	l := t.lease
-	if err := r.configure(&l, x.stream.RemoteAddr()); err != nil {
-		return err
-	}
-	var alone <-chan struct{}
-	if r.used != nil {
-		alone = r.used.ended
-	}
-	x.enter(t, alone)
-	t.send.Acked(m.Received)
-	r.enters(x, l)
-	return nil
-}
-
-// enters makes x, which has a lease, one of the paths.
-func (r *roamer) enters(x *connection, l session.Lease) {
-	r.joining--
-	r.newest++
-	x.id = r.newest
-	r.paths[x.id] = x
-	x.isUp(l)
-	x.lease = l
-	r.m.Dialed(x.way, x.id, x.tunnel != nil, time.Now())
-}
-
-// use sends by a path from now on.
-func (r *roamer) use(a failover.Action) {
-	x := r.paths[a.Path]
-	if x == nil {
-		return // its end will be heard of
-	}
-	before := r.used
-	r.used = x
-	if t := x.tunnel; t != nil {
-		var also *multipath.Path
-		if other := r.paths[a.Also]; other != nil {
-			also = other.path
-		}
-		t.send.Use(x.path, also, a.Again)
-	}
-	if before != nil {
-		r.log.Info("switched", "from", r.ways[before.way].name, "to", r.ways[x.way].name, "reason", a.Why)
-		r.event(Event{Kind: EventSwitched, Server: x.stream.RemoteAddr().String(), Carrier: r.ways[x.way].endpoint.Scheme, Way: r.ways[x.way].name, Reason: a.Why})
-		return
-	}
-	r.uplink.Connect(x.port)
-	r.tellConnected(x, a.Why)
-}
-
-// echoed has the answer to an echo.
-func (r *roamer) echoed(x *connection, token uint64) {
-	r.m.Echo(x.id, token, time.Now())
-}
-
-// gone takes a connection that has ended out of use.
-func (r *roamer) gone(x *connection) {
-	if r.asker == x {
-		r.asker = nil
-	}
-	if x.id == 0 { // it never was a path
-		r.joining--
-		r.failed(x.way, x.cause)
-		r.nextAsker()
-		return
-	}
-	delete(r.paths, x.id)
-	if x.tunnel != nil {
-		x.tunnel.send.Lost(x.path)
-	} else {
-		r.uplink.Connect(nil)
-	}
-	var bye *byeError
-	if errors.As(x.cause, &bye) && ends(bye.Reason) && x.tunnel == r.tunnel {
-		r.forget()
-	}
-	if r.used == x {
-		r.used = nil
-	}
-	if len(r.paths) == 0 && !r.stopping {
-		r.event(Event{Kind: EventLost, Reason: x.cause.Error()})
-	}
-	r.holdOff(x.cause)
-	r.m.Lost(x.id, x.cause, time.Now())
-}
-
-// nextAsker lets the next connection that waits ask for a lease, when the one that did has failed.
-func (r *roamer) nextAsker() {
-	if r.asker != nil || r.tunnel != nil || len(r.later) == 0 {
-		return
-	}
-	r.asker, r.later = r.later[0], r.later[1:]
-	r.asker.ask()
-}
-
-// failed has an attempt that has led to nothing.
-func (r *roamer) failed(id failover.WayID, err error) {
-	if !r.last.Prefix.IsValid() && len(r.ways) == 1 && hopeless(err) {
-		r.err = err
-		return
-	}
-	r.fault = err
-	r.holdOff(err)
-	r.log.Warn("not connected", "server", r.ways[id].name, "err", err)
-	r.m.Failed(id, err, time.Now())
-}
-
-// holdOff keeps from asking again before the gateway has said that it makes sense.
-func (r *roamer) holdOff(err error) {
-	if d := retryAfter(err); d > 0 {
-		r.until = time.Now().Add(d)
-	}
-	r.fault = err
 }
 
 // moved says that this host has these addresses now.
@@ -408,7 +184,7 @@ func (r *roamer) moved(addrs []netip.Addr) {
 func (r *roamer) networkOf(addrs []netip.Addr) string {
 	var names []string
 	for _, a := range addrs {
-		if a.IsGlobalUnicast() && a != r.client.last.Prefix.Addr() {
+		if a.IsGlobalUnicast() && a != r.state.Addr.Addr() {
 			names = append(names, a.String())
 		}
 	}
@@ -423,7 +199,7 @@ func (r *roamer) act(ctx context.Context, a failover.Action) {
 	}
 	switch a.Kind {
 	case failover.Dial:
-		r.attempt(ctx, a.Way, a.Why)
+		r.try(ctx, a.Way)
 	case failover.Abandon:
 		r.abandon(a.Way)
 	case failover.Use:
@@ -467,7 +243,7 @@ func later(a, b time.Time) time.Time {
 
 // idle says when it will be tried again, once all ways have failed.
 func (r *roamer) idle(next time.Time) {
-	if r.told || r.fault == nil || len(r.paths)+len(r.dials)+r.joining > 0 || next.IsZero() {
+	if r.told || r.fault == nil || len(r.paths)+len(r.dials)+len(r.joining) > 0 || next.IsZero() {
 		return
 	}
 	r.told = true
