@@ -247,3 +247,30 @@ func TestPathKeepsDeadlines(t *testing.T) {
 		return nil
 	})
 }
+
+// A device has no more paths than it can use: the oldest one goes that is not in use.
+func TestPathsAreBounded(t *testing.T) {
+	withKey(t, func(l *lab) error {
+		cam, err := l.add("cam1", "10.0.3.7")
+		if err != nil {
+			return err
+		}
+		one, session, err := l.begin(cam)
+		if err != nil {
+			return err
+		}
+		var all []*raw
+		for epoch := uint64(1); epoch <= maxPaths+8; epoch++ {
+			all = append(all, l.attach(cam, proto.AttachMessage{Session: session, Epoch: epoch}))
+		}
+		if _, closed := one.known(); closed {
+			return errors.New("the path in use was closed")
+		}
+		for i, r := range all {
+			if known, closed := r.known(); !known || closed != (i < len(all)-maxPaths+1) {
+				return fmt.Errorf("path %d: known %v, closed %v", i+1, known, closed)
+			}
+		}
+		return nil
+	})
+}

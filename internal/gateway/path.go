@@ -75,6 +75,7 @@ func (p *peer) attach(frame []byte) error {
 	}
 	p.pushed.Store(true)
 	p.g.tell(p.key, next)
+	t.trim()
 	p.log.Info("client is back", "addr", p.port.Addr(), "session", t.nr, "path", m.Epoch, "standby", !m.Use)
 	return nil
 }

@@ -96,6 +96,26 @@ func (t *tunnel) join(p *peer, m proto.AttachMessage) (path *multipath.Path, alo
 	return path, alone, nil
 }
 
+// maxPaths is how many a session may have: one by each carrier, and those whose end was not noticed yet.
+const maxPaths = 16
+
+// trim ends the oldest connection that is not in use, when there are too many.
+func (t *tunnel) trim() {
+	using := t.send.Using()
+	t.mu.Lock()
+	var oldest *peer
+	for p, path := range t.paths {
+		if path != using && !p.isEnding() && (oldest == nil || path.Epoch < t.paths[oldest].Epoch) {
+			oldest = p
+		}
+	}
+	many := len(t.paths) > maxPaths
+	t.mu.Unlock()
+	if many {
+		oldest.endPath("replaced", proto.GoodbyeMessage{})
+	}
+}
+
 // follow sends by the path that the client names, as the client does.
 func (t *tunnel) follow(m proto.SwitchMessage) {
 	t.mu.Lock()
