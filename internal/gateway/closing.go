@@ -18,6 +18,7 @@ import (
 	"ferry/internal/leasestore"
 	"ferry/internal/peerstore"
 	"ferry/internal/proto"
+	"ferry/internal/router"
 )
 
 // errLeft ends the reading of a client that said goodbye.
@@ -136,14 +137,14 @@ func (g *Gateway) reports(ctx context.Context) {
 
 func (g *Gateway) report(msg string) {
 	g.mu.Lock()
-	peers := make([]*peer, 0, len(g.peers))
+	peers, ports := make([]*peer, 0, len(g.peers)), make([]*router.Port, 0, len(g.peers))
 	for _, p := range g.peers {
-		peers = append(peers, p)
+		peers, ports = append(peers, p), append(ports, p.port)
 	}
 	g.mu.Unlock()
-	for _, p := range peers {
-		s := p.port.Stats()
-		g.log.Info("peer", "peer", p.id, "addr", p.port.Addr(), "from", p.stream.RemoteAddr().String(),
+	for i, p := range peers {
+		s := ports[i].Stats()
+		g.log.Info("peer", "peer", p.id, "addr", ports[i].Addr(), "from", p.stream.RemoteAddr().String(),
 			"received", p.stream.Received(), "sent", p.stream.Sent(), "queued", p.queue.Queued(),
 			"packets", s.Packets, "drops", s.Drops)
 	}

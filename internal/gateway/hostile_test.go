@@ -274,3 +274,35 @@ func TestPathsAreBounded(t *testing.T) {
 		return nil
 	})
 }
+
+// An operator may ask for a report at any moment (with -race).
+func TestReportWhileAttaching(t *testing.T) {
+	withKey(t, func(l *lab) error {
+		cam, err := l.add("cam1", "10.0.3.7")
+		if err != nil {
+			return err
+		}
+		_, session, err := l.begin(cam)
+		if err != nil {
+			return err
+		}
+		var all []*raw
+		for range 10 {
+			all = append(all, l.dialTLS(identity.Tunnel, cam))
+		}
+		l.settle()
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			for range 1000 {
+				l.g.report("report")
+			}
+		}()
+		for i, r := range all {
+			r.send(proto.AppendAttach(nil, proto.AttachMessage{Session: session, Epoch: uint64(i) + 1}))
+		}
+		<-done
+		l.settle()
+		return nil
+	})
+}
