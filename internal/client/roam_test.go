@@ -1,0 +1,97 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"net"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"ferry/internal/carrier"
+	"ferry/internal/identity"
+)
+
+// A visit is what one dial leads to: nil refuses the connection.
+type visit func(ctx context.Context, n int) func(net.Conn)
+
+// asked plays a server that has been asked.
+func asked(s server) func(net.Conn) {
+	return func(conn net.Conn) {
+		ask := make([]byte, 4096)
+		n, _ := conn.Read(ask)
+		s(conn, ask[:n])
+	}
+}
+
+// roams runs a client that has a key and two ways, in fake time, for d; by what each dial reaches is said by scheme. It returns how long
+// the client took to end.
+func roams(t *testing.T, d time.Duration, ways map[string]visit) (events []Event, took time.Duration) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		c := Config{Key: identity.NewKey(), Events: func(e Event) { events = append(events, e) }}
+		c.setDefaults()
+		var mu sync.Mutex
+		dials := map[string]int{}
+		var gateway sync.WaitGroup
+		dial := func(ctx context.Context, e carrier.Endpoint, _ *keyring) (carrier.Link, error) {
+			mu.Lock()
+			dials[e.Scheme]++
+			n := dials[e.Scheme]
+			mu.Unlock()
+			s := ways[e.Scheme](ctx, n)
+			if s == nil {
+				return nil, errors.New("connection refused")
+			}
+			a, b := net.Pipe()
+			gateway.Go(func() {
+				defer b.Close()
+				s(b)
+			})
+			return carrier.NewStream(a), nil
+		}
+		var all []carrier.Endpoint
+		for _, url := range []string{"tcp://192.168.0.1", "wss://192.168.0.1"} {
+			e, err := carrier.ParseDial(url, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			all = append(all, e)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), d)
+		defer cancel()
+		began := time.Now()
+		if err := run(ctx, c, all, dial, newDevice(), nil, nil, nil); err != nil {
+			t.Error(err)
+		}
+		took = time.Since(began)
+		gateway.Wait()
+	})
+	return events, took
+}
+
+// silent takes what comes, and closes the connection after d.
+func silent(d time.Duration) func(net.Conn) {
+	return func(conn net.Conn) {
+		_ = conn.SetDeadline(time.Now().Add(d))
+		discard(conn)
+	}
+}
+
+// A connection that waits for another one to get a lease may end before its turn comes.
+func TestConnectionEndsWhileItWaits(t *testing.T) {
+	first := func(d time.Duration) visit {
+		return func(_ context.Context, n int) func(net.Conn) {
+			if n == 1 {
+				return silent(d)
+			}
+			return asked(assign("10.0.254.254", echo))
+		}
+	}
+	events, _ := roams(t, 2*time.Minute, map[string]visit{"tcp": first(2 * time.Second), "wss": first(time.Second)})
+	if !strings.Contains(kinds(events), "connected") {
+		t.Errorf("never connected: %s", kinds(events))
+	}
+}
