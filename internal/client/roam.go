@@ -229,6 +229,7 @@ func (r *roamer) saw(now time.Time) {
 		r.m.Saw(id, heard, now)
 	}
 	if r.tunnel != nil {
+		r.tunnel.send.Expire(now)
 		since, frames := r.tunnel.send.Due()
 		r.m.Due(since, frames, now)
 	}

@@ -127,7 +127,7 @@ func (k *Client) Load() (client.Config, error) {
 		})
 	}
 	c.Carriers = read(s, "carrier", k.Carrier, parseCarriers)
-	c.Found = s.isSet("carrier") || !strings.Contains(k.Server, "://")
+	c.Found = k.flags.Changed("carrier") || s.isSet("carrier") || !strings.Contains(k.Server, "://")
 	if s.err != nil {
 		return c, s.err
 	}

@@ -373,3 +373,36 @@ func TestDidYouMean(t *testing.T) {
 		}
 	}
 }
+
+// Packets that come by datagrams have to fit into one, unless the operator knows better; and a carrier that is named on the
+// command line is one to be found.
+func TestCarriers(t *testing.T) {
+	for args, want := range map[string]int{
+		"":                                      1500,
+		"--listen udp://:2002":                  1400,
+		"--listen tcp://:1 --listen quic://:1":  1400,
+		"--listen udp://:2002 --mtu 1420":       1420,
+		"--listen wss://:443 --listen ssh://:1": 1500,
+	} {
+		if c, err := loadGateway(t, strings.Fields(args)...); err != nil || c.MTU != want {
+			t.Errorf("%q: MTU %d, %v; want %d", args, c.MTU, err, want)
+		}
+	}
+	for args, want := range map[string]struct {
+		carriers []string
+		found    bool
+	}{
+		"-s gw":                              {nil, true},
+		"-s tcp://gw":                        {nil, false},
+		"-s tcp://gw --carrier auto":         {nil, true},
+		"-s gw --carrier tls,wss":            {[]string{"tcp", "wss"}, true},
+		"-s tcp://gw,udp://gw --carrier udp": {[]string{"udp"}, true},
+	} {
+		if c, err := loadClient(t, strings.Fields(args)...); err != nil || !slices.Equal(c.Carriers, want.carriers) || c.Found != want.found {
+			t.Errorf("%q: %v, %v, %v; want %+v", args, c.Carriers, c.Found, err, want)
+		}
+	}
+	if _, err := loadClient(t, "-s", "gw", "--carrier", "tcp,pigeon"); err == nil || !strings.Contains(err.Error(), "pigeon") {
+		t.Errorf("an unknown carrier: %v", err)
+	}
+}

@@ -96,7 +96,7 @@ func NewGateway(fs *pflag.FlagSet) *Gateway {
 	fs.StringArrayVar(&g.Public, "public", nil, "`URL` by which devices find this gateway, for invitations; repeatable (default: the addresses of this host)")
 	fs.StringVar(&g.Pool, "pool", g.Pool, "`CIDR` of the clients' addresses, /16 to /30; the first address is the gateway's")
 	fs.StringVar(&g.TUN, "tun", g.TUN, "`name` of the interface")
-	fs.IntVar(&g.MTU, "mtu", g.MTU, "of the interface and of the clients, in `bytes`")
+	fs.IntVar(&g.MTU, "mtu", g.MTU, "of the interface and of the clients, in `bytes` (where clients come by udp or quic: 1400)")
 	fs.StringVar(&g.State, "state", g.State, "`directory` that keeps leases, devices and the control socket")
 	fs.BoolVar(&g.NAT, "nat", false, "masquerade the pool out of this host")
 	fs.BoolVar(&g.Isolate, "isolate", false, "let no packets pass from client to client")
@@ -121,6 +121,11 @@ func shortest(d time.Duration) string {
 		return fmt.Sprintf("%ds", d/time.Second)
 	}
 	return d.String()
+}
+
+// byDatagrams tells whether packets that come by a listener have to fit into datagrams.
+func byDatagrams(url string) bool {
+	return strings.HasPrefix(url, "udp:") || strings.HasPrefix(url, "quic:")
 }
 
 // Load reads the file of --config, if any, and returns what it and the flags say, checked, with a
@@ -167,6 +172,9 @@ func (g *Gateway) load(open open) (settings.Config, error) {
 	c.Log, c.LogLevel, c.SetLevel = g.logger(s, os.Stderr)
 	if !c.Key.IsZero() {
 		c.NextKey = read(s, "key", g.Key+settings.NextKeySuffix, nextPin(open))
+	}
+	if !g.flags.Changed("mtu") && !s.isSet("mtu") && slices.ContainsFunc(g.Listen, byDatagrams) {
+		c.MTU = settings.DatagramMTU
 	}
 	if s.err != nil { // what follows is judged by the pool
 		return settings.Config{}, s.err

@@ -14,13 +14,11 @@ type carrierUnderTest struct {
 	name, listen, dial string
 }
 
-// carriersUnderTest is the place for the next ones: the rows of hostileRows are run with each of them.
+// carriersUnderTest are one of each kind: the rows of hostileRows are run with each of them. The exam has the others.
 var carriersUnderTest = []carrierUnderTest{
 	{"tls", "tcp://:443?allow=tls", "tcp://" + hostileGateway + ":443"},
 	{"udp", "udp://:2002", "udp://" + hostileGateway},
-	{"quic", "quic://:2003", "quic://" + hostileGateway + ":2003"},
 	{"ws", "wss://:443", "wss://" + hostileGateway},
-	{"ssh", "ssh://:2022", "ssh://" + hostileGateway},
 }
 
 // A hostileRow is a network that a session meets on its way.
@@ -88,7 +86,7 @@ func (h *hostile) reset() (undo func()) {
 func TestHostileSessions(t *testing.T) {
 	t.Parallel()
 	for _, row := range hostileRows {
-		for _, carrier := range carriersUnderTest {
+		for _, carrier := range append(carriersUnderTest, examCarriers...) {
 			t.Run(row.name+" by "+carrier.name, func(t *testing.T) {
 				t.Parallel()
 				h := newHostile(t)
