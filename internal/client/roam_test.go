@@ -95,3 +95,39 @@ func TestConnectionEndsWhileItWaits(t *testing.T) {
 		t.Errorf("never connected: %s", kinds(events))
 	}
 }
+
+// A client that is stopped while a connection has no lease yet does not wait for it, and makes no path of it.
+func TestStopsWhileJoining(t *testing.T) {
+	never := func(context.Context, int) func(net.Conn) { return nil }
+	for name, s := range map[string]server{
+		"no answer": func(conn net.Conn, _ []byte) { discard(conn) },
+		"an answer a moment later": func(conn net.Conn, ask []byte) {
+			time.Sleep(1100 * time.Millisecond)
+			assign("10.0.254.254", echo)(conn, ask)
+		},
+	} {
+		_, took := roams(t, time.Second, map[string]visit{
+			"tcp": func(context.Context, int) func(net.Conn) { return asked(s) }, "wss": never,
+		})
+		if took > 3*time.Second {
+			t.Errorf("%s: ended %s late", name, took-time.Second)
+		}
+	}
+}
+
+// The result of an attempt that was given up may come when the next one by the same way runs already.
+func TestLateAttempt(t *testing.T) {
+	never := func(context.Context, int) func(net.Conn) { return nil }
+	events, _ := roams(t, 5*time.Minute, map[string]visit{
+		"tcp": func(ctx context.Context, n int) func(net.Conn) {
+			if n <= 2 {
+				time.Sleep(5*time.Second + 300*time.Millisecond)
+				return nil
+			}
+			return asked(assign("10.0.254.254", echo))
+		}, "wss": never,
+	})
+	if !strings.Contains(kinds(events), "connected") {
+		t.Errorf("never connected: %s", kinds(events))
+	}
+}
