@@ -112,8 +112,9 @@ func settingsText(state string, public []string) string {
 	var b strings.Builder
 	b.WriteString(`# Made by 'vpnsrv init'. What else can be set: vpnsrv --help, and configs/vpnsrv.toml of the sources.
 
-# Devices come in by TCP, with a key that this gateway knows. For the machine's own guests add for
-# example "vsock://:2002?allow=both".
+# Devices come in by TCP, with a key that this gateway knows. For those that do not get out by it add "udp://:2002",
+# "wss://:443", "ssh://:2022" or "quic://:2003": they find out by themselves what there is. For the machine's own guests
+# add for example "vsock://:2002?allow=both".
 listen = ["tcp://:2002?allow=tls"]
 
 `)
