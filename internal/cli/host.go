@@ -14,7 +14,7 @@ const tunPath = "/dev/net/tun"
 // CanTunnel says what keeps program from making a TUN interface of that name, if it is something
 // that its user can change. It is asked before anything is done to the host.
 func CanTunnel(program, name string) error {
-	if !hasNetAdmin() {
+	if !HasNetAdmin() {
 		return fmt.Errorf("needs CAP_NET_ADMIN to make the interface %s: run as root (sudo %s ...)", name, program)
 	}
 	f, err := os.OpenFile(tunPath, os.O_RDWR, 0)
@@ -37,8 +37,8 @@ func noTUN(err error) error {
 	return err
 }
 
-// hasNetAdmin looks at the effective capabilities: root of a user namespace has them, too.
-func hasNetAdmin() bool {
+// HasNetAdmin looks at the effective capabilities: root of a user namespace has them, too.
+func HasNetAdmin() bool {
 	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	var data [2]unix.CapUserData // 64 bits, as version 3 has it
 	if err := unix.Capget(&header, &data[0]); err != nil {

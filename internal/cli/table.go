@@ -104,7 +104,7 @@ const (
 
 // Table writes rows of cells under a head.
 func Table(w io.Writer, head []string, rows [][]any) error {
-	colours := isTerminal(w)
+	colours := IsTerminal(w)
 	widths, right := make([]int, len(head)), make([]bool, len(head))
 	texts := make([][]string, len(rows))
 	for c, h := range head {
@@ -193,7 +193,8 @@ func textOf(cell any) string {
 	return text
 }
 
-func isTerminal(w io.Writer) bool {
+// IsTerminal tells whether a person reads what is written to w, and colours and moving cursors are welcome.
+func IsTerminal(w io.Writer) bool {
 	f, ok := w.(*os.File)
 	if !ok || os.Getenv("NO_COLOR") != "" || os.Getenv("TERM") == "dumb" {
 		return false

@@ -18,7 +18,7 @@ func Watch(ctx context.Context, w io.Writer, print func() error) error {
 	ticker := time.NewTicker(watchInterval)
 	defer ticker.Stop()
 	for {
-		if isTerminal(w) {
+		if IsTerminal(w) {
 			fmt.Fprint(w, clearScreen)
 		}
 		if err := print(); err != nil && ctx.Err() == nil {

@@ -43,6 +43,7 @@ type Client struct {
 	Process
 
 	flags *pflag.FlagSet
+	peek  bool // nothing is made
 }
 
 // NewClient returns the defaults, and adds the flags of vpncli to fs.
@@ -134,6 +135,12 @@ func (k *Client) Load() (client.Config, error) {
 	return c, k.known(&c)
 }
 
+// Peek is Load for who changes nothing: a device without a key stays so.
+func (k *Client) Peek() (client.Config, error) {
+	k.peek = true
+	return k.Load()
+}
+
 // known adds to c what this device knows of its gateway. A device that has joined one never goes back to
 // the 2013 protocol by itself: only its owner's word for it counts.
 func (k *Client) known(c *client.Config) error {
@@ -162,6 +169,9 @@ func (k *Client) known(c *client.Config) error {
 	}
 	if c.Gateway == (identity.Pin{}) {
 		return nil
+	}
+	if k.peek && !client.HasKey(k.State) {
+		return fmt.Errorf("this device has no key in %s: 'vpncli key' makes one, 'vpncli join' makes it known to a gateway", k.State)
 	}
 	var err error
 	c.Key, err = client.DeviceKey(k.State)
