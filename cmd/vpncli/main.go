@@ -35,14 +35,15 @@ the network of this device; SIGUSR1 logs its counters.`,
   sudo vpncli join ferry1-... && sudo vpncli
   sudo vpncli -s vsock://2:2002 -a 10.0.3.7
   sudo vpncli -s tcp://gateway.example:2002 --default-route
-  sudo vpncli status` + cmdline.Example("vpncli completion bash > /etc/bash_completion.d/vpncli"),
+  sudo vpncli status
+  sudo vpncli probe` + cmdline.Example("vpncli completion bash > /etc/bash_completion.d/vpncli"),
 		Args: cli.NoArgs("name the gateway with -s, as in vpncli -s 192.168.0.1"),
 	}
 	lines := cmd.Flags().Bool("json", false, "print each event as a line of JSON on stdout")
 	keys := config.NewClient(cmd.Flags())
 	cmd.RunE = func(cmd *cmdline.Command, _ []string) error { return connect(cmd.Context(), keys, *lines) }
-	cmd.AddCommand(joinCommand(), keyCommand(), statusCommand())
-	cli.CompleteURL(cmd, "server", "tcp://", "vsock://2:", "unix://")
+	cmd.AddCommand(joinCommand(), keyCommand(), statusCommand(), probeCommand())
+	completeWays(cmd)
 	return cmd
 }
 

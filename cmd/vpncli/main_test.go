@@ -8,10 +8,12 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"ferry/internal/cli/clitest"
 	"ferry/internal/client"
+	"ferry/internal/identity"
 )
 
 func TestCommand(t *testing.T) {
@@ -20,6 +22,8 @@ func TestCommand(t *testing.T) {
 	const ended = "Completion ended with directive: ShellCompDirectiveNoFileComp"
 	clitest.Check(t, bin, []clitest.Call{
 		{Name: "complete a level", Args: "__completeNoDesc --log-level w", Stdout: "warn\nerror\n:4\n", Stderr: ended},
+		{Name: "complete a carrier", Args: "__completeNoDesc --carrier w", Stdout: "auto\ntcp\nudp\nquic\nssh\nws\nwss\nvsock\nunix\n:4\n", Stderr: ended},
+		{Name: "complete a carrier behind another", Args: "__completeNoDesc probe --carrier ssh,u", Stdout: "ssh,tcp\nssh,udp\nssh,quic\nssh,ws\nssh,wss\nssh,vsock\nssh,unix\n:4\n", Stderr: ended},
 		{Name: "complete no interface", Args: "__completeNoDesc --tun f", Stdout: ":4\n", Stderr: ended},
 	})
 	clitest.CheckCompletion(t, bin)
@@ -44,11 +48,22 @@ func testCommand(t *testing.T, bin string) {
 	}
 	state := filepath.Join(t.TempDir(), "state")
 	const noServer = `vpncli: no gateway is named: vpncli -s 192.168.0.1 (or 'server' in the file of --config, or 'vpncli join' with an invitation)`
+	const nothing = "vpncli: nothing gets through to the gateway from here: the reasons are above"
+	none, fingerprint := filepath.Join(t.TempDir(), "none"), identity.NewKey().Public().Pin().String()
 	clitest.Check(t, bin, []clitest.Call{
 		{Name: "key", Args: "key --state " + state, Stdout: "="},
 		{Name: "a key and no gateway", Args: "-s x --state " + state, Status: 1, Stderr: `vpncli: this device has a key and knows no gateway: 'vpncli join' with an invitation, --gateway with its fingerprint, or --plain for the 2013 protocol without keys`},
 		{Name: "join without a string", Args: "join", Status: 2, Stderr: `vpncli: got 0 arguments: write vpncli join STRING`},
 		{Name: "join with half a string", Args: "join ferry1-AAAA", Status: 2, Stderr: `vpncli: this is not a whole invitation: copy the line that 'vpnsrv invite' printed, all of it`},
+		{Name: "probe without a gateway", Args: "probe --config= --state /nowhere", Status: 2, Stderr: noServer},
+		{Name: "probe with an argument", Args: "probe 192.168.0.1", Status: 2, Stderr: `vpncli: unexpected argument "192.168.0.1": name the gateway with -s, as in vpncli probe -s 192.168.0.1`},
+		{Name: "probe by no carrier", Args: "probe --config= --plain -s 127.0.0.1 --carrier pigeon", Status: 2, Stderr: `vpncli: --carrier: unknown carrier "pigeon": use auto, or some of tcp, udp, quic, ssh, ws, wss, vsock, unix`},
+		{Name: "probe makes no key", Args: "probe --config= -s 127.0.0.1 --state " + none + " --gateway " + fingerprint, Status: 1, Stderr: "vpncli: this device has no key in " + none + ": 'vpncli key' makes one, 'vpncli join' makes it known to a gateway"},
+		{Name: "probe of nobody", Args: "probe --config= --plain -s unix:///nowhere/s", Status: 1,
+			Stdout: "CARRIER  WAY                ", Stderr: nothing},
+		{Name: "probe of nobody for scripts", Args: "probe --config= --plain --json -s unix:///nowhere/s", Status: 1,
+			Stdout: `"reason": "there is no such socket: is vpnsrv running?"`, Stderr: nothing},
+		{Name: "help of probe", Args: "probe --help", Stdout: "--mark mark"},
 		{Name: "help", Args: "--help", Stdout: "-a, --address address"},
 		{Name: "version", Args: "-V", Stdout: "vpncli devel ("},
 		{Name: "no server", Args: "--state /nowhere", Status: 2, Stderr: noServer},
@@ -59,6 +74,9 @@ func testCommand(t *testing.T, bin string) {
 		{Name: "unknown key", Args: "--config " + file, Status: 1, Stderr: `vpncli: ` + file + `:2: unknown key "routs" (did you mean "route"?)`},
 		{Name: "no root", Args: "-s 192.168.0.1 --state /nowhere", Nobody: true, Status: 1, Stderr: `vpncli: needs CAP_NET_ADMIN to make the interface ferry0: run as root (sudo vpncli ...)`},
 	})
+	if client.HasKey(none) {
+		t.Error("a probe has made a key")
+	}
 }
 
 // testService runs vpncli where there is no gateway.
@@ -97,6 +115,35 @@ func TestState(t *testing.T) {
 	} {
 		if got := state(test.event); got != test.want {
 			t.Errorf("got %q, want %q", got, test.want)
+		}
+	}
+}
+
+func TestProbeTable(t *testing.T) {
+	var b strings.Builder
+	table := newProbeTable(&b, []string{"tcp://gw:2002", "udp://gw:2002"})
+	table.head()
+	table.row(client.ProbeResult{Carrier: "tcp", Way: "tcp://gw:2002", Works: true, RTT: 0.0204, Largest: 1400, Estimate: 48.4e6})
+	table.row(client.ProbeResult{Carrier: "udp", Way: "udp://gw:2002", Reason: "\x1b[2J"})
+	const want = "" +
+		"CARRIER  WAY            WORKS  RTT       LARGEST  ESTIMATE     REASON\n" +
+		"tcp      tcp://gw:2002  yes    20.4 ms   1400     48 Mbit/s\n" +
+		"udp      udp://gw:2002  no     -         -        -            \ufffd[2J\n"
+	if b.String() != want || table.err != nil {
+		t.Errorf("%v, got\n%s\nwant\n%s", table.err, b.String(), want)
+	}
+	table = newProbeTable(new(brokenWriter), nil)
+	if table.head(); table.err == nil {
+		t.Error("nobody hears that nothing could be printed")
+	}
+	for bits, want := range map[float64]string{0: "-", 64e3: "64 kbit/s", 1.26e6: "1.3 Mbit/s", 48.4e6: "48 Mbit/s", 2.44e9: "2.4 Gbit/s"} {
+		if got := rateOf(bits); got != want {
+			t.Errorf("%.0f: got %s, want %s", bits, got, want)
+		}
+	}
+	for seconds, want := range map[float64]string{0: "-", 0.00002: "0.02 ms", 0.0204: "20.4 ms", 1.5: "1500.0 ms"} {
+		if got := rttOf(seconds); got != want {
+			t.Errorf("%f: got %s, want %s", seconds, got, want)
 		}
 	}
 }
