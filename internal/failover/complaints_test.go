@@ -180,10 +180,10 @@ func TestOnlyLargePacketsDie(t *testing.T) {
 		use   string
 		mtu   int
 	}{
-		{"1399 pass", udp, 1399, "udp", 1280},
-		{"1280 pass", udp, 1280, "udp", 1280},
-		{"1100 pass", udp, 1100, "udp", 1000},
-		{"600 pass", udp, 600, "udp", 576},
+		{"1399 pass", udp, 1399, "udp", 1220},
+		{"1220 pass", udp, 1220, "udp", 1220},
+		{"1100 pass", udp, 1100, "udp", 940},
+		{"510 pass", udp, 510, "udp", 500},
 		{"only small ones pass", udp, 100, "tls", 1400},
 		{"of a stream", tcp, 1399, "tls", 1400},
 	}
@@ -215,8 +215,8 @@ func TestLargePacketsPassAgain(t *testing.T) {
 		}
 		return fine
 	})).run(80 * sec)
-	if mtu := s.paths[s.used].mtu; mtu != 1280 {
-		s.fail("%d bytes, want 1280", mtu)
+	if mtu := s.paths[s.used].mtu; mtu != 1220 {
+		s.fail("%d bytes, want 1220", mtu)
 	}
 	if mtu := s.run(130 * sec).paths[s.used].mtu; mtu != 1400 {
 		s.fail("%d bytes, want 1400", mtu)
