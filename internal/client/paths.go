@@ -94,7 +94,7 @@ func (r *roamer) reached(a *attempt, l carrier.Link, err error) {
 	})
 	switch {
 	case r.tunnel != nil:
-		x.attach(r.tunnel, len(r.paths) == 0)
+		x.attach(r.tunnel, len(r.paths) == 0 && len(r.joining) == 1)
 	case r.asker != nil:
 		r.later = append(r.later, x)
 	default:
@@ -135,9 +135,7 @@ func (r *roamer) attached(x *connection, m proto.AttachedMessage) error {
 	}
 	if !m.Known {
 		r.log.Info("the gateway has forgotten this session: a new one begins")
-		for _, other := range r.paths {
-			other.end(errForgotten)
-		}
+		r.endOthers(errForgotten)
 		r.forget()
 		x.tunnel, x.epoch, x.session = nil, 0, session.NewClient(r.want())
 		r.asker = x
@@ -179,12 +177,12 @@ func (r *roamer) use(a failover.Action) {
 	r.used = x
 	if t := x.tunnel; t != nil {
 		var also *multipath.Path
-		if other := r.paths[a.Also]; other != nil {
+		if other := r.paths[a.Also]; other != nil && other.tunnel == t {
 			also = other.path
 		}
 		t.send.Use(x.path, also, a.Again)
 	}
-	if before != nil {
+	if before != nil && before.tunnel == x.tunnel {
 		r.log.Info("switched", "from", r.ways[before.way].name, "to", r.ways[x.way].name, "reason", a.Why)
 		r.event(Event{Kind: EventSwitched, Server: x.stream.RemoteAddr().String(), Carrier: r.ways[x.way].endpoint.Scheme, Way: r.ways[x.way].name, Reason: a.Why})
 		return
@@ -213,13 +211,15 @@ func (r *roamer) gone(x *connection) {
 		return
 	}
 	delete(r.paths, x.id)
-	if x.tunnel != nil {
+	switch {
+	case x.tunnel != nil:
 		x.tunnel.send.Lost(x.path)
-	} else {
+	case r.used == x:
 		r.uplink.Connect(nil)
 	}
 	var bye *byeError
-	if errors.As(x.cause, &bye) && ends(bye.Reason) && x.tunnel == r.tunnel {
+	if errors.As(x.cause, &bye) && ends(bye.Reason) && x.tunnel != nil && x.tunnel == r.tunnel {
+		r.endOthers(x.cause)
 		r.forget()
 	}
 	if r.used == x {
@@ -230,6 +230,13 @@ func (r *roamer) gone(x *connection) {
 	}
 	r.holdOff(x.cause)
 	r.m.Lost(x.id, x.cause, time.Now())
+}
+
+// endOthers ends all paths: their session has ended.
+func (r *roamer) endOthers(cause error) {
+	for _, x := range r.paths {
+		x.end(cause)
+	}
 }
 
 // nextAsker lets the next connection that waits ask for a lease, when the one that did has failed.
