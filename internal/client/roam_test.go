@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"net/netip"
 	"strings"
 	"sync"
 	"testing"
@@ -11,7 +12,11 @@ import (
 	"time"
 
 	"ferry/internal/carrier"
+	"ferry/internal/failover"
 	"ferry/internal/identity"
+	"ferry/internal/proto"
+	"ferry/internal/router"
+	"ferry/internal/session"
 )
 
 // A visit is what one dial leads to: nil refuses the connection.
@@ -129,5 +134,73 @@ func TestLateAttempt(t *testing.T) {
 	})
 	if !strings.Contains(kinds(events), "connected") {
 		t.Errorf("never connected: %s", kinds(events))
+	}
+}
+
+// joined returns a roamer that has a path in use and one that stands by, of one session.
+func joined(t *testing.T) (r *roamer, used, standby *connection) {
+	t.Helper()
+	c := Config{Key: identity.NewKey(), Servers: []string{"tcp://192.168.0.1", "wss://192.168.0.1"}}
+	c.setDefaults()
+	servers, err := endpoints(c.Servers, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := newDevice()
+	r = newRoamer(&client{c: c, log: c.Log, servers: servers, exit: e, uplink: router.NewUplink(e.Port()), story: newStory(&c, "ferry0"),
+		found: map[carrier.Endpoint][]netip.Addr{}, due: make(chan struct{}, 1)})
+	used, standby = r.connected(t, 1), r.connected(t, 2)
+	r.tunnel = r.newTunnel(used, session.Lease{Session: proto.SessionID{1}})
+	standby.enter(r.tunnel, nil)
+	r.use(failover.Action{Path: used.id})
+	t.Cleanup(r.forget)
+	return r, used, standby
+}
+
+// connected makes a connection one of the paths.
+func (r *roamer) connected(t *testing.T, id failover.PathID) *connection {
+	a, b := net.Pipe()
+	x := newConnection(r.client, carrier.NewStream(a))
+	x.roamer, x.id = r, id
+	r.paths[id] = x
+	t.Cleanup(func() { x.end(errStopped); _ = b.Close() })
+	return x
+}
+
+func (x *connection) hasEnded() bool {
+	select {
+	case <-x.ended:
+		return true
+	default:
+		return false
+	}
+}
+
+// A goodbye that ends a session ends all its paths: none of them is to be used instead.
+func TestGoodbyeEndsPaths(t *testing.T) {
+	for _, tt := range []struct {
+		reason proto.Reason
+		ends   bool
+	}{{proto.ReasonReplaced, true}, {proto.ReasonSilent, false}} {
+		r, used, standby := joined(t)
+		used.end(&byeError{proto.GoodbyeMessage{Reason: tt.reason}})
+		r.gone(used)
+		if ends := r.tunnel == nil; ends != tt.ends || standby.hasEnded() != tt.ends {
+			t.Errorf("%s: the session ended: %v, its other path: %v; want %v", tt.reason, ends, standby.hasEnded(), tt.ends)
+		}
+	}
+}
+
+// The path of another session takes over also while the one before has one that looks as if it were in use.
+func TestUsesAnotherSession(t *testing.T) {
+	r, _, _ := joined(t)
+	r.forget()
+	x := r.connected(t, 3)
+	r.tunnel = r.newTunnel(x, session.Lease{Session: proto.SessionID{2}})
+	r.use(failover.Action{Path: 3, Also: 1, Again: true})
+	ip := make([]byte, 20)
+	copy(ip, []byte{0x45, 0, 0, 20, 0, 0, 0, 0, 64, 17, 0, 0, 10, 0, 9, 9, 10, 0, 0, 1})
+	if to, why := r.uplink.Route(r.exit.Port(), ip); to != x.port {
+		t.Errorf("packets go to %v (%s), want the new session", to, why)
 	}
 }
