@@ -504,6 +504,27 @@ func TestLossyPath(t *testing.T) {
 	})
 }
 
+// A session can be closed while a path of it takes nothing and has not ended yet.
+func TestCloseWhilePathIsBlocked(t *testing.T) {
+	inBubble(t, func(t *testing.T, a, b *end) {
+		a.links[0].out.room = 0
+		for range 3 {
+			a.s.Send(super(0, 1<<16)) // more than fits into the queue in the end
+		}
+		a.s.Use(a.links[0].path, nil, true)
+		for i := range 20 {
+			a.s.Send(super(i, 1<<16))
+		}
+		synctest.Wait()
+		began := time.Now()
+		time.AfterFunc(time.Minute, a.links[0].close)
+		a.s.Close()
+		if took := time.Since(began); took > 0 {
+			t.Errorf("it took %s", took)
+		}
+	})
+}
+
 // Many senders at a time: each one's frames stay in order, and all have numbers of their own.
 func TestManySenders(t *testing.T) {
 	inBubble(t, func(t *testing.T, a, b *end) {

@@ -175,6 +175,9 @@ func (s *Sender) Lost(p *Path) {
 	if s.change != nil && s.change.main == p {
 		s.change = nil
 	}
+	if s.change != nil && s.change.also == p {
+		s.change.also = nil
+	}
 	if s.also == p {
 		s.also = nil
 	}
@@ -243,10 +246,12 @@ func (s *Sender) Kept() int {
 	return s.log.Bytes()
 }
 
-// Close gives all memory back. The queues of the paths are closed before.
+// Close gives all memory back. It waits for nobody's queue.
 func (s *Sender) Close() {
 	s.mu.Lock()
 	s.closed, s.main, s.also, s.change = true, nil, nil, nil
+	close(s.stop) // a pump that waits for room ends
+	s.stop = make(chan struct{})
 	s.mu.Unlock()
 	s.pumps.Wait()
 	s.mu.Lock()
