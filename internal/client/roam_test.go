@@ -204,3 +204,13 @@ func TestUsesAnotherSession(t *testing.T) {
 		t.Errorf("packets go to %v (%s), want the new session", to, why)
 	}
 }
+
+// A frame that was lost behind which nothing came is forgotten: the machine is not to ask for it again and again.
+func TestForgetsTheLastFrame(t *testing.T) {
+	r, _, _ := joined(t)
+	r.tunnel.send.Send(make([]byte, 28))
+	r.saw(time.Now().Add(time.Minute))
+	if _, frames := r.tunnel.send.Due(); frames != 0 {
+		t.Errorf("%d frames are waited for", frames)
+	}
+}

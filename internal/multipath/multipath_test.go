@@ -525,6 +525,36 @@ func TestCloseWhilePathIsBlocked(t *testing.T) {
 	})
 }
 
+// The last frame was lost, and nothing followed: at some time nobody waits for it any more, and the next one waits anew.
+func TestLastFrameIsLost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		waiting := 0
+		s := NewSender(Config{Budget: new(buffer.Budget), Waiting: func() { waiting++ }})
+		defer s.Close()
+		q := router.NewQueue(newWire(0, 0), router.QueueConfig{Limit: 1 << 20, Budget: new(buffer.Budget)})
+		defer q.Close()
+		s.Start(NewPath(0, q, 0))
+		for _, expire := range []bool{true, false} {
+			began := time.Now()
+			s.Send(item(0))
+			if since, n := s.Due(); n != 1 || !since.Equal(began) {
+				t.Errorf("%d frames wait since %s", n, time.Since(since))
+			}
+			time.Sleep(time.Minute)
+			if expire {
+				s.Expire(time.Now())
+				if since, n := s.Due(); n != 0 || !since.IsZero() {
+					t.Errorf("%d frames wait since %s, a minute later", n, time.Since(since))
+				}
+			}
+		}
+		s.Send(item(2))
+		if waiting != 3 {
+			t.Errorf("told %d times that a frame waits, want 3", waiting)
+		}
+	})
+}
+
 // Many senders at a time: each one's frames stay in order, and all have numbers of their own.
 func TestManySenders(t *testing.T) {
 	inBubble(t, func(t *testing.T, a, b *end) {

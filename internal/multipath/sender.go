@@ -94,7 +94,7 @@ func (s *Sender) Send(run []byte) (int, router.Reason) {
 		defer s.mu.Unlock()
 		return s.wait(run, now)
 	}
-	s.log.Expire(now.Add(-keepAge))
+	s.expire(now.Add(-keepAge))
 	first := s.log.Keep(run, now)
 	s.sent = s.log.Next()
 	s.waits(now)
@@ -121,7 +121,7 @@ func (s *Sender) wait(run []byte, now time.Time) (int, router.Reason) {
 	}
 	dropped, why := 0, router.None
 	if s.main == nil {
-		s.log.Expire(now.Add(-replayAge))
+		s.expire(now.Add(-replayAge))
 	} else {
 		n := proto.WholeItems(run, s.c.Limit-s.waiting)
 		if n < len(run) {
@@ -223,7 +223,15 @@ func (s *Sender) Expire(now time.Time) {
 	if s.main == nil {
 		age = replayAge
 	}
-	s.log.Expire(now.Add(-age))
+	s.expire(now.Add(-age))
+}
+
+// expire forgets what was kept before t. When that was all, none waits any more: the next frame does from its own time
+// on. The caller holds mu.
+func (s *Sender) expire(t time.Time) {
+	if s.log.Expire(t); s.log.First() == s.log.Next() {
+		s.due = time.Time{}
+	}
 }
 
 // Using returns the path in use; nil when there is none.
