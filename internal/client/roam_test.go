@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -213,4 +214,33 @@ func TestForgetsTheLastFrame(t *testing.T) {
 	if _, frames := r.tunnel.send.Due(); frames != 0 {
 		t.Errorf("%d frames are waited for", frames)
 	}
+}
+
+// Of several connections on their way to be a path, one is in use at once: an attach frame that is late must not turn the
+// gateway away from the path that is in use by then.
+func TestOneAttachIsInUse(t *testing.T) {
+	r, used, standby := joined(t)
+	for _, x := range []*connection{used, standby} {
+		x.end(errStopped)
+		r.gone(x)
+	}
+	var uses []bool
+	for range 3 {
+		a, b := net.Pipe()
+		d := &dial{0, func() {}}
+		r.dials[0] = d
+		r.reached(d, carrier.NewStream(a), nil, nil)
+		frame := make([]byte, 4096)
+		n, err := b.Read(frame)
+		m, err2 := proto.ParseAttach(frame[:n])
+		if err != nil || err2 != nil {
+			t.Fatal(err, err2)
+		}
+		uses = append(uses, m.Use)
+		t.Cleanup(func() { _ = b.Close() })
+	}
+	if !slices.Equal(uses, []bool{true, false, false}) {
+		t.Errorf("in use at once: %v, want the first one alone", uses)
+	}
+	r.finish(context.Canceled)
 }
