@@ -96,6 +96,12 @@ func (x *connection) pathItem(kind proto.Kind, b []byte) error {
 		return err
 	case proto.KindNumber:
 		return x.reader.Number(b)
+	case proto.KindSwitch: // the gateway follows
+		m, err := proto.ParseSwitch(b)
+		if err == nil && m.Epoch == x.path.Epoch && !m.Again {
+			x.reader.Hold(x.ended)
+		}
+		return err
 	case proto.KindFragment:
 		whole, err := x.reader.Fragment(b)
 		if whole == nil {
@@ -108,7 +114,7 @@ func (x *connection) pathItem(kind proto.Kind, b []byte) error {
 		}
 		x.forward.Flush()
 	}
-	return nil // the gateway follows, or a frame of a later version
+	return nil // a frame of a later version
 }
 
 // ends tells whether a goodbye ends the session too, and not the connection alone.

@@ -306,3 +306,33 @@ func TestReportWhileAttaching(t *testing.T) {
 		return nil
 	})
 }
+
+// What comes by a path that was used before waits for what is still on its way by the other one, as on a new path.
+func TestSwitchBackIsInOrder(t *testing.T) {
+	withKey(t, func(l *lab) error {
+		cam, err := l.add("cam1", "10.0.3.7")
+		if err != nil {
+			return err
+		}
+		hub, err := l.add("hub", "10.0.3.8")
+		if err != nil {
+			return err
+		}
+		one, session, err := l.begin(cam)
+		if err != nil {
+			return err
+		}
+		two := l.attach(cam, proto.AttachMessage{Session: session, Epoch: 1})
+		other := l.join(hub, "")
+		other.take()
+		two.send(proto.AppendSwitch(nil, proto.SwitchMessage{Epoch: 1}))
+		l.settle()
+		late, next := ipPacket("10.0.3.7", "10.0.3.8"), ipPacket("10.0.3.7", "10.0.3.8")
+		next[21] = 1
+		one.send(append(proto.AppendNumber(proto.AppendSwitch(nil, proto.SwitchMessage{Next: 1}), 1), next...))
+		time.Sleep(10 * time.Millisecond)
+		two.send(append(proto.AppendNumber(nil, 0), late...))
+		time.Sleep(10 * time.Millisecond)
+		return other.want("both", append(bytes.Clone(late), next...), false)
+	})
+}

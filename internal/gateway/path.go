@@ -94,10 +94,13 @@ func (p *peer) pathItem(kind proto.Kind, b []byte) error {
 		return p.reader.Number(b)
 	case proto.KindSwitch:
 		m, err := proto.ParseSwitch(b)
-		if err == nil {
-			p.tunnel.Load().follow(m)
+		if err != nil {
+			return err
 		}
-		return err
+		if t := p.tunnel.Load(); !m.Again && t.turnsTo(p, m.Epoch) {
+			p.reader.Hold(p.ended)
+		}
+		p.tunnel.Load().follow(m)
 	case proto.KindFragment:
 		whole, err := p.reader.Fragment(b)
 		if whole == nil {

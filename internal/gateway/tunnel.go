@@ -136,6 +136,14 @@ func (t *tunnel) follow(m proto.SwitchMessage) {
 	t.send.Use(to, using, m.Again)
 }
 
+// turnsTo tells whether an epoch is that of the path p, which is not in use yet.
+func (t *tunnel) turnsTo(p *peer, epoch uint64) bool {
+	t.mu.Lock()
+	path := t.paths[p]
+	t.mu.Unlock()
+	return path.Epoch == epoch && t.send.Using() != path
+}
+
 // leave takes the connection p off the session, for good if the client said goodbye.
 func (t *tunnel) leave(p *peer) {
 	t.mu.Lock()

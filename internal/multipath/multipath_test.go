@@ -237,14 +237,14 @@ func (e *end) add(epoch uint64, out, in *wire, max int) {
 	e.mu.Unlock()
 	go func() { _ = q.Run() }()
 	go func() {
-		e.read(in, alone)
+		e.read(in, l, alone)
 		close(l.ended)
 		e.s.Lost(l.path)
 		l.close()
 	}()
 }
 
-func (e *end) read(in *wire, alone chan struct{}) {
+func (e *end) read(in *wire, l *link, alone chan struct{}) {
 	var buf []byte
 	var mu sync.Mutex // items of a lossy wire come by many goroutines
 	reader := e.r.NewReader(0, alone)
@@ -259,14 +259,14 @@ func (e *end) read(in *wire, alone chan struct{}) {
 			if n == 0 {
 				break
 			}
-			e.item(reader, kind, buf[:n])
+			e.item(reader, l, kind, buf[:n])
 			buf = buf[n:]
 		}
 		reader.Flush()
 	})
 }
 
-func (e *end) item(r *Reader, kind proto.Kind, b []byte) {
+func (e *end) item(r *Reader, l *link, kind proto.Kind, b []byte) {
 	switch kind {
 	case proto.KindIPv4, proto.KindData:
 		if r.Take(len(b)) {
@@ -277,6 +277,10 @@ func (e *end) item(r *Reader, kind proto.Kind, b []byte) {
 		e.s.Acked(n)
 	case proto.KindNumber:
 		_ = r.Number(b)
+	case proto.KindSwitch:
+		if m, _ := proto.ParseSwitch(b); m.Epoch == l.path.Epoch && !m.Again {
+			r.Hold(l.ended)
+		}
 	case proto.KindFragment:
 		if whole, _ := r.Fragment(b); whole != nil {
 			e.deliver(whole[Headroom:])
@@ -376,6 +380,8 @@ func TestPlannedChange(t *testing.T) {
 			a.s.Use(a.links[1].path, nil, false)
 			time.Sleep(250 * time.Millisecond)
 			a.s.Use(a.links[0].path, nil, false)
+			time.Sleep(150 * time.Millisecond)
+			a.s.Use(a.links[1].path, nil, false) // faster, and not for the first time
 		}()
 		a.stream(0, 750)
 		time.Sleep(time.Second)

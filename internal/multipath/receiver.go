@@ -158,6 +158,10 @@ func (r *Receiver) NewReader(first uint64, alone <-chan struct{}) *Reader {
 	return &Reader{Receiver: r, next: first, alone: alone}
 }
 
+// Hold is called behind a switch frame that says that frames come by this path from now on, and not again: the first of them
+// wait for those that are still on their way by the path before, unless ended is closed.
+func (r *Reader) Hold(ended <-chan struct{}) { r.alone = ended }
+
 // Number takes a number frame. Where frames of the path before are still on their way, it waits for those.
 func (r *Reader) Number(frame []byte) error {
 	n, err := proto.ParseNumber(frame)
