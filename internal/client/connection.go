@@ -179,7 +179,9 @@ func (x *connection) item(kind proto.Kind, buf []byte, i, j int) error {
 		}
 		return nil
 	case proto.KindIPv6:
-		x.forward.Drop(router.DropIPv6)
+		if x.fresh(j - i) { // it has a number, as all data items
+			x.forward.Drop(router.DropIPv6)
+		}
 		return nil
 	}
 	x.forward.Flush()

@@ -227,9 +227,9 @@ func TestOneAttachIsInUse(t *testing.T) {
 	var uses []bool
 	for range 3 {
 		a, b := net.Pipe()
-		d := &dial{0, func() {}}
+		d := &attempt{way: 0, cancel: func() {}}
 		r.dials[0] = d
-		r.reached(d, carrier.NewStream(a), nil, nil)
+		r.reached(d, carrier.NewStream(a), nil)
 		frame := make([]byte, 4096)
 		n, err := b.Read(frame)
 		m, err2 := proto.ParseAttach(frame[:n])

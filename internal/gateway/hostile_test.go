@@ -336,3 +336,25 @@ func TestSwitchBackIsInOrder(t *testing.T) {
 		return other.want("both", append(bytes.Clone(late), next...), false)
 	})
 }
+
+// An IPv6 packet is dropped, but it has a number: what follows is acknowledged.
+func TestIPv6HasANumber(t *testing.T) {
+	withKey(t, func(l *lab) error {
+		cam, err := l.add("cam1", "10.0.3.7")
+		if err != nil {
+			return err
+		}
+		one, _, err := l.begin(cam)
+		if err != nil {
+			return err
+		}
+		ip6 := make([]byte, 40)
+		ip6[0] = 0x60
+		one.send(append(ip6, ipPacket("10.0.3.7", "10.0.0.1")...))
+		time.Sleep(time.Second)
+		if ack := one.of(proto.KindAck); !bytes.Equal(ack, proto.AppendAck(nil, 2)) {
+			return fmt.Errorf("acknowledged %x, want 2 frames", ack)
+		}
+		return nil
+	})
+}

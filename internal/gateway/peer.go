@@ -182,7 +182,9 @@ func (p *peer) item(ctx context.Context, kind proto.Kind, buf []byte, i, j int) 
 		}
 		return nil
 	case proto.KindIPv6:
-		p.forward.Drop(router.DropIPv6)
+		if p.fresh(j - i) { // it has a number, as all data items
+			p.forward.Drop(router.DropIPv6)
+		}
 		return nil
 	}
 	p.forward.Flush()
