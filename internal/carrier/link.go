@@ -28,4 +28,10 @@ type Link interface {
 	Max() int
 }
 
+// A Limiter is a Link of datagrams which puts several items into one.
+type Limiter interface {
+	// Limit says that no datagram with more than one item has more bytes of them than max; 0: as many as fit.
+	Limit(max int)
+}
+
 var _ Link = (*Stream)(nil)

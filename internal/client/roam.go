@@ -13,6 +13,7 @@ import (
 
 	"ferry/internal/carrier"
 	"ferry/internal/failover"
+	"ferry/internal/proto"
 )
 
 // A roamer keeps a client connected, by the ways that package failover chooses. All that a client knows is changed
@@ -215,6 +216,10 @@ func (r *roamer) act(ctx context.Context, a failover.Action) {
 	case failover.SetMTU:
 		if x := r.paths[a.Path]; x != nil && x.tunnel != nil {
 			x.tunnel.send.Limit(x.path, a.Size)
+			if l, ok := x.stream.(carrier.Limiter); ok {
+				l.Limit(a.Size)
+			}
+			x.queue.Send(proto.AppendLimit(nil, a.Size)) // what is too long there is so on the way back, as a rule
 		}
 	}
 }

@@ -101,6 +101,10 @@ func (p *peer) pathItem(kind proto.Kind, b []byte) error {
 			p.reader.Hold(p.ended)
 		}
 		p.tunnel.Load().follow(m)
+	case proto.KindLimit:
+		n, err := proto.ParseLimit(b)
+		p.tunnel.Load().limit(p, n)
+		return err
 	case proto.KindFragment:
 		whole, err := p.reader.Fragment(b)
 		if whole == nil {

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"ferry/internal/addrpool"
+	"ferry/internal/carrier"
 	"ferry/internal/identity"
 	"ferry/internal/multipath"
 	"ferry/internal/proto"
@@ -142,6 +143,20 @@ func (t *tunnel) turnsTo(p *peer, epoch uint64) bool {
 	path := t.paths[p]
 	t.mu.Unlock()
 	return path.Epoch == epoch && t.send.Using() != path
+}
+
+// limit says how long items may be that go by the connection p.
+func (t *tunnel) limit(p *peer, max int) {
+	t.mu.Lock()
+	path := t.paths[p]
+	t.mu.Unlock()
+	if path == nil {
+		return
+	}
+	t.send.Limit(path, max)
+	if l, ok := p.stream.(carrier.Limiter); ok {
+		l.Limit(max)
+	}
 }
 
 // leave takes the connection p off the session, for good if the client said goodbye.

@@ -161,9 +161,9 @@ func (s *Sender) Use(main, also *Path, again bool) {
 	s.wake()
 }
 
-// Limit says that a path carries items of up to max bytes now, if it is one that carries datagrams.
+// Limit says that a path carries items of up to max bytes now, if it is one that carries datagrams; 0: of all lengths again.
 func (s *Sender) Limit(p *Path, max int) {
-	if p.max > 0 {
+	if p.max > 0 && (max == 0 || max > 2*proto.FragmentOverhead) {
 		p.limit.Store(int64(min(max, p.max)))
 	}
 }

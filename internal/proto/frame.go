@@ -36,6 +36,7 @@ const (
 	typeSwitch
 	typeNumber
 	typeFragment
+	typeLimit
 )
 
 func nextFrame(b []byte) (Kind, int, error) {
@@ -60,7 +61,7 @@ func nextFrame(b []byte) (Kind, int, error) {
 }
 
 func frameKind(t byte) Kind {
-	if t >= typeConfig && t <= typeFragment {
+	if t >= typeConfig && t <= typeLimit {
 		return KindConfig + Kind(t-typeConfig)
 	}
 	return KindUnknown

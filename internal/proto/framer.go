@@ -29,6 +29,7 @@ const (
 	KindSwitch
 	KindNumber
 	KindFragment
+	KindLimit
 	KindUnknown // an extension frame of a type that this version does not know; to be skipped
 )
 

@@ -97,8 +97,8 @@ func TestNext(t *testing.T) {
 		{"ping too long", extended, AppendPing(nil, make([]byte, MaxPing+1)), 0, 0, ErrFrame},
 		{"pong", extended, AppendPong(nil, AppendPing(nil, []byte("1"))), KindPong, 5, nil},
 		{"goodbye", extended, AppendGoodbye(nil, GoodbyeMessage{Reason: ReasonFull}), KindGoodbye, 7, nil},
-		{"unknown frame", extended, []byte{0x8f, 0, 0, 1, 9}, KindUnknown, 5, nil},
-		{"unknown frame too long", extended, []byte{0x8f, 0, 16, 1}, 0, 0, ErrFrame},
+		{"unknown frame", extended, []byte{0x80, 0, 0, 1, 9}, KindUnknown, 5, nil},
+		{"unknown frame too long", extended, []byte{0x80, 0, 16, 1}, 0, 0, ErrFrame},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

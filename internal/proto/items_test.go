@@ -36,7 +36,7 @@ func TestTravel(t *testing.T) {
 		{"switch", AppendSwitch(nil, SwitchMessage{Epoch: 1}), TravelSurely},
 		{"attach", AppendAttach(nil, AttachMessage{}), TravelSurely},
 		{"attached", AppendAttached(nil, AttachedMessage{}), TravelSurely},
-		{"a type of later", []byte{0x8f, 0, 0, 0}, TravelSurely},
+		{"a type of later", []byte{0x80, 0, 0, 0}, TravelSurely},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

@@ -171,6 +171,20 @@ func ParseFragment(frame []byte) (f FragmentMessage, err error) {
 	return f, nil
 }
 
+// AppendLimit appends a limit frame: items that are longer than n bytes do not arrive by this path; 0: all do.
+func AppendLimit(b []byte, n int) []byte {
+	return binary.BigEndian.AppendUint16(appendFrameHeader(b, typeLimit, 2), uint16(n))
+}
+
+// ParseLimit reads a whole limit frame.
+func ParseLimit(frame []byte) (int, error) {
+	n, ok := parseUint16(Payload(frame))
+	if !ok {
+		return 0, ErrMessage
+	}
+	return int(n), nil
+}
+
 func appendUint64(b []byte, n uint64) []byte { return binary.BigEndian.AppendUint64(b, n) }
 
 func parseNumber(v []byte, n *uint64) bool {

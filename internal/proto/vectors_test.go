@@ -18,7 +18,7 @@ var kindNames = map[Kind]string{
 	KindRequest: "request", KindReply: "reply", KindKeepalive: "keepalive", KindIPv4: "ipv4", KindIPv6: "ipv6",
 	KindData: "data", KindConfig: "config", KindHello: "hello", KindPing: "ping", KindPong: "pong",
 	KindGoodbye: "goodbye", KindJoin: "join", KindJoined: "joined", KindAttach: "attach", KindAttached: "attached",
-	KindAck: "ack", KindSwitch: "switch", KindNumber: "number", KindFragment: "fragment", KindUnknown: "unknown",
+	KindAck: "ack", KindSwitch: "switch", KindNumber: "number", KindFragment: "fragment", KindLimit: "limit", KindUnknown: "unknown",
 }
 
 // vectors reads the records of all files.
@@ -226,6 +226,11 @@ func checkSession(t *testing.T, kind Kind, b []byte, compare func(string, any)) 
 		compare("number", s.Next)
 		compare("again", yes(s.Again))
 		return AppendSwitch(nil, s)
+	case KindLimit:
+		var n int
+		n, err = ParseLimit(b)
+		compare("number", n)
+		return AppendLimit(nil, n)
 	case KindFragment:
 		var f FragmentMessage
 		f, err = ParseFragment(b)

@@ -79,7 +79,7 @@ func corpus(c *rawvpn.Client, other netip.Addr, random *rand.Rand) (stream []byt
 	packet(8)
 	if c.Lease.Features != 0 {
 		stream = append(stream, rawvpn.Frame(0x84, []byte("ping"))...)
-		stream = append(stream, rawvpn.Frame(0x8f, make([]byte, 300))...) // of a later version
+		stream = append(stream, rawvpn.Frame(0x80, make([]byte, 300))...) // of a later version
 		plain := rawvpn.Datagram(netip.AddrPortFrom(c.Lease.Addr, 1), netip.AddrPortFrom(other, 2), make([]byte, 99))
 		packets = append(packets, plain)
 		stream = append(stream, plain...) // bare, which is allowed too

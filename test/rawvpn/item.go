@@ -38,7 +38,7 @@ const (
 )
 
 var frameKinds = map[byte]Kind{0x81: KindPacket, 0x82: KindConfig, 0x85: KindPong, 0x86: KindGoodbye, 0x88: KindJoined,
-	0x8a: "attached", 0x8b: "ack", 0x8c: "switch", 0x8d: "number", 0x8e: "fragment"}
+	0x8a: "attached", 0x8b: "ack", 0x8c: "switch", 0x8d: "number", 0x8e: "fragment", 0x8f: "limit"}
 
 // readItem reads the next item of a server. Nothing was taken off r when waiting for its first byte
 // has failed; an error after that leaves r inside an item.

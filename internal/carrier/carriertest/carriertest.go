@@ -70,7 +70,7 @@ func begin(t *testing.T, client, gateway carrier.Link) {
 }
 
 // typeLater is a frame of a later version: it must not be lost, and is skipped by who reads it.
-const typeLater = 0x8f
+const typeLater = 0x80
 
 // word returns a frame of n bytes that must not be lost, and says which one it is.
 func word(nr uint32, n int) []byte {

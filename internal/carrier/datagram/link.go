@@ -75,6 +75,7 @@ type Link struct {
 	levels    [levels]level
 	peer      uint64         // by which the other end knows the connection
 	max       int            // length of the longest datagram to send
+	joint     atomic.Int64   // of the longest one with more than one item; 0: max
 	token     [tokenLen]byte // of an unknown packet
 	hasToken  bool
 	cookie    []byte
@@ -165,6 +166,14 @@ func (l *Link) LastReceived() time.Time {
 
 // LastSent returns when the last datagram was sent; at first, when the connection was begun.
 func (l *Link) LastSent() time.Time { return l.start.Add(time.Duration(l.sent.last.Load())) }
+
+// Limit implements carrier.Limiter.
+func (l *Link) Limit(max int) {
+	if max > 0 {
+		max += Overhead + proto.NumberLen
+	}
+	l.joint.Store(int64(max))
+}
 
 // Max returns the length of the longest item that goes into a datagram.
 func (l *Link) Max() int {

@@ -1,6 +1,7 @@
 package datagram
 
 import (
+	"cmp"
 	"encoding/binary"
 	"sync"
 
@@ -40,6 +41,7 @@ func (o *batch) reset() {
 // A packer puts items into datagrams.
 type packer struct {
 	max    int    // length of the longest datagram
+	joint  int    // length of the longest datagram with more than one item; 0: max
 	number uint64 // of the next data item
 }
 
@@ -82,7 +84,7 @@ func (p *packer) put(o *batch, item []byte, counted bool) (fits, full bool) {
 		if numbered {
 			size += proto.NumberLen
 		}
-		if o.start >= 0 && len(o.buf)-o.start+size+tagLen > p.max {
+		if o.start >= 0 && len(o.buf)-o.start+size+tagLen > cmp.Or(p.joint, p.max) {
 			o.finish()
 			continue
 		}

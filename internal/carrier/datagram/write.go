@@ -82,6 +82,7 @@ func (l *Link) push(wait bool) error {
 func (l *Link) take(b []byte) int {
 	o := batches.Get().(*batch)
 	o.reset()
+	l.pack.joint = int(l.joint.Load())
 	n, dropped := l.pack.pack(o, b, l.keepItem)
 	o.finish()
 	for range dropped {

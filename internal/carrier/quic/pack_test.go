@@ -238,7 +238,7 @@ func TestWholeItems(t *testing.T) {
 		{"data before a number", join(ack(1), frame(50, 1), number(1)), 12},
 		{"a word", join(ack(1), request()), 12},
 		{"a goodbye", proto.AppendGoodbye(nil, proto.GoodbyeMessage{}), 0},
-		{"an unknown frame", []byte{0x8f, 0, 0, 0}, 0},
+		{"an unknown frame", []byte{0x80, 0, 0, 0}, 0},
 		{"a keepalive", proto.AppendKeepalive(nil), 0},
 		{"cut", join(ack(1), number(1), frame(50, 1)[:49]), 24},
 		{"no item", join(ack(1), []byte("????????????????????")), 12},
