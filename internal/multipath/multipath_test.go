@@ -186,6 +186,7 @@ type end struct {
 	mu    sync.Mutex
 	got   []int
 	sizes []int
+	turns int // switch frames that came
 	links map[uint64]*link
 }
 
@@ -278,6 +279,9 @@ func (e *end) item(r *Reader, l *link, kind proto.Kind, b []byte) {
 	case proto.KindNumber:
 		_ = r.Number(b)
 	case proto.KindSwitch:
+		e.mu.Lock()
+		e.turns++
+		e.mu.Unlock()
 		if m, _ := proto.ParseSwitch(b); m.Epoch == l.path.Epoch && !m.Again {
 			r.Hold(l.ended)
 		}
@@ -296,6 +300,12 @@ func (e *end) deliver(b []byte) {
 		b = b[proto.DataHeaderLen:]
 	}
 	e.got = append(e.got, int(binary.BigEndian.Uint64(b[20:])))
+}
+
+func (e *end) switches() int {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.turns
 }
 
 func (e *end) received() []int {
@@ -557,6 +567,28 @@ func TestLastFrameIsLost(t *testing.T) {
 		s.Send(item(2))
 		if waiting != 3 {
 			t.Errorf("told %d times that a frame waits, want 3", waiting)
+		}
+	})
+}
+
+// The other end hears of a change also if the queue of the new path was full at that moment, and nothing is sent then.
+func TestChangeToFullQueue(t *testing.T) {
+	inBubble(t, func(t *testing.T, a, b *end) {
+		connect(a, b, 1, 20*time.Millisecond, 0, 0)
+		l := a.links[1]
+		l.out.room = 0
+		for dropped := 0; dropped == 0; {
+			dropped, _ = l.queue.Send(proto.AppendPing(nil, make([]byte, 10)))
+		}
+		a.s.Use(l.path, nil, true)
+		time.Sleep(time.Second)
+		l.out.mu.Lock()
+		l.out.room = 64 << 10
+		l.out.mu.Unlock()
+		notify(l.out.less)
+		time.Sleep(10 * time.Second)
+		if b.switches() != 1 {
+			t.Errorf("%d switch frames came, want 1", b.switches())
 		}
 	})
 }

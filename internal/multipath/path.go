@@ -18,6 +18,7 @@ type Path struct {
 	known bool   // next is
 	next  uint64 // the number that the other end gives to the next frame
 	parts []byte // scratch memory for fragments
+	owed  []byte // a switch frame for which there was no room; empty: none
 }
 
 // NewPath returns a path through a queue, whose carrier takes items of up to max bytes; 0: of any length.
@@ -59,6 +60,15 @@ func kept(dropped int, why router.Reason) (int, router.Reason) {
 
 // put is send, but it waits for room until stop is closed. It returns false when not all was sent.
 func (p *Path) put(first uint64, run []byte, stop <-chan struct{}) bool {
+	if len(p.owed) > 0 {
+		if !p.queue.SendUntil(p.owed, stop) {
+			return false
+		}
+		p.owed = nil
+	}
+	if len(run) == 0 {
+		return true
+	}
 	if b := p.numbered(first); b != nil {
 		if !p.queue.SendUntil(b, stop) {
 			return false
@@ -81,8 +91,17 @@ func (p *Path) numbered(first uint64) []byte {
 	return proto.AppendNumber(make([]byte, 0, 16), first)
 }
 
-// tell sends a switch frame. A path that takes nothing gets none.
-func (p *Path) tell(s proto.SwitchMessage) { p.queue.Send(proto.AppendSwitch(nil, s)) }
+// leave sends a switch frame to another path. A path that takes nothing gets none.
+func (p *Path) leave(s proto.SwitchMessage) { p.queue.Send(proto.AppendSwitch(nil, s)) }
+
+// turn sends a switch frame to this path; if there is no room, put does so first of all.
+func (p *Path) turn(s proto.SwitchMessage) {
+	p.owed = nil
+	b := proto.AppendSwitch(nil, s)
+	if dropped, why := p.queue.Send(b); dropped > 0 && why != router.DropClosed {
+		p.owed = b
+	}
+}
 
 // fit returns run with the frames that the carrier does not take in fragments; nil when there are none such.
 func (p *Path) fit(first uint64, run []byte) []byte {

@@ -291,7 +291,7 @@ func (s *Sender) next() (main, also *Path, first uint64, frames []byte, stop <-c
 		s.begin(c)
 	}
 	if s.main != nil && !s.closed {
-		if first, frames = s.log.Pin(s.sent); frames != nil {
+		if first, frames = s.log.Pin(s.sent); frames != nil || len(s.main.owed) > 0 {
 			s.lost.Add(first - s.sent)
 			return s.main, s.also, first, frames, s.stop
 		}
@@ -314,9 +314,9 @@ func (s *Sender) begin(c *change) {
 	}
 	m := proto.SwitchMessage{Epoch: c.main.Epoch, Next: s.sent, Again: c.again}
 	if before != nil && before != c.main && !c.again {
-		before.tell(m)
+		before.leave(m)
 	}
-	c.main.tell(m)
+	c.main.turn(m)
 }
 
 // handed notes what a pump has handed to a path.
