@@ -43,16 +43,16 @@ func (r *Receiver) take(n uint64, size int) bool {
 	r.frames++ // one that comes again is to be acknowledged again
 	r.bytes += size
 	fresh := r.window.Take(n)
-	if r.reached != nil && r.window.Base() >= r.target {
-		close(r.reached)
-		r.reached = nil
-	}
 	return fresh
 }
 
 // Flush is called behind each batch of frames: it sends an ack frame, or lets a timer do so.
 func (r *Receiver) Flush() {
 	r.mu.Lock()
+	if r.reached != nil && r.window.Base() >= r.target { // and all before has been handed on by now
+		close(r.reached)
+		r.reached = nil
+	}
 	if r.frames == 0 || r.closed {
 		r.mu.Unlock()
 		return
