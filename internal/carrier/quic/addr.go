@@ -6,7 +6,19 @@ import (
 )
 
 // An Addr is the address of an end of a connection.
-type Addr struct{ netip.AddrPort }
+type Addr struct{ at netip.AddrPort }
+
+// The gateway bounds connections by where they come from.
+var _ interface {
+	net.Addr
+	AddrPort() netip.AddrPort
+} = Addr{}
+
+// AddrPort returns it as a value.
+func (a Addr) AddrPort() netip.AddrPort { return a.at }
+
+// String implements net.Addr.
+func (a Addr) String() string { return a.at.String() }
 
 // Network implements net.Addr.
 func (Addr) Network() string { return "quic" }

@@ -57,7 +57,7 @@ func TestHandshake(t *testing.T) {
 				answers <- answer{err: err}
 				return
 			}
-			if a, ok := p.RemoteAddr().(Addr); !ok || a.Network() != "quic" || !a.Addr().IsLoopback() {
+			if a, ok := p.RemoteAddr().(Addr); !ok || a.Network() != "quic" || !a.AddrPort().Addr().IsLoopback() {
 				t.Errorf("the client is at %v", p.RemoteAddr())
 			}
 			link, protocol, public, err := p.Handshake(t.Context())
@@ -66,7 +66,7 @@ func TestHandshake(t *testing.T) {
 			}
 			answers <- answer{protocol, public, err}
 		}()
-		e := endpointOf(l.Addr().(Addr).AddrPort)
+		e := endpointOf(l.Addr().(Addr).AddrPort())
 		link, err := Dial(t.Context(), e, nil, device.Client(protocol, identity.NewKey().Public().Pin(), key.Public().Pin()))
 		if err != nil {
 			t.Fatal(err)
@@ -195,7 +195,7 @@ func TestAcceptBeforeHandshake(t *testing.T) {
 	defer l.Close()
 	dialled := make(chan error, 1)
 	go func() {
-		_, err := dialTest(t, endpointOf(l.Addr().(Addr).AddrPort), key.Public().Pin())
+		_, err := dialTest(t, endpointOf(l.Addr().(Addr).AddrPort()), key.Public().Pin())
 		dialled <- err
 	}()
 	p, err := l.Accept()
@@ -239,7 +239,7 @@ func TestCrowd(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	e := endpointOf(l.Addr().(Addr).AddrPort)
+	e := endpointOf(l.Addr().(Addr).AddrPort())
 	if l.crowded() {
 		t.Error("crowded with nobody there")
 	}
@@ -266,7 +266,7 @@ func TestCrowd(t *testing.T) {
 	if !l.crowded() {
 		t.Error("not crowded")
 	}
-	r := newRelay(t, l.Addr().(Addr).AddrPort, 0)
+	r := newRelay(t, l.Addr().(Addr).AddrPort(), 0)
 	e = endpointOf(r.addr())
 	dial() // who proves its address comes in nevertheless
 	p, err := l.Accept()
@@ -327,7 +327,7 @@ func TestHandshakeContext(t *testing.T) {
 	defer l.Close()
 	dialled := make(chan error, 1)
 	go func() {
-		link, err := dialTest(t, endpointOf(l.Addr().(Addr).AddrPort), key.Public().Pin())
+		link, err := dialTest(t, endpointOf(l.Addr().(Addr).AddrPort()), key.Public().Pin())
 		if err == nil {
 			err = end(t, link)
 		}
@@ -356,7 +356,7 @@ func TestGarbage(t *testing.T) {
 	g := newGateway(t, identity.NewKey(), "127.0.0.1:0", everybody)
 	c := loopback(t)
 	defer c.Close()
-	to := net.UDPAddrFromAddrPort(g.Addr().(Addr).AddrPort)
+	to := net.UDPAddrFromAddrPort(g.Addr().(Addr).AddrPort())
 	for n := range 1500 {
 		b := frame(max(n, 15), uint32(n))[:n]
 		if n > 0 && n%3 == 0 {
@@ -424,7 +424,7 @@ func TestListenerClose(t *testing.T) {
 	}
 	dialled := make(chan error, 1)
 	go func() {
-		_, err := dialTest(t, endpointOf(l.Addr().(Addr).AddrPort), key.Public().Pin())
+		_, err := dialTest(t, endpointOf(l.Addr().(Addr).AddrPort()), key.Public().Pin())
 		dialled <- err
 	}()
 	if _, err := l.Accept(); err != nil { // and nothing is decided
@@ -441,7 +441,7 @@ func TestRestart(t *testing.T) {
 	noGoroutines(t)
 	key := identity.NewKey()
 	g := newGateway(t, key, "127.0.0.1:0", everybody)
-	r := newRelay(t, g.Addr().(Addr).AddrPort, 0)
+	r := newRelay(t, g.Addr().(Addr).AddrPort(), 0)
 	client, err := dialTest(t, endpointOf(r.addr()), key.Public().Pin())
 	if err != nil {
 		t.Fatal(err)
@@ -451,7 +451,7 @@ func TestRestart(t *testing.T) {
 	read(t, server, proto.ControlLen)
 	again := newGateway(t, key, "127.0.0.1:0", everybody)
 	r.mu.Lock()
-	r.gateway = again.Addr().(Addr).AddrPort
+	r.gateway = again.Addr().(Addr).AddrPort()
 	r.mu.Unlock()
 	write(t, client, frame(1000, 1))
 	if err := end(t, client); !errors.Is(err, syscall.ECONNRESET) {
@@ -527,7 +527,7 @@ func TestAnyHost(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	port := uint32(l.Addr().(Addr).Port())
+	port := uint32(l.Addr().(Addr).AddrPort().Port())
 	for _, host := range []string{"127.0.0.1", "localhost"} {
 		dialled := make(chan error, 1)
 		go func() {
@@ -542,7 +542,7 @@ func TestAnyHost(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if a := link.RemoteAddr().(Addr); a.Addr().Is4In6() || a.Addr() != p.RemoteAddr().(Addr).Addr() || !a.Addr().IsLoopback() {
+		if a := link.RemoteAddr().(Addr); a.AddrPort().Addr().Is4In6() || a.AddrPort().Addr() != p.RemoteAddr().(Addr).AddrPort().Addr() || !a.AddrPort().Addr().IsLoopback() {
 			t.Errorf("%s: the client is at %s", host, a)
 		}
 		if err := <-dialled; err != nil {

@@ -33,7 +33,7 @@ type gateway struct {
 	all []*Link // closed at the end
 }
 
-func (g *gateway) endpoint() carrier.Endpoint { return endpointOf(g.Addr().(Addr).AddrPort) }
+func (g *gateway) endpoint() carrier.Endpoint { return endpointOf(g.Addr().(Addr).AddrPort()) }
 
 func endpointOf(a netip.AddrPort) carrier.Endpoint {
 	return carrier.Endpoint{Scheme: "quic", Host: a.Addr().String(), Port: uint32(a.Port())}
@@ -98,7 +98,7 @@ func dialTest(t testing.TB, e carrier.Endpoint, gateway identity.Pin) (*Link, er
 func pairBy(t testing.TB, between func(gateway netip.AddrPort) netip.AddrPort) (client, server *Link) {
 	t.Helper()
 	g := newGateway(t, identity.NewKey(), "127.0.0.1:0", everybody)
-	client, err := dialTest(t, endpointOf(between(g.Addr().(Addr).AddrPort)), g.key.Public().Pin())
+	client, err := dialTest(t, endpointOf(between(g.Addr().(Addr).AddrPort())), g.key.Public().Pin())
 	if err != nil {
 		t.Fatal(err)
 	}
