@@ -389,10 +389,13 @@ func (g *Gateway) servers() []string {
 		return g.c().Public
 	}
 	const most = 4 // or the invitation is too long for a QR code
-	var all []string
+	var all, others []string
 	for _, l := range g.listeners {
+		if !l.reaches() || l.at.Scheme == "ssh" { // by which no device joins
+			continue
+		}
 		a, err := netip.ParseAddrPort(l.Addr().String())
-		if err != nil || l.allow&carrier.TLS == 0 {
+		if err != nil {
 			continue
 		}
 		hosts := []netip.Addr{a.Addr()}
@@ -400,25 +403,43 @@ func (g *Gateway) servers() []string {
 			hosts = g.reachable()
 		}
 		for _, h := range hosts {
-			all = append(all, "tcp://"+netip.AddrPortFrom(h, a.Port()).String())
+			e := l.at
+			e.Host, e.Port = h.String(), uint32(a.Port())
+			if e.Scheme == "tcp" {
+				all = append(all, e.String())
+			} else {
+				others = append(others, e.String())
+			}
 		}
 	}
+	all = append(all, others...)
 	return all[:min(len(all), most)]
 }
 
 // carriers are the URLs, without a host, by which a device can reach the gateway on the network where it does now.
 func (g *Gateway) carriers() (all []string) {
 	for _, l := range g.listeners {
-		if e := l.at; e.OverIP() && l.allow&carrier.TLS != 0 {
-			e.Host = ""
+		if !l.reaches() {
+			continue
+		}
+		e := l.at
+		e.Host = ""
+		all = append(all, e.String())
+		if e.Scheme == "tcp" && l.allow&carrier.Web != 0 {
+			e.Scheme, e.Path = "wss", carrier.DefaultPath
 			all = append(all, e.String())
-			if e.Scheme == "tcp" && l.allow&carrier.Web != 0 {
-				e.Scheme, e.Path = "wss", carrier.DefaultPath
-				all = append(all, e.String())
-			}
 		}
 	}
 	return all
+}
+
+// reaches tells whether devices on other hosts may come in by a listener: not by that behind a reverse proxy, for one.
+func (l *listener) reaches() bool {
+	if !l.at.OverIP() || l.allow&carrier.TLS == 0 {
+		return false
+	}
+	a, err := netip.ParseAddrPort(l.Addr().String())
+	return err == nil && !a.Addr().IsLoopback()
 }
 
 // reachable are the host's addresses that others may reach.
