@@ -11,8 +11,10 @@ import (
 
 func TestLink(t *testing.T) {
 	for name, pair := range map[string]func(t testing.TB) (a, b net.Conn){
-		"tcp":  func(t testing.TB) (a, b net.Conn) { return sockets(t, "tcp", "127.0.0.1:0") },
-		"unix": func(t testing.TB) (a, b net.Conn) { return sockets(t, "unix", filepath.Join(t.TempDir(), "s")) },
+		"tcp": func(t testing.TB) (a, b net.Conn) { return carrier.SocketPair(t, "tcp", "127.0.0.1:0") },
+		"unix": func(t testing.TB) (a, b net.Conn) {
+			return carrier.SocketPair(t, "unix", filepath.Join(t.TempDir(), "s"))
+		},
 		"pipe": func(testing.TB) (a, b net.Conn) { return net.Pipe() },
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -22,21 +24,4 @@ func TestLink(t *testing.T) {
 			})
 		})
 	}
-}
-
-// sockets returns two connected ones.
-func sockets(t testing.TB, network, address string) (a, b net.Conn) {
-	t.Helper()
-	l, err := net.Listen(network, address)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	if a, err = net.Dial(network, l.Addr().String()); err != nil {
-		t.Fatal(err)
-	}
-	if b, err = l.Accept(); err != nil {
-		t.Fatal(err)
-	}
-	return a, b
 }

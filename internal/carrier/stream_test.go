@@ -50,7 +50,7 @@ func (a *ahead) Read(b []byte) (int, error) {
 	return n, nil
 }
 
-func socketPair(t *testing.T, network, address string) (a, b net.Conn) {
+func socketPair(t testing.TB, network, address string) (a, b net.Conn) {
 	t.Helper()
 	l, err := net.Listen(network, address)
 	if err != nil {

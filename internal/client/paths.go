@@ -254,13 +254,12 @@ func (r *roamer) failed(id failover.WayID, err error) {
 		r.err = err
 		return
 	}
-	r.fault = err
 	r.holdOff(err)
 	r.log.Warn("not connected", "server", r.ways[id].name, "err", err)
 	r.m.Failed(id, err, time.Now())
 }
 
-// holdOff keeps from asking again before the gateway has said that it makes sense.
+// holdOff notes why there is no connection, and keeps from asking again before the gateway has said that it makes sense.
 func (r *roamer) holdOff(err error) {
 	if d := retryAfter(err); d > 0 {
 		r.until = time.Now().Add(d)

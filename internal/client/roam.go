@@ -104,7 +104,7 @@ func (r *roamer) run(ctx context.Context) error {
 	defer cancel()
 	for ctx.Err() == nil && r.err == nil {
 		now := time.Now()
-		if now.Before(r.until) { // the gateway has said when to ask again
+		if now.Before(r.until) && len(r.paths) == 0 { // the gateway has said when to ask again
 			r.idle(r.until)
 			r.wait(ctx, r.until)
 			continue

@@ -107,12 +107,7 @@ func (x *connection) pathItem(kind proto.Kind, b []byte) error {
 		if whole == nil {
 			return err
 		}
-		if whole[multipath.Headroom]>>4 == 8 {
-			x.forward.Frame(whole, multipath.Headroom, len(whole))
-		} else {
-			x.forward.Packet(whole, multipath.Headroom, len(whole))
-		}
-		x.forward.Flush()
+		x.forward.Item(whole, multipath.Headroom, len(whole))
 	}
 	return nil // a frame of a later version
 }

@@ -110,15 +110,10 @@ func (p *peer) pathItem(kind proto.Kind, b []byte) error {
 		if whole == nil {
 			return err
 		}
-		if whole[multipath.Headroom]>>4 == 8 {
-			if !p.super {
-				return proto.ErrFrame
-			}
-			p.forward.Frame(whole, multipath.Headroom, len(whole))
-		} else {
-			p.forward.Packet(whole, multipath.Headroom, len(whole))
+		if proto.IsFrame(whole[multipath.Headroom:]) && !p.super {
+			return proto.ErrFrame
 		}
-		p.forward.Flush()
+		p.forward.Item(whole, multipath.Headroom, len(whole))
 	}
 	return nil // a pong, or a frame of a later version
 }

@@ -278,7 +278,7 @@ func (s *Sender) pump() {
 		if ok && also != nil {
 			also.send(first, frames)
 		}
-		s.handed(main, first, frames, ok)
+		s.handed(main, first, frames, ok, stop)
 	}
 }
 
@@ -320,7 +320,7 @@ func (s *Sender) begin(c *change) {
 }
 
 // handed notes what a pump has handed to a path.
-func (s *Sender) handed(to *Path, first uint64, frames []byte, ok bool) {
+func (s *Sender) handed(to *Path, first uint64, frames []byte, ok bool, stop <-chan struct{}) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.log.Unpin()
@@ -328,7 +328,7 @@ func (s *Sender) handed(to *Path, first uint64, frames []byte, ok bool) {
 	case ok:
 		s.sent = first + uint64(proto.CountItems(frames))
 		s.waiting = max(0, s.waiting-len(frames))
-	case s.main == to && s.change == nil:
+	case s.main == to && s.stop == stop: // it was not stopped
 		s.set(s.also, nil) // its queue is closed
 	}
 }

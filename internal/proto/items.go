@@ -87,21 +87,34 @@ const (
 	TravelNumber                // a number frame: it says which number the next data item has
 )
 
-// TravelOf returns how an item goes that this program has made or checked.
-func TravelOf(item []byte) Travel {
-	switch item[0] {
-	case typeData:
+// Travel returns how items of a kind go.
+func (k Kind) Travel() Travel {
+	switch k {
+	case KindData, KindIPv4, KindIPv6:
 		return TravelCounted
-	case typePing, typePong, typeAck, typeFragment:
+	case KindPing, KindPong, KindAck, KindFragment:
 		return TravelLoosely
-	case typeNumber:
+	case KindNumber:
 		return TravelNumber
 	}
-	if item[0]>>4 != 4 || isControl(item) {
+	return TravelSurely
+}
+
+// TravelOf returns how an item goes that this program has made or checked.
+func TravelOf(item []byte) Travel {
+	switch {
+	case item[0] == typeData:
+		return TravelCounted
+	case IsFrame(item):
+		return frameKind(item[0]).Travel()
+	case item[0]>>4 != 4 || isControl(item):
 		return TravelSurely
 	}
 	return TravelCounted
 }
+
+// IsFrame tells an extension frame from a packet.
+func IsFrame(item []byte) bool { return item[0]>>4 == 8 }
 
 // isControl tells a control packet, of either end, from an IPv4 packet.
 func isControl(b []byte) bool {

@@ -55,6 +55,16 @@ func (f *Forwarder) Frame(buf []byte, i, j int) {
 	f.forward(buf, i, j, o)
 }
 
+// Item forwards the data item buf[i:j], a data frame or a bare IPv4 packet, and flushes.
+func (f *Forwarder) Item(buf []byte, i, j int) {
+	if proto.IsFrame(buf[i:j]) {
+		f.Frame(buf, i, j)
+	} else {
+		f.Packet(buf, i, j)
+	}
+	f.Flush()
+}
+
 // Packet forwards the bare IPv4 packet buf[i:j]. The proto.DataHeaderLen bytes before it are
 // overwritten, unless they belong to an unfinished run, which is flushed first. Consecutive segments of a TCP flow are
 // forwarded as the super-packet that they were: one write to the TUN, and one walk through the kernel's stack.

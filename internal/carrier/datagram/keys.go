@@ -1,20 +1,17 @@
 package datagram
 
 import (
-	"crypto/aes"
 	"crypto/cipher"
 	"crypto/ed25519"
 	"crypto/hkdf"
 	"crypto/hmac"
 	"crypto/sha256"
-	"crypto/sha512"
 	"crypto/tls"
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"hash"
 
-	"golang.org/x/crypto/chacha20poly1305"
+	"ferry/internal/carrier"
 )
 
 // generation is how many bits of a packet's number count within the life of a key.
@@ -24,27 +21,6 @@ var (
 	errForged = errors.New("a packet is not genuine")
 	errSuite  = errors.New("no keys for this cipher suite")
 )
-
-// A suite is what TLS 1.3 may agree upon.
-type suite struct {
-	hash   func() hash.Hash
-	keyLen int
-	aead   func(key []byte) (cipher.AEAD, error)
-}
-
-var suites = map[uint16]*suite{
-	tls.TLS_AES_128_GCM_SHA256:       {sha256.New, 16, newGCM},
-	tls.TLS_AES_256_GCM_SHA384:       {sha512.New384, 32, newGCM},
-	tls.TLS_CHACHA20_POLY1305_SHA256: {sha256.New, chacha20poly1305.KeySize, chacha20poly1305.New},
-}
-
-func newGCM(key []byte) (cipher.AEAD, error) {
-	block, err := aes.NewCipher(key)
-	if err != nil {
-		return nil, err
-	}
-	return cipher.NewGCM(block)
-}
 
 // A nonce is scratch memory: one on the stack would be allocated at each call of an interface.
 type nonce [12]byte
@@ -74,21 +50,18 @@ func (k *key) open(n *nonce, dst, p []byte, header int, number uint64) ([]byte, 
 
 // A secret is what keys are made of.
 type secret struct {
-	*suite
+	*carrier.Suite
 	bytes []byte
 }
 
-// expand is HKDF-Expand-Label with an empty context: RFC 8446, section 7.1. The labels are our own.
+// expand makes more of it. The labels are our own.
 func (s secret) expand(label string, n int) ([]byte, error) {
-	label = "tls13 ferry " + label
-	info := binary.BigEndian.AppendUint16(nil, uint16(n))
-	info = append(append(info, byte(len(label))), label...)
-	return hkdf.Expand(s.hash, s.bytes, string(append(info, 0)), n)
+	return s.Expand(s.bytes, "ferry "+label, n)
 }
 
 func (s secret) key() (*key, error) {
 	k := new(key)
-	b, err := s.expand("key", s.keyLen)
+	b, err := s.expand("key", s.KeyLen)
 	if err != nil {
 		return nil, err
 	}
@@ -97,20 +70,20 @@ func (s secret) key() (*key, error) {
 		return nil, err
 	}
 	k.iv = nonce(iv)
-	k.aead, err = s.aead(b)
+	k.aead, err = s.AEAD(b)
 	return k, err
 }
 
 // next returns the secret of the next generation.
 func (s secret) next() (secret, error) {
-	b, err := s.expand("ku", s.hash().Size())
-	return secret{s.suite, b}, err
+	b, err := s.expand("ku", s.Hash().Size())
+	return secret{s.Suite, b}, err
 }
 
 // newSecret returns a secret that crypto/tls has made.
 func newSecret(id uint16, b []byte) (secret, error) {
-	s := suites[id]
-	if s == nil || len(b) != s.hash().Size() {
+	s := carrier.SuiteOf(id)
+	if s == nil || len(b) != s.Hash().Size() {
 		return secret{}, fmt.Errorf("%w: %#04x", errSuite, id)
 	}
 	return secret{s, append([]byte(nil), b...)}, nil
@@ -118,14 +91,14 @@ func newSecret(id uint16, b []byte) (secret, error) {
 
 // initialSecrets returns those of the first packets, which keep nothing secret: they keep those out who have not seen them.
 func initialSecrets(client uint64) (ofClient, ofServer secret, err error) {
-	s := suites[tls.TLS_AES_128_GCM_SHA256]
-	prk, err := hkdf.Extract(s.hash, binary.BigEndian.AppendUint64(nil, client), []byte("ferry datagram 1"))
+	s := carrier.SuiteOf(tls.TLS_AES_128_GCM_SHA256)
+	prk, err := hkdf.Extract(s.Hash, binary.BigEndian.AppendUint64(nil, client), []byte("ferry datagram 1"))
 	if err != nil {
 		return secret{}, secret{}, err
 	}
 	root := secret{s, prk}
-	c, errC := root.expand("client in", s.hash().Size())
-	g, errG := root.expand("server in", s.hash().Size())
+	c, errC := root.expand("client in", s.Hash().Size())
+	g, errG := root.expand("server in", s.Hash().Size())
 	return secret{s, c}, secret{s, g}, errors.Join(errC, errG)
 }
 

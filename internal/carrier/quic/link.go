@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"ferry/internal/carrier"
+	"ferry/internal/proto"
 )
 
 // lingerTime is how long a link that is closed waits until the other end has read last words.
@@ -70,7 +71,7 @@ func (l *Link) RemoteAddr() net.Addr { return l.conn.remote() }
 // than that when it is sent goes in fragments.
 func (l *Link) Max() int {
 	l.sender.setLimit(l.conn.limit(make([]byte, tooLong)))
-	return int(l.sender.limit.Load()) - numberLen
+	return int(l.sender.limit.Load()) - proto.NumberLen
 }
 
 // Received returns the bytes of the items, and of their numbers, that came.

@@ -22,7 +22,7 @@ func TestSizes(t *testing.T) {
 		from, to *Link
 	}{{"up", client, server}, {"down", server, client}} {
 		t.Run(way.name, func(t *testing.T) {
-			if n := way.from.Max(); n < leastLimit-numberLen {
+			if n := way.from.Max(); n < leastLimit-proto.NumberLen {
 				t.Fatalf("carries items of %d bytes", n)
 			}
 			for n := proto.DataHeaderLen + 1; n <= way.from.Max(); n += 7 {

@@ -7,28 +7,12 @@ import (
 )
 
 const (
-	// numberLen is the length of a number frame.
-	numberLen = proto.FrameHeaderLen + 8
 	// A batch has room for a frame of the greatest length in fragments, with packets of the smallest size.
 	batchSize      = 72 << 10
 	batchDatagrams = 64
 	// leastLimit is what a link must be able to put into a datagram.
 	leastLimit = packetSize - overhead
 )
-
-// onStream tells whether items of a kind are sent on the stream: those that must not be lost.
-func onStream(k proto.Kind) bool {
-	switch k {
-	case proto.KindData, proto.KindIPv4, proto.KindIPv6, proto.KindPing, proto.KindPong, proto.KindAck, proto.KindNumber, proto.KindFragment:
-		return false
-	}
-	return true
-}
-
-// isData tells whether items of a kind are counted.
-func isData(k proto.Kind) bool {
-	return k == proto.KindData || k == proto.KindIPv4 || k == proto.KindIPv6
-}
 
 // lastWords tells whether nothing follows an item of a kind.
 func lastWords(k proto.Kind) bool { return k == proto.KindGoodbye || k == proto.KindJoined }
@@ -96,9 +80,9 @@ func (b *batch) add(item []byte, limit int) bool {
 func (b *batch) addData(item []byte, number uint64, limit int) bool {
 	n := len(item)
 	if !b.numbered || b.next != number {
-		n += numberLen
+		n += proto.NumberLen
 	}
-	if !b.fits(n, limit) && !b.begin(len(item)+numberLen) {
+	if !b.fits(n, limit) && !b.begin(len(item)+proto.NumberLen) {
 		return false
 	}
 	if !b.numbered || b.next != number {
@@ -111,16 +95,16 @@ func (b *batch) addData(item []byte, number uint64, limit int) bool {
 
 // count puts a number frame where the next data item follows: the first one to the start of the datagram.
 func (b *batch) count(number uint64) {
-	var frame [numberLen]byte
+	var frame [proto.NumberLen]byte
 	proto.AppendNumber(frame[:0], number)
 	if b.numbered {
 		b.append(frame[:])
 		return
 	}
 	start, end := b.start(b.n-1), b.end[b.n-1]
-	copy(b.data[start+numberLen:], b.data[start:end])
+	copy(b.data[start+proto.NumberLen:], b.data[start:end])
 	copy(b.data[start:], frame[:])
-	b.end[b.n-1] += numberLen
+	b.end[b.n-1] += proto.NumberLen
 	b.numbered = true
 }
 
@@ -162,7 +146,7 @@ func (p *packer) put(k proto.Kind, item []byte) bool {
 		p.batch = newBatch()
 	}
 	switch {
-	case isData(k):
+	case k.Travel() == proto.TravelCounted:
 		return p.putData(item)
 	case len(item) <= p.limit:
 		return p.batch.add(item, p.limit)
@@ -176,7 +160,7 @@ func (p *packer) put(k proto.Kind, item []byte) bool {
 }
 
 func (p *packer) putData(item []byte) (ok bool) {
-	if numberLen+len(item) <= p.limit {
+	if proto.NumberLen+len(item) <= p.limit {
 		ok = p.batch.addData(item, p.next, p.limit)
 	} else {
 		ok = p.batch.addParts(proto.FragmentMessage{Number: p.next, Len: len(item), Part: item}, p.limit)
@@ -192,7 +176,7 @@ func (p *packer) putData(item []byte) (ok bool) {
 func wholeItems(f proto.Framer, d []byte) (n int) {
 	for numbered := false; n < len(d); {
 		k, size, err := f.Next(d[n:])
-		if err != nil || size == 0 || onStream(k) || isData(k) && !numbered {
+		if err != nil || size == 0 || k.Travel() == proto.TravelSurely || k.Travel() == proto.TravelCounted && !numbered {
 			break
 		}
 		numbered = numbered || k == proto.KindNumber

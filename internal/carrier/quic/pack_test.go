@@ -70,9 +70,9 @@ func TestPack(t *testing.T) {
 		{"a gap", join(frame(50, 1), number(7), frame(50, 2)), [][]byte{join(number(0), frame(50, 1), number(7), frame(50, 2))}, 0},
 		{"no gap", join(frame(50, 1), number(1), frame(50, 2)), [][]byte{join(number(0), frame(50, 1), frame(50, 2))}, 0},
 		{"the number comes first", join(ack(1), frame(50, 1)), [][]byte{join(number(0), ack(1), frame(50, 1))}, 0},
-		{"the longest", join(ack(1), frame(limit-numberLen, 1), ack(2)), [][]byte{ack(1), join(number(0), frame(limit-numberLen, 1)), ack(2)}, 0},
-		{"one byte more", frame(limit-numberLen+1, 1), [][]byte{
-			fragment(0, 0, limit-numberLen+1, frame(limit-numberLen+1, 1)[:part]), fragment(0, part, limit-numberLen+1, frame(limit-numberLen+1, 1)[part:])}, 0},
+		{"the longest", join(ack(1), frame(limit-proto.NumberLen, 1), ack(2)), [][]byte{ack(1), join(number(0), frame(limit-proto.NumberLen, 1)), ack(2)}, 0},
+		{"one byte more", frame(limit-proto.NumberLen+1, 1), [][]byte{
+			fragment(0, 0, limit-proto.NumberLen+1, frame(limit-proto.NumberLen+1, 1)[:part]), fragment(0, part, limit-proto.NumberLen+1, frame(limit-proto.NumberLen+1, 1)[part:])}, 0},
 		{"a long one among others", join(number(4), frame(20, 1), long, frame(30, 2)), [][]byte{
 			join(number(4), frame(20, 1)), fragment(5, 0, 2000, long[:part]), join(number(6), fragment(5, part, 2000, long[part:]), frame(30, 2))}, 0},
 		{"a part that is too long", fragment(8, 100, 3000, long[:1500]), [][]byte{
@@ -119,7 +119,7 @@ func (r *receiver) datagram(t fataler, d []byte) {
 		item := bytes.Clone(d[:n])
 		d = d[n:]
 		switch {
-		case isData(k):
+		case k.Travel() == proto.TravelCounted:
 			r.data[r.next] = item
 			r.next++
 		case k == proto.KindNumber:
@@ -165,7 +165,7 @@ func TestPackModel(t *testing.T) {
 			default:
 				item = frame(rapid.IntRange(proto.DataHeaderLen+1, 5000).Draw(t, "length"), uint32(next))
 			}
-			if k, _, _ := up.Next(item); isData(k) {
+			if k, _, _ := up.Next(item); k.Travel() == proto.TravelCounted {
 				want.data[next] = item
 				next++
 			}

@@ -201,7 +201,7 @@ func words(f proto.Framer, b []byte) (n int, err error) {
 			return n, err
 		case size == 0:
 			return n, nil
-		case !onStream(k):
+		case k.Travel() != proto.TravelSurely:
 			return n, errNotOnStream
 		}
 		n += size

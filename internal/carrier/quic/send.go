@@ -74,7 +74,7 @@ func (s *sender) put(b []byte) int {
 // putItem takes an item, if there is room. The caller holds mu.
 func (s *sender) putItem(k proto.Kind, item []byte) bool {
 	switch {
-	case !onStream(k):
+	case k.Travel() != proto.TravelSurely:
 		return s.items.put(k, item)
 	case s.last:
 		return true

@@ -1,20 +1,13 @@
 package tls
 
 import (
-	"crypto/aes"
 	"crypto/cipher"
-	"crypto/hkdf"
-	"crypto/sha256"
-	"crypto/sha512"
 	"crypto/tls"
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"hash"
 	"io"
 	"sync/atomic"
-
-	"golang.org/x/crypto/chacha20poly1305"
 
 	"ferry/internal/carrier"
 )
@@ -65,7 +58,7 @@ var _ carrier.Cipher = (*Records)(nil)
 
 // A direction is the state of one sender.
 type direction struct {
-	suite  *suite
+	suite  *carrier.Suite
 	secret []byte
 	aead   cipher.AEAD
 	iv     [12]byte
@@ -73,31 +66,10 @@ type direction struct {
 	seq    uint64   // records under this key so far
 }
 
-// A suite is what TLS 1.3 may agree upon.
-type suite struct {
-	hash   func() hash.Hash
-	keyLen int
-	aead   func(key []byte) (cipher.AEAD, error)
-}
-
-var suites = map[uint16]*suite{
-	tls.TLS_AES_128_GCM_SHA256:       {sha256.New, 16, newGCM},
-	tls.TLS_AES_256_GCM_SHA384:       {sha512.New384, 32, newGCM},
-	tls.TLS_CHACHA20_POLY1305_SHA256: {sha256.New, chacha20poly1305.KeySize, chacha20poly1305.New},
-}
-
-func newGCM(key []byte) (cipher.AEAD, error) {
-	block, err := aes.NewCipher(key)
-	if err != nil {
-		return nil, err
-	}
-	return cipher.NewGCM(block)
-}
-
 // newRecords returns the records of who reads under one secret and writes under the other.
 func newRecords(id uint16, in, out []byte) (*Records, error) {
-	s := suites[id]
-	if s == nil || len(in) != s.hash().Size() || len(out) != s.hash().Size() {
+	s := carrier.SuiteOf(id)
+	if s == nil || len(in) != s.Hash().Size() || len(out) != s.Hash().Size() {
 		return nil, fmt.Errorf("no keys for cipher suite %#04x", id)
 	}
 	r := &Records{in: direction{suite: s, secret: in}, out: direction{suite: s, secret: out}}
@@ -106,36 +78,27 @@ func newRecords(id uint16, in, out []byte) (*Records, error) {
 
 // rekey makes key and IV of the secret: RFC 8446, section 7.3.
 func (d *direction) rekey() error {
-	key, err := d.expand("key", d.suite.keyLen)
+	key, err := d.suite.Expand(d.secret, "key", d.suite.KeyLen)
 	if err != nil {
 		return err
 	}
-	iv, err := d.expand("iv", len(d.iv))
+	iv, err := d.suite.Expand(d.secret, "iv", len(d.iv))
 	if err != nil {
 		return err
 	}
 	d.iv, d.seq = [12]byte(iv), 0
-	d.aead, err = d.suite.aead(key)
+	d.aead, err = d.suite.AEAD(key)
 	return err
 }
 
 // next replaces the secret by the one that follows: RFC 8446, section 7.2.
 func (d *direction) next() error {
-	secret, err := d.expand("traffic upd", d.suite.hash().Size())
+	secret, err := d.suite.Expand(d.secret, "traffic upd", d.suite.Hash().Size())
 	if err != nil {
 		return err
 	}
 	d.secret = secret
 	return d.rekey()
-}
-
-// expand is HKDF-Expand-Label with an empty context: RFC 8446, section 7.1.
-func (d *direction) expand(label string, n int) ([]byte, error) {
-	label = "tls13 " + label
-	info := binary.BigEndian.AppendUint16(nil, uint16(n))
-	info = append(info, byte(len(label)))
-	info = append(info, label...)
-	return hkdf.Expand(d.suite.hash, d.secret, string(append(info, 0)), n)
 }
 
 // step sets the nonce of the next record: RFC 8446, section 5.3.

@@ -7,12 +7,14 @@ import (
 	"fmt"
 	"io"
 	"testing"
+
+	"ferry/internal/carrier"
 )
 
 // pair returns the two ends of a connection.
 func pair(t testing.TB, id uint16) (a, b *Records) {
 	t.Helper()
-	n := suites[id].hash().Size()
+	n := carrier.SuiteOf(id).Hash().Size()
 	one, two := bytes.Repeat([]byte{1}, n), bytes.Repeat([]byte{2}, n)
 	a, errA := newRecords(id, one, two)
 	b, errB := newRecords(id, two, one)
@@ -23,7 +25,7 @@ func pair(t testing.TB, id uint16) (a, b *Records) {
 }
 
 func eachSuite(t *testing.T, f func(t *testing.T, id uint16)) {
-	for id := range suites {
+	for _, id := range carrier.Suites() {
 		t.Run(tls.CipherSuiteName(id), func(t *testing.T) { f(t, id) })
 	}
 }
