@@ -541,6 +541,29 @@ func TestCloseWhilePathIsBlocked(t *testing.T) {
 	})
 }
 
+// A change that comes to nothing, for the new path is lost at once, leaves the path in use as it was, also while that has no room.
+func TestChangeThatComesToNothing(t *testing.T) {
+	inBubble(t, func(t *testing.T, a, b *end) {
+		a.links[0].out.room = 0
+		for range 3 {
+			a.s.Send(super(0, 1<<16))
+		}
+		a.s.Use(a.links[0].path, nil, true)
+		for i := range 20 {
+			a.s.Send(super(i, 1<<16))
+		}
+		synctest.Wait()
+		a.s.mu.Lock() // as Use and Lost for the other path, before the pump has looked up
+		close(a.s.stop)
+		a.s.stop = make(chan struct{})
+		a.s.mu.Unlock()
+		synctest.Wait()
+		if a.s.Using() != a.links[0].path {
+			t.Error("the path in use was given up")
+		}
+	})
+}
+
 // The last frame was lost, and nothing followed: at some time nobody waits for it any more, and the next one waits anew.
 func TestLastFrameIsLost(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
