@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	"ferry/internal/carrier"
 	"ferry/internal/cli/clitest"
 	"ferry/internal/client"
 	"ferry/internal/identity"
@@ -19,11 +20,12 @@ import (
 func TestCommand(t *testing.T) {
 	bin := clitest.Build(t, "vpncli")
 	testCommand(t, bin)
+	first := carrier.Names()[0]
 	const ended = "Completion ended with directive: ShellCompDirectiveNoFileComp"
 	clitest.Check(t, bin, []clitest.Call{
 		{Name: "complete a level", Args: "__completeNoDesc --log-level w", Stdout: "warn\nerror\n:4\n", Stderr: ended},
-		{Name: "complete a carrier", Args: "__completeNoDesc --carrier w", Stdout: "auto\ntcp\nudp\nquic\nssh\nws\nwss\nvsock\nunix\n:4\n", Stderr: ended},
-		{Name: "complete a carrier behind another", Args: "__completeNoDesc probe --carrier ssh,u", Stdout: "ssh,tcp\nssh,udp\nssh,quic\nssh,ws\nssh,wss\nssh,vsock\nssh,unix\n:4\n", Stderr: ended},
+		{Name: "complete a carrier", Args: "__completeNoDesc --carrier w", Stdout: "auto\n" + strings.Join(carrier.Names(), "\n") + "\n:4\n", Stderr: ended},
+		{Name: "complete a carrier behind another", Args: "__completeNoDesc probe --carrier " + first + ",u", Stdout: first + "," + strings.Join(carrier.Names()[1:], "\n"+first+",") + "\n:4\n", Stderr: ended},
 		{Name: "complete no interface", Args: "__completeNoDesc --tun f", Stdout: ":4\n", Stderr: ended},
 	})
 	clitest.CheckCompletion(t, bin)
@@ -57,7 +59,7 @@ func testCommand(t *testing.T, bin string) {
 		{Name: "join with half a string", Args: "join ferry1-AAAA", Status: 2, Stderr: `vpncli: this is not a whole invitation: copy the line that 'vpnsrv invite' printed, all of it`},
 		{Name: "probe without a gateway", Args: "probe --config= --state /nowhere", Status: 2, Stderr: noServer},
 		{Name: "probe with an argument", Args: "probe 192.168.0.1", Status: 2, Stderr: `vpncli: unexpected argument "192.168.0.1": name the gateway with -s, as in vpncli probe -s 192.168.0.1`},
-		{Name: "probe by no carrier", Args: "probe --config= --plain -s 127.0.0.1 --carrier pigeon", Status: 2, Stderr: `vpncli: --carrier: unknown carrier "pigeon": use auto, or some of tcp, udp, quic, ssh, ws, wss, vsock, unix`},
+		{Name: "probe by no carrier", Args: "probe --config= --plain -s 127.0.0.1 --carrier pigeon", Status: 2, Stderr: `vpncli: --carrier: unknown carrier "pigeon": use auto, or some of ` + strings.Join(carrier.Names(), ", ")},
 		{Name: "probe makes no key", Args: "probe --config= -s 127.0.0.1 --state " + none + " --gateway " + fingerprint, Status: 1, Stderr: "vpncli: this device has no key in " + none + ": 'vpncli key' makes one, 'vpncli join' makes it known to a gateway"},
 		{Name: "probe of nobody", Args: "probe --config= --plain -s unix:///nowhere/s", Status: 1,
 			Stdout: "CARRIER  WAY                ", Stderr: nothing},

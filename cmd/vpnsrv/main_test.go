@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"ferry/internal/carrier"
 	"ferry/internal/cli/clitest"
 )
 
@@ -21,7 +22,7 @@ func TestCommand(t *testing.T) {
 		{Name: "init", Args: "init --state " + state + " --config " + settings + " --public gw.example", Stdout: "fingerprint    SHA256:"},
 		{Name: "init again", Args: "init --state " + state + " --config " + settings, Stdout: "gateway.key was there already"},
 		{Name: "init with an argument", Args: "init now", Status: 2, Stderr: `vpnsrv: got 1 arguments: write vpnsrv init`},
-		{Name: "init with a wrong URL", Args: "init --public ftp://x", Status: 2, Stderr: `vpnsrv: --public: "ftp://x": unknown carrier "ftp": use tcp, udp, quic, ssh, ws, wss, vsock or unix`},
+		{Name: "init with a wrong URL", Args: "init --public ftp://x", Status: 2, Stderr: `vpnsrv: --public: "ftp://x": unknown carrier "ftp": use ` + carrier.Schemes()},
 		{Name: "its settings", Args: "--config " + settings + " --mtu 1", Status: 2, Stderr: `vpnsrv: --mtu: 1 is not between 576 and 65535`},
 		{Name: "invite nobody", Args: "invite --state " + state, Status: 2, Stderr: `vpnsrv: got 0 arguments: write vpnsrv invite NAME`},
 		{Name: "invite without a gateway", Args: "invite cam1 --state " + state, Status: 1, Stderr: noGateway},

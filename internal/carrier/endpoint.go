@@ -2,9 +2,11 @@ package carrier
 
 import (
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode"
@@ -28,21 +30,27 @@ const DefaultPath = "/ferry"
 // kinds are the carriers over IP. ws and wss have the ports of WebSocket (RFC 6455, section 3), by which it passes where
 // others do not; SSH's own port has a server already, as a rule.
 var kinds = map[string]kind{
-	"tcp": {}, "udp": {}, "quic": {},
-	"ssh": {port: 2022},
-	"ws":  {port: 80, path: DefaultPath},
-	"wss": {port: 443, path: DefaultPath},
+	"tcp":  {},
+	"udp":  {},
+	"quic": {},
+	"ssh":  {port: 2022},
+	"ws":   {port: 80, path: DefaultPath},
+	"wss":  {port: 443, path: DefaultPath},
 }
 
-// Schemes are all that a URL can begin with, as a text for people.
-const Schemes = "tcp, udp, quic, ssh, ws, wss, vsock or unix"
+// Names returns all that a URL can begin with.
+func Names() []string { return append(slices.Sorted(maps.Keys(kinds)), "unix", "vsock") }
 
-// Names returns them one by one.
-func Names() []string { return strings.Split(strings.Replace(Schemes, " or ", ", ", 1), ", ") }
+// Schemes returns them as a text for people.
+func Schemes() string {
+	all := Names()
+	last := len(all) - 1
+	return strings.Join(all[:last], ", ") + " or " + all[last]
+}
 
 // An Endpoint is a parsed URL of a carrier: where to listen or whom to dial.
 type Endpoint struct {
-	Scheme string // one of Schemes
+	Scheme string // one of Names
 	Host   string // over IP: name or address; empty: all of this machine (listening only)
 	Port   uint32 // all but unix
 	CID    uint32 // vsock; AnyCID when the URL has none
@@ -97,7 +105,7 @@ func parse(s string, defaultPort uint32) (Endpoint, error) {
 	}
 	k, overIP := kinds[u.Scheme]
 	if !overIP && u.Scheme != "vsock" {
-		return Endpoint{}, fmt.Errorf("%q: unknown carrier %q: use %s", s, u.Scheme, Schemes)
+		return Endpoint{}, fmt.Errorf("%q: unknown carrier %q: use %s", s, u.Scheme, Schemes())
 	}
 	e := Endpoint{Scheme: u.Scheme, Port: defaultPort}
 	if k.port != 0 {

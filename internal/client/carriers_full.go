@@ -13,16 +13,17 @@ import (
 	"ferry/internal/carrier/ssh"
 	"ferry/internal/carrier/udp"
 	"ferry/internal/carrier/ws"
+	"ferry/internal/failover"
 	"ferry/internal/identity"
 )
 
 // more are the carriers that a minimal build leaves out.
-var more = map[string]dialer{
-	"ws":   stream(web),
-	"wss":  stream(web),
-	"ssh":  secureShell,
-	"quic": handshaking(quic.Dial),
-	"udp":  handshaking(udp.Dial),
+var more = map[string]kind{
+	"ws":   {dial: stream(web), class: failover.ClassWeb},
+	"wss":  {dial: stream(web), class: failover.ClassWeb},
+	"ssh":  {dial: secureShell, class: failover.ClassSSH},
+	"quic": {dial: handshaking(quic.Dial), class: failover.ClassDatagram, lossy: true},
+	"udp":  {dial: handshaking(udp.Dial), class: failover.ClassDatagram, lossy: true},
 }
 
 // handshaking reaches a gateway by a carrier that makes the handshake itself.

@@ -3,4 +3,4 @@
 package client
 
 // more are the carriers that a minimal build leaves out.
-var more map[string]dialer
+var more map[string]kind

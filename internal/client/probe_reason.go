@@ -62,7 +62,7 @@ func isTimeout(err error) bool {
 func noAnswer(e carrier.Endpoint, err error) string {
 	var op *net.OpError
 	switch {
-	case classes[e.Scheme].Datagram:
+	case carriers[e.Scheme].lossy:
 		return fmt.Sprintf("no answer within %s: UDP may be blocked, or vpnsrv does not listen there", probeDial)
 	case errors.As(err, &op) && op.Op == "dial":
 		return fmt.Sprintf("no answer within %s: the port is filtered, or the host is down", probeDial)

@@ -25,7 +25,7 @@ func reaching(o carrier.Opener) reacher {
 	return func(ctx context.Context, e carrier.Endpoint, keys *keyring) (carrier.Link, error) {
 		ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 		defer cancel()
-		return carriers[e.Scheme](ctx, e, o, keys)
+		return carriers[e.Scheme].dial(ctx, e, o, keys)
 	}
 }
 

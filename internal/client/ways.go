@@ -16,21 +16,6 @@ type way struct {
 	name     string
 }
 
-// classes are the kinds of carriers, as far as failover is concerned, by the scheme of a URL.
-var classes = map[string]failover.Way{
-	"vsock": {Class: failover.ClassLocal},
-	"unix":  {Class: failover.ClassLocal},
-	"udp":   {Class: failover.ClassDatagram, Datagram: true},
-	"quic":  {Class: failover.ClassDatagram, Datagram: true},
-	"tcp":   {Class: failover.ClassTCP},
-	"ws":    {Class: failover.ClassWeb},
-	"wss":   {Class: failover.ClassWeb},
-	"ssh":   {Class: failover.ClassSSH},
-}
-
-// plainCarriers are those that carry the 2013 protocol.
-var plainCarriers = []string{"tcp", "vsock", "unix"}
-
 // endpoints returns the ways that a configuration names.
 func endpoints(urls []string, port int) (all []carrier.Endpoint, err error) {
 	for _, url := range urls {
@@ -51,9 +36,9 @@ func usable(c *Config, all []carrier.Endpoint) (some []carrier.Endpoint, err err
 	for _, e := range all {
 		switch {
 		case len(c.Carriers) > 0 && !slices.Contains(c.Carriers, e.Scheme):
-		case c.Key.IsZero() && !slices.Contains(plainCarriers, e.Scheme):
+		case c.Key.IsZero() && !carriers[e.Scheme].plain:
 			err = fmt.Errorf("%s: nobody comes by %s without a key: 'vpncli join' with an invitation of the gateway makes one", e, e.Scheme)
-		case carriers[e.Scheme] == nil:
+		case carriers[e.Scheme].dial == nil:
 			err = fmt.Errorf("%s: this vpncli was built without the carrier %s", e, e.Scheme)
 		case !slices.Contains(some, e):
 			some = append(some, e)
@@ -100,10 +85,9 @@ func (r *roamer) addWay(e carrier.Endpoint) {
 	if slices.ContainsFunc(r.ways, func(w way) bool { return w.endpoint == e }) || len(r.ways) == maxWays {
 		return
 	}
-	w := classes[e.Scheme]
-	w.Name = e.String()
-	r.m.Add(w)
-	r.ways = append(r.ways, way{e, w.Name})
+	k, name := carriers[e.Scheme], e.String()
+	r.m.Add(failover.Way{Name: name, Class: k.class, Datagram: k.lossy})
+	r.ways = append(r.ways, way{e, name})
 }
 
 // maxWays is how many a gateway can make a device know.

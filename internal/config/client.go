@@ -58,7 +58,7 @@ func NewClient(fs *pflag.FlagSet) *Client {
 	}
 	fs.SortFlags = false
 	fs.StringVarP(&c.Server, "server", "s", "", "the `server`: a name or an address, or a URL: tcp://host:port, wss://host/path, vsock://cid:port,\nunix:///path, unix:///path?vsock=port; several with commas between")
-	fs.StringVar(&c.Carrier, "carrier", c.Carrier, "`names` of the carriers to use, with commas between: "+carrier.Schemes+"; auto: all that the\ngateway has, of a server that is named without one")
+	fs.StringVar(&c.Carrier, "carrier", c.Carrier, "`names` of the carriers to use, with commas between: "+carrier.Schemes()+"; auto: all that the\ngateway has, of a server that is named without one")
 	fs.StringVarP(&c.Address, "address", "a", "", "static `address` to ask for (default: the gateway chooses)")
 	fs.IntVarP(&c.Port, "port", "p", c.Port, "`port` of a server that is named without one")
 	fs.StringVar(&c.Gateway, "gateway", "", "`fingerprint` of the gateway's key, as 'vpnsrv init' prints it (default: what 'vpncli join' has learned)")

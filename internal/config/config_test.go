@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"ferry/internal/admission"
+	"ferry/internal/carrier"
 	"ferry/internal/client"
 	"ferry/internal/gateway/settings"
 	"ferry/internal/identity"
@@ -291,7 +292,7 @@ func TestGatewayFaults(t *testing.T) {
 		{"mtu of words", "", "--mtu big", `--mtu: "big" is not a whole number`},
 		{"bool of words", "", "--nat=ja", `--nat: "ja" is not true or false`},
 		{"unknown flag", "", "--lisen x", `unknown flag: --lisen (did you mean --listen?)`},
-		{"scheme", "", "--listen ftp://:1", `--listen: "ftp://:1": unknown carrier "ftp": use tcp, udp, quic, ssh, ws, wss, vsock or unix`},
+		{"scheme", "", "--listen ftp://:1", `--listen: "ftp://:1": unknown carrier "ftp": use ` + carrier.Schemes()},
 		{"listen port", "", "--listen tcp://:70000", `--listen: "tcp://:70000": "70000" is not a port`},
 		{"interface", "", "--tun a-very-long-name", `--tun: "a-very-long-name" is not a name for an interface: use 1 to 15 characters without spaces, '/', ':' and '%'`},
 		{"state", "", "--state=", `--state: no directory is named: write for example /var/lib/ferry`},
@@ -328,7 +329,7 @@ func TestGatewayFaults(t *testing.T) {
 func TestClientFaults(t *testing.T) {
 	checkFaults(t, loadClient, []fault{
 		{"no server", "", "", `no gateway is named: vpncli -s 192.168.0.1 (or 'server' in the file of --config, or 'vpncli join' with an invitation)`},
-		{"server", "", "-s ftp://x", `--server: "ftp://x": unknown carrier "ftp": use tcp, udp, quic, ssh, ws, wss, vsock or unix`},
+		{"server", "", "-s ftp://x", `--server: "ftp://x": unknown carrier "ftp": use ` + carrier.Schemes()},
 		{"vsock without context", "server = 'vsock://:2002'", "", `%F:1: server: "vsock://:2002" names no context ID: write vsock://2:2002 for the host of this machine`},
 		{"port", "", "-s x -p 70000", `--port: 70000 is not between 1 and 65535`},
 		{"address of words", "", "-s x -a seven", `--address: "seven" is not an address: write it as 10.0.3.7`},

@@ -15,12 +15,11 @@ import (
 
 // toyLines are what docs/carriers.md says that a carrier needs beside its package: each goes behind a line that is there once.
 var toyLines = []struct{ file, behind, line string }{
-	{"internal/carrier/endpoint.go", `	"tcp": {}, "udp": {}, "quic": {},`, `	"toy": {},`},
+	{"internal/carrier/endpoint.go", `	"quic": {},`, `	"toy":  {},`},
 	{"internal/gateway/registry.go", `	"ferry/internal/carrier/tcp"`, `	"ferry/internal/carrier/toy"`},
 	{"internal/gateway/registry.go", `	"tcp":   stream(tcp.Listen, nil),`, `	"toy":   stream(toy.Listen, nil),`},
 	{"internal/client/carriers_full.go", `	"ferry/internal/carrier/ssh"`, `	"ferry/internal/carrier/toy"`},
-	{"internal/client/carriers_full.go", `	"ws":   stream(web),`, `	"toy":  stream(toy.Dial),`},
-	{"internal/client/ways.go", `	"tcp":   {Class: failover.ClassTCP},`, `	"toy":   {Class: failover.ClassSSH},`},
+	{"internal/client/carriers_full.go", `	"ssh":  {dial: secureShell, class: failover.ClassSSH},`, `	"toy":  {dial: stream(toy.Dial), class: failover.ClassSSH},`},
 }
 
 // withToy returns the overlay (go help build) of a Ferry that has one carrier more, and where Ferry is.
