@@ -61,13 +61,13 @@ func connect(ctx context.Context, keys *config.Client, lines bool) error {
 	}
 	c.Version = version
 	c.Report, c.Events = cli.Reports(ctx), t.tell
-	var joined []string
+	var files []string
 	if c.Joined != "" {
-		joined = append(joined, c.Joined)
+		files = append(files, c.Joined, c.Ways)
 	}
 	host, err := cli.StartHost(netadmin.Rules{
 		Program: "vpncli", TUN: c.TUN, MTU: cmp.Or(c.Policy.MTU, client.DefaultMTU), Mark: c.Mark, Table: c.Table, Policy: &c.Policy, Connect: sockets(c),
-		Read: joined, Write: joined,
+		Read: files, Write: files,
 	}, keys.Process, confine.Rules{
 		Read:     nameFiles(),
 		Families: []int{unix.AF_INET, unix.AF_INET6, unix.AF_VSOCK, unix.AF_NETLINK},

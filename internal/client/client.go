@@ -120,13 +120,26 @@ func Run(ctx context.Context, c Config, host Host) (err error) {
 		}
 		return err
 	}
-	return run(ctx, c, servers, reaching(host), tun, asked, host, hostnet.WatchAddrs)
+	return run(ctx, c, servers, reaching(host), tun, asked, host, network(tun.Name()))
 }
 
-// A watcher calls f with the host's IPv4 addresses, and again whenever they change, until ctx is done.
-type watcher func(ctx context.Context, f func([]netip.Addr)) error
+// A surrounding is the network that the host is on; nil: nobody knows.
+type surrounding interface {
+	Now() (hostnet.Network, error)
+	// Watch calls f with it, and again whenever it changes, until ctx is done.
+	Watch(ctx context.Context, f func(hostnet.Network)) error
+}
 
-func run(ctx context.Context, c Config, servers []carrier.Endpoint, reach reacher, e Exit, asked net.Listener, host helper, watch watcher) error {
+// A network is what is around the interface of this name.
+type network string
+
+func (n network) Now() (hostnet.Network, error) { return hostnet.NetworkNow(string(n)) }
+
+func (n network) Watch(ctx context.Context, f func(hostnet.Network)) error {
+	return hostnet.WatchNetwork(ctx, string(n), f)
+}
+
+func run(ctx context.Context, c Config, servers []carrier.Endpoint, reach reacher, e Exit, asked net.Listener, host helper, around surrounding) error {
 	cl := &client{c: c, log: c.Log, servers: servers, reach: reach, exit: e, due: make(chan struct{}, 1), uplink: router.NewUplink(e.Port()), story: newStory(&c, e.Name()), host: host,
 		found: make(map[carrier.Endpoint][]netip.Addr)}
 	cl.pins = pins{c.Gateway, c.Next}
@@ -134,13 +147,20 @@ func run(ctx context.Context, c Config, servers []carrier.Endpoint, reach reache
 		cl.log.Warn("plain mode: no authentication and no encryption; 'vpncli join' with an invitation of the gateway has both")
 	}
 	roamer := newRoamer(cl)
+	if around != nil {
+		now, err := around.Now()
+		if err != nil {
+			return err
+		}
+		roamer.begin(now)
+	}
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error {
 		return e.Run(ctx, router.NewForwarder(cl.uplink, e.Port(), &cl.total, netip.Addr{}))
 	})
 	group.Go(func() error { return roamer.run(ctx) })
-	if watch != nil {
-		group.Go(func() error { return watch(ctx, roamer.moved) })
+	if around != nil {
+		group.Go(func() error { return around.Watch(ctx, roamer.moved) })
 	}
 	group.Go(func() error { cl.reports(ctx); return nil })
 	group.Go(func() error { cl.answer(ctx, asked); return nil })

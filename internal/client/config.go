@@ -47,6 +47,8 @@ type Config struct {
 	// Joined is the file of the Enrolment, where it is kept what is announced, and which key the gateway has;
 	// empty: what the owner has said stays.
 	Joined string
+	// Ways is the file with what has worked on which network; empty: that is forgotten at the end.
+	Ways string
 
 	Address netip.Addr // static address to ask for; invalid: dynamic
 	Name    string     // told to a Ferry gateway, which may have an address reserved for it

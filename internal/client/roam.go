@@ -5,14 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"net/netip"
-	"slices"
-	"strings"
 	"sync"
 	"time"
 
 	"ferry/internal/carrier"
 	"ferry/internal/failover"
+	"ferry/internal/hostnet"
 	"ferry/internal/proto"
 )
 
@@ -38,7 +36,9 @@ type roamer struct {
 	fault    error     // why there is no connection
 	told     bool      // that it will be tried again
 	stopping bool
-	network  string // this host's; empty: unknown
+	learned  []carrier.Endpoint // what the gateway says that it has, where it was reached
+	kept     memory             // on disk
+	network  hostnet.Network    // that this host is on
 
 	todo chan func()
 	over chan struct{} // closed when todo is not read any more
@@ -68,8 +68,13 @@ func newRoamer(c *client) *roamer {
 	if c.c.Key.IsZero() {
 		config.Alone, config.Steady = true, steadyPlain
 	}
-	r.m = failover.New(config, nil, time.Now())
+	worked := r.recall()
+	r.m = failover.New(config, worked, time.Now())
 	for _, e := range c.servers {
+		r.addWay(e)
+	}
+	again, _ := usable(&c.c, r.learned)
+	for _, e := range again {
 		r.addWay(e)
 	}
 	c.ways = func() (all []failover.WayStatus) {
@@ -115,11 +120,13 @@ func (r *roamer) run(ctx context.Context) error {
 			r.act(ctx, a)
 		}
 		if len(actions) == 0 {
+			r.remember(now)
 			r.idle(next)
 			r.wait(ctx, next)
 		}
 	}
 	cancel()
+	r.remember(time.Now())
 	r.finish(ctx.Err())
 	return r.err
 }
@@ -164,33 +171,21 @@ func (r *roamer) finish(cause error) {
 	}
 }
 
-// moved says that this host has these addresses now.
-func (r *roamer) moved(addrs []netip.Addr) {
-	r.do(func() {
-		network := r.networkOf(addrs)
-		switch {
-		case network == r.network:
-			return
-		case r.network == "":
-			r.m.Network(network)
-		default:
-			r.log.Info("this host is on another network", "addrs", network)
-			r.m.NetworkChanged(network, time.Now())
-		}
-		r.network = network
-	})
+// begin says on which network this host is, before run.
+func (r *roamer) begin(on hostnet.Network) {
+	r.network = on
+	r.m.Network(on.ID)
 }
 
-// networkOf names a network by the addresses that this host has there. That of the tunnel says nothing.
-func (r *roamer) networkOf(addrs []netip.Addr) string {
-	var names []string
-	for _, a := range addrs {
-		if a.IsGlobalUnicast() && a != r.state.Addr.Addr() {
-			names = append(names, a.String())
+// moved says on which network this host is now.
+func (r *roamer) moved(to hostnet.Network) {
+	r.do(func() {
+		if to != r.network {
+			r.log.Info("the way out of this host has changed", "network", to.ID, "state", to.State)
+			r.network = to
+			r.m.NetworkChanged(to.ID, time.Now())
 		}
-	}
-	slices.Sort(names)
-	return strings.Join(names, " ")
+	})
 }
 
 // act does what the machine wants.

@@ -74,7 +74,9 @@ func (r *roamer) learnWays(x *connection, urls []string) {
 	if !r.c.Found || host == "" {
 		return
 	}
-	some, _ := usable(&r.c, on(host, urls))
+	has := on(host, urls[:min(len(urls), maxWays)])
+	r.learned = append(slices.DeleteFunc(r.learned, func(e carrier.Endpoint) bool { return e.Host == host }), has...)
+	some, _ := usable(&r.c, has)
 	for _, e := range some {
 		r.addWay(e)
 	}

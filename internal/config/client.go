@@ -158,7 +158,7 @@ func (k *Client) known(c *client.Config) error {
 		}
 		c.Gateway, c.Next = e.Gateway, e.Next
 		if c.Gateway != (identity.Pin{}) {
-			c.Joined = client.EnrolmentFile(k.State)
+			c.Joined, c.Ways = client.EnrolmentFile(k.State), client.WaysFile(k.State)
 		}
 		if len(c.Servers) == 0 {
 			c.Servers = e.Servers

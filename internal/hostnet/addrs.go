@@ -2,7 +2,6 @@ package hostnet
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/netip"
 
@@ -14,13 +13,7 @@ import (
 // WatchAddrs calls report with the IPv4 addresses of this network namespace: at once, and again
 // whenever one came or went, until ctx is done. It returns nil then.
 func WatchAddrs(ctx context.Context, report func([]netip.Addr)) error {
-	s, err := nl.Subscribe(unix.NETLINK_ROUTE, unix.RTNLGRP_IPV4_IFADDR)
-	if err != nil {
-		return fmt.Errorf("watch addresses: %w", err)
-	}
-	defer s.Close()
-	defer context.AfterFunc(ctx, s.Close)()
-	for {
+	look := func() error {
 		addrs, err := hostAddrs("")
 		if err != nil {
 			return err
@@ -30,13 +23,35 @@ func WatchAddrs(ctx context.Context, report func([]netip.Addr)) error {
 			only[i] = a.Addr()
 		}
 		report(only)
-		// What the message says does not matter, and none is missed by looking anew after each.
-		_, _, err = s.Receive()
+		return nil
+	}
+	if err := onChange(ctx, look, anything, unix.RTNLGRP_IPV4_IFADDR); err != nil {
+		return fmt.Errorf("watch addresses: %w", err)
+	}
+	return nil
+}
+
+func anything(uint16, []byte) bool { return true }
+
+// onChange calls look: at once, and again whenever the kernel tells one of these groups something that matters, until ctx is done.
+func onChange(ctx context.Context, look func() error, matters func(kind uint16, data []byte) bool, groups ...uint) error {
+	s, err := nl.Subscribe(unix.NETLINK_ROUTE, groups...)
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	defer context.AfterFunc(ctx, s.Close)()
+	for {
+		if err := look(); err != nil {
+			return err
+		}
+		// A message is only a hint to look, so none is missed by looking anew after each.
+		err := hint(s, matters)
 		if ctx.Err() != nil {
 			return nil
 		}
-		if err != nil && !errors.Is(err, unix.ENOBUFS) {
-			return fmt.Errorf("watch addresses: %w", err)
+		if err != nil {
+			return err
 		}
 	}
 }

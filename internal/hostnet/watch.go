@@ -61,7 +61,7 @@ func (l *Link) Watch(ctx context.Context, report func(Event)) error {
 		for _, e := range events {
 			report(e)
 		}
-		err = l.waitForHint(s)
+		err = hint(s, func(kind uint16, data []byte) bool { return concerns(kind, data, l.index()) })
 		if ctx.Err() != nil {
 			return nil
 		}
@@ -71,8 +71,8 @@ func (l *Link) Watch(ctx context.Context, report func(Event)) error {
 	}
 }
 
-// waitForHint returns when the kernel told of something that may concern the link.
-func (l *Link) waitForHint(s *nl.NetlinkSocket) error {
+// hint returns when the kernel told of something that matters.
+func hint(s *nl.NetlinkSocket, matters func(kind uint16, data []byte) bool) error {
 	for {
 		msgs, from, err := s.Receive()
 		if errors.Is(err, unix.ENOBUFS) { // messages were lost; the socket goes on
@@ -84,9 +84,8 @@ func (l *Link) waitForHint(s *nl.NetlinkSocket) error {
 		if from.Pid != nl.PidKernel {
 			continue
 		}
-		index := l.index()
 		for _, m := range msgs {
-			if concerns(m.Header.Type, m.Data, index) {
+			if matters(m.Header.Type, m.Data) {
 				return nil
 			}
 		}
