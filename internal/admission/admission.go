@@ -107,6 +107,7 @@ type Visit struct {
 	first  bool   // its source goes first
 	plain  bool
 	known  bool
+	shared bool // it does not count for its source
 }
 
 // New returns a gate with nobody inside.
@@ -283,6 +284,17 @@ func (g *Gate) Forgive() {
 	}
 }
 
+// Share tells that the connection is one more of a client that is inside already: a source is bounded by its clients, who have
+// several each.
+func (v *Visit) Share() {
+	v.g.mu.Lock()
+	defer v.g.mu.Unlock()
+	if v.source != nil && v.known && !v.shared {
+		v.shared = true
+		v.source.sessions--
+	}
+}
+
 // Leave ends the visit. It is called once.
 func (v *Visit) Leave(now time.Time) {
 	g := v.g
@@ -294,7 +306,9 @@ func (v *Visit) Leave(now time.Time) {
 		g.plain--
 	}
 	if s := v.source; s != nil {
-		s.sessions--
+		if !v.shared {
+			s.sessions--
+		}
 		if v.known && !v.plain {
 			s.known--
 			s.proven = now

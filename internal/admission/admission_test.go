@@ -373,3 +373,33 @@ func check(t *rapid.T, g *Gate, inside []*Visit) {
 		t.Fatalf("%d plain, %d unknown, %d in all", plain, unknown, len(inside))
 	}
 }
+
+// A source is bounded by its clients, not by the connections that each has.
+func TestShare(t *testing.T) {
+	g := newGate(t, func(l *Limits) { l.SourceSessions = 3; l.SourceBurst = 100 })
+	var all []*Visit
+	for range 2 {
+		for path := range 5 {
+			v := g.admit(src(1))
+			v.Known(false, g.now)
+			if path > 0 {
+				v.Share()
+				v.Share()
+			}
+			all = append(all, v)
+		}
+	}
+	unknown := g.admit(src(1))
+	unknown.Share() // who has proven nothing is no client
+	g.want(src(1), SourceSessions)
+	if got := g.Stats().Sessions; got != 11 {
+		t.Errorf("%d are inside, want 11", got)
+	}
+	for _, v := range append(all, unknown) {
+		v.Leave(g.now)
+	}
+	for range 3 {
+		g.admit(src(1))
+	}
+	g.want(src(1), SourceSessions)
+}

@@ -47,6 +47,9 @@ func (e *byeError) Error() string {
 	if e.Text != "" {
 		s += ": " + e.Text
 	}
+	if e.Reason == proto.ReasonReplaced {
+		s += ": if this device was not started twice, another one has its key: give each one of its own ('vpncli join')"
+	}
 	if e.Reason == proto.ReasonInUse || e.Reason == proto.ReasonRefused {
 		s += ": choose another with -a, or leave -a out"
 	}

@@ -2,7 +2,6 @@ package client
 
 import (
 	"context"
-	"errors"
 	"slices"
 	"time"
 
@@ -217,16 +216,23 @@ func (r *roamer) gone(x *connection) {
 	case r.used == x:
 		r.uplink.Connect(nil)
 	}
-	var bye *byeError
-	if errors.As(x.cause, &bye) && ends(bye.Reason) && x.tunnel != nil && x.tunnel == r.tunnel {
-		r.endOthers(x.cause)
-		r.forget()
+	ended := endsSession(x.cause)
+	if ended && x.tunnel == r.tunnel {
+		r.holdOff(x.cause)
+		if x.tunnel != nil {
+			r.endOthers(x.cause)
+			r.forget()
+		}
 	}
 	if r.used == x {
 		r.used = nil
 	}
 	if len(r.paths) == 0 && !r.stopping {
 		r.event(Event{Kind: EventLost, Reason: x.cause.Error()})
+	}
+	if ended {
+		r.m.Ended(x.id, x.cause, time.Now())
+		return
 	}
 	r.holdOff(x.cause)
 	r.m.Lost(x.id, x.cause, time.Now())
@@ -261,7 +267,11 @@ func (r *roamer) failed(id failover.WayID, err error) {
 
 // holdOff notes why there is no connection, and keeps from asking again before the gateway has said that it makes sense.
 func (r *roamer) holdOff(err error) {
-	if d := retryAfter(err); d > 0 {
+	d := retryAfter(err)
+	if saysBye(err, proto.ReasonReplaced) { // or two devices with one key would displace each other all the time
+		d = max(d, r.c.RetryMax)
+	}
+	if d > 0 {
 		r.until = time.Now().Add(d)
 	}
 	r.fault = err

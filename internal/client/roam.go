@@ -227,6 +227,9 @@ func (r *roamer) saw(now time.Time) {
 			heard = later(heard, s.LastAcked(now))
 		}
 		r.m.Saw(id, heard, now)
+		if x.path != nil {
+			x.path.Carries(x.stream.Max())
+		}
 	}
 	if r.tunnel != nil {
 		r.tunnel.send.Expire(now)

@@ -182,12 +182,16 @@ func TestGoodbyeEndsPaths(t *testing.T) {
 	for _, tt := range []struct {
 		reason proto.Reason
 		ends   bool
-	}{{proto.ReasonReplaced, true}, {proto.ReasonSilent, false}} {
+		waits  bool // two devices with one key would displace each other all the time
+	}{{proto.ReasonReplaced, true, true}, {proto.ReasonLifetime, true, false}, {proto.ReasonSilent, false, false}} {
 		r, used, standby := joined(t)
 		used.end(&byeError{proto.GoodbyeMessage{Reason: tt.reason}})
 		r.gone(used)
 		if ends := r.tunnel == nil; ends != tt.ends || standby.hasEnded() != tt.ends {
 			t.Errorf("%s: the session ended: %v, its other path: %v; want %v", tt.reason, ends, standby.hasEnded(), tt.ends)
+		}
+		if waits := time.Until(r.until) > r.c.RetryMax/2; waits != tt.waits {
+			t.Errorf("%s: comes back at %s, now it is %s; want a pause: %v", tt.reason, r.until, time.Now(), tt.waits)
 		}
 	}
 }

@@ -1,6 +1,9 @@
 package client
 
 import (
+	"errors"
+	"slices"
+
 	"ferry/internal/buffer"
 	"ferry/internal/multipath"
 	"ferry/internal/proto"
@@ -112,11 +115,13 @@ func (x *connection) pathItem(kind proto.Kind, b []byte) error {
 	return nil // a frame of a later version
 }
 
-// ends tells whether a goodbye ends the session too, and not the connection alone.
-func ends(r proto.Reason) bool {
-	switch r {
-	case proto.ReasonShutdown, proto.ReasonReplaced, proto.ReasonRevoked, proto.ReasonLifetime:
-		return true
-	}
-	return false
+// endsSession tells whether a connection has ended with its session.
+func endsSession(cause error) bool {
+	return saysBye(cause, proto.ReasonShutdown, proto.ReasonReplaced, proto.ReasonRevoked, proto.ReasonLifetime) || errors.Is(cause, errForgotten)
+}
+
+// saysBye tells whether err is a goodbye of the gateway for one of these reasons.
+func saysBye(err error, reasons ...proto.Reason) bool {
+	var bye *byeError
+	return errors.As(err, &bye) && slices.Contains(reasons, bye.Reason)
 }

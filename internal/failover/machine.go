@@ -124,6 +124,14 @@ func (m *Machine) Lost(id PathID, err error, now time.Time) {
 	}
 }
 
+// Ended says that the other end has closed a path in good order, for a reason of its own: its way is as good as it was.
+func (m *Machine) Ended(id PathID, err error, now time.Time) {
+	if p := m.find(id); p != nil {
+		p.ended = true
+		m.gone(p, err.Error(), now)
+	}
+}
+
 // Saw says when the last bytes came by a path. Of a stream that still sends what it was given before, an acknowledgement
 // by the other end's system counts as well (TCP_INFO): on a slow line an echo waits behind the data.
 func (m *Machine) Saw(id PathID, heard, now time.Time) {

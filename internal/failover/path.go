@@ -33,6 +33,7 @@ type path struct {
 	suspect    time.Time // since when; zero: it is not
 	moved      bool      // suspect since the network has changed
 	blamed     time.Time // Machine.due when it was suspect last, in use
+	ended      bool      // the other end has closed it in good order
 	left       bool      // another one is used instead, since it is suspect
 	unanswered int       // echoes to the suspect
 	clean      time.Time // since when no echo was late

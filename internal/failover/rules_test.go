@@ -461,3 +461,17 @@ func TestStory(t *testing.T) {
 		t.Errorf("got %q", last)
 	}
 }
+
+// A way whose path the gateway has closed in good order is as good as before: it is used again at once.
+func TestEnded(t *testing.T) {
+	s := newSim(t, Config{}, nil, udp(always(fine)), tcp(always(slow))).run(60 * sec)
+	for _, p := range slices.Clone(s.m.paths) {
+		s.m.Ended(p.id, errors.New("the session is as old as one may become"), s.now)
+		s.remove(p.id)
+	}
+	s.run(62 * sec)
+	s.wantUse("udp")
+	if w := s.m.Ways(s.now)[0]; !w.Until.IsZero() {
+		t.Errorf("punished until %s", w.Until)
+	}
+}

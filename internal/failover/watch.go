@@ -171,6 +171,8 @@ func (m *Machine) gone(p *path, why string, now time.Time) {
 	}
 	m.paths = slices.DeleteFunc(m.paths, func(o *path) bool { return o == p })
 	switch {
+	case p.ended:
+		m.ways[p.way].fault = why
 	case p.ready.IsZero():
 		m.failed(p.way, why, now)
 	case p.moved || p.left: // the network is to blame; or it is punished already

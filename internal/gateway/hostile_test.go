@@ -206,8 +206,8 @@ func TestCopyEnds(t *testing.T) {
 		}
 		two := l.attach(cam, proto.AttachMessage{Session: session, Epoch: 1})
 		other := l.join(hub, "")
-		for _, again := range []bool{true, false} {
-			two.send(proto.AppendSwitch(nil, proto.SwitchMessage{Epoch: 1, Again: again}))
+		for turn, again := range []bool{true, false} {
+			two.send(proto.AppendSwitch(nil, proto.SwitchMessage{Epoch: 1, Turn: uint64(turn) + 1, Again: again}))
 			l.settle()
 			one.take()
 			two.take()
@@ -325,11 +325,11 @@ func TestSwitchBackIsInOrder(t *testing.T) {
 		two := l.attach(cam, proto.AttachMessage{Session: session, Epoch: 1})
 		other := l.join(hub, "")
 		other.take()
-		two.send(proto.AppendSwitch(nil, proto.SwitchMessage{Epoch: 1}))
+		two.send(proto.AppendSwitch(nil, proto.SwitchMessage{Epoch: 1, Turn: 1}))
 		l.settle()
 		late, next := ipPacket("10.0.3.7", "10.0.3.8"), ipPacket("10.0.3.7", "10.0.3.8")
 		next[21] = 1
-		one.send(append(proto.AppendNumber(proto.AppendSwitch(nil, proto.SwitchMessage{Next: 1}), 1), next...))
+		one.send(append(proto.AppendNumber(proto.AppendSwitch(nil, proto.SwitchMessage{Next: 1, Turn: 2}), 1), next...))
 		time.Sleep(10 * time.Millisecond)
 		two.send(append(proto.AppendNumber(nil, 0), late...))
 		time.Sleep(10 * time.Millisecond)

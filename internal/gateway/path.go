@@ -14,7 +14,7 @@ import (
 
 // Why a connection does not become a path of a session.
 var (
-	errEpoch = errors.New("an attach frame that was seen before, or is older than one that was")
+	errEpoch = errors.New("an attach frame that was seen before, or is much older than one that was")
 	errEnded = errors.New("the session has ended")
 )
 
@@ -46,7 +46,7 @@ func (p *peer) attach(frame []byte) error {
 	if _, err := p.g.device(p.key); err != nil { // since the handshake
 		return err
 	}
-	path, alone, err := t.join(p, m)
+	path, use, alone, err := t.join(p, m)
 	if err != nil {
 		return err
 	}
@@ -54,19 +54,17 @@ func (p *peer) attach(frame []byte) error {
 	p.port = t.port
 	p.g.mu.Unlock()
 	p.tunnel.Store(t)
+	p.visit.Share()
 	p.super = t.caps.Super
 	p.forward = router.NewForwarder(p.g.table, p.port, &p.g.total, p.g.gateway)
 	p.accepted.Store(0)
-	if m.Use {
-		alone = nil
-	}
 	p.reader = t.recv.NewReader(0, alone)
 	t.send.Acked(m.Received)
 	next := p.g.c().NextKey
 	p.reply = proto.AppendAttached(p.reply[:0], proto.AttachedMessage{Known: true, Received: t.recv.Received()})
 	p.reply = proto.AppendConfig(p.reply, proto.PushedConfig{NextKey: next})
 	sent := p.queue.SendFirst(p.reply, func() {
-		if m.Use {
+		if use {
 			t.send.Use(path, nil, true)
 		}
 	})
@@ -76,7 +74,7 @@ func (p *peer) attach(frame []byte) error {
 	p.pushed.Store(true)
 	p.g.tell(p.key, next)
 	t.trim()
-	p.log.Info("client is back", "addr", p.port.Addr(), "session", t.nr, "path", m.Epoch, "standby", !m.Use)
+	p.log.Info("client is back", "addr", p.port.Addr(), "session", t.nr, "path", m.Epoch, "standby", !use)
 	return nil
 }
 

@@ -35,12 +35,13 @@ type tunnel struct {
 	recv *multipath.Receiver
 	born time.Time
 
-	mu    sync.Mutex // guards what follows
-	lease addrpool.Lease
-	paths map[*peer]*multipath.Path
-	epoch uint64    // of the newest path
-	away  time.Time // since when there is no path; zero: there is one
-	cause string    // why it ends; empty: it does not
+	mu     sync.Mutex // guards what follows
+	lease  addrpool.Lease
+	paths  map[*peer]*multipath.Path
+	epochs epochs    // of all paths that there were
+	turn   uint64    // of the change that was followed last
+	away   time.Time // since when there is no path; zero: there is one
+	cause  string    // why it ends; empty: it does not
 }
 
 // newTunnel makes a session of the connection p, its first path.
@@ -75,26 +76,28 @@ func (t *tunnel) ack(received uint64) {
 	}
 }
 
-// join makes p a path of t. The first frame that the path brings may have to wait until alone is closed.
-func (t *tunnel) join(p *peer, m proto.AttachMessage) (path *multipath.Path, alone <-chan struct{}, err error) {
+// join makes p a path of t, to be used at once or to stand by. The first frame that the path brings may have to wait until alone
+// is closed.
+func (t *tunnel) join(p *peer, m proto.AttachMessage) (path *multipath.Path, use bool, alone <-chan struct{}, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	switch {
 	case t.cause != "":
-		return nil, nil, errEnded
-	case m.Epoch <= t.epoch:
-		return nil, nil, errEpoch
+		return nil, false, nil, errEnded
+	case !t.epochs.take(m.Epoch):
+		return nil, false, nil, errEpoch
 	}
-	t.epoch, t.away = m.Epoch, time.Time{}
+	t.away = time.Time{}
+	use = m.Use && m.Epoch == t.epochs.highest
 	using := t.send.Using()
 	for other, its := range t.paths {
-		if its == using {
+		if its == using && !use {
 			alone = other.ended
 		}
 	}
 	path = multipath.NewPath(m.Epoch, p.queue, p.stream.Max())
 	t.paths[p] = path
-	return path, alone, nil
+	return path, use, alone, nil
 }
 
 // maxPaths is how many a session may have: one by each carrier, and those whose end was not noticed yet.
@@ -122,8 +125,8 @@ func (t *tunnel) follow(m proto.SwitchMessage) {
 	t.mu.Lock()
 	var to *multipath.Path
 	for _, path := range t.paths {
-		if path.Epoch == m.Epoch {
-			to = path
+		if path.Epoch == m.Epoch && m.Turn > t.turn {
+			to, t.turn = path, m.Turn
 		}
 	}
 	t.mu.Unlock()
@@ -143,6 +146,27 @@ func (t *tunnel) turnsTo(p *peer, epoch uint64) bool {
 	path := t.paths[p]
 	t.mu.Unlock()
 	return path.Epoch == epoch && t.send.Using() != path
+}
+
+// Epochs are those of the paths of a session. They come in order, but on different ways: one may overtake another.
+type epochs struct {
+	highest uint64
+	seen    uint64 // bit n: highest - n was there
+}
+
+// take tells whether n comes for the first time.
+func (e *epochs) take(n uint64) bool {
+	if n > e.highest {
+		e.seen = e.seen<<min(n-e.highest, 64) | 1 // a shift by 64 leaves nothing
+		e.highest = n
+		return true
+	}
+	bit := uint64(1) << (e.highest - n) // likewise
+	if n == 0 || bit == 0 || e.seen&bit != 0 {
+		return false
+	}
+	e.seen |= bit
+	return true
 }
 
 // limit says how long items may be that go by the connection p.
@@ -231,11 +255,18 @@ func (t *tunnel) number() uint64 { return t.nr }
 func (t *tunnel) judge(now time.Time) {
 	t.send.Expire(now)
 	t.mu.Lock()
-	away := t.away
+	for p, path := range t.paths {
+		path.Carries(p.stream.Max())
+	}
+	late := t.cause == "" && !t.away.IsZero() && now.Sub(t.away) >= t.c.ResumeTimeout
+	if late { // from here on nobody attaches to it
+		t.cause = "resume_timeout"
+	}
 	t.mu.Unlock()
 	switch {
-	case !away.IsZero() && now.Sub(away) >= t.c.ResumeTimeout:
-		t.end("resume_timeout", proto.GoodbyeMessage{})
+	case late:
+		t.g.closed.count(t.cause)
+		t.close()
 	case now.Sub(t.born) >= t.c.SessionLifetime:
 		t.end("session_lifetime", proto.GoodbyeMessage{Reason: proto.ReasonLifetime})
 	}

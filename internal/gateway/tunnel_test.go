@@ -150,7 +150,7 @@ func TestAttachIsRefused(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		used := l.attach(cam, proto.AttachMessage{Session: session, Epoch: 5})
+		used := l.attach(cam, proto.AttachMessage{Session: session, Epoch: 70})
 		if known, closed := used.known(); !known || closed {
 			return fmt.Errorf("the owner: known %v, closed %v", known, closed)
 		}
@@ -162,16 +162,23 @@ func TestAttachIsRefused(t *testing.T) {
 			m      proto.AttachMessage
 			closed bool
 		}{
-			{"another device's key", thief, proto.AttachMessage{Session: session, Epoch: 9, Use: true}, false},
-			{"a guess", cam, proto.AttachMessage{Session: guessed, Epoch: 9, Use: true}, false},
-			{"used twice", cam, proto.AttachMessage{Session: session, Epoch: 5, Use: true}, true},
-			{"older", cam, proto.AttachMessage{Session: session, Epoch: 4, Use: true}, true},
+			{"another device's key", thief, proto.AttachMessage{Session: session, Epoch: 90, Use: true}, false},
+			{"a guess", cam, proto.AttachMessage{Session: guessed, Epoch: 90, Use: true}, false},
+			{"used twice", cam, proto.AttachMessage{Session: session, Epoch: 70, Use: true}, true},
+			{"much older", cam, proto.AttachMessage{Session: session, Epoch: 6, Use: true}, true},
 			{"the first connection's epoch", cam, proto.AttachMessage{Session: session, Use: true}, true},
 		} {
 			r := l.attach(tt.key, tt.m)
 			if known, closed := r.known(); known || closed != tt.closed {
 				return fmt.Errorf("%s: known %v, closed %v; want it unknown, closed %v", tt.name, known, closed, tt.closed)
 			}
+		}
+		overtaken := proto.AttachMessage{Session: session, Epoch: 7, Use: true}
+		if known, closed := l.attach(cam, overtaken).known(); !known || closed {
+			return fmt.Errorf("one that was overtaken: known %v, closed %v", known, closed)
+		}
+		if known, closed := l.attach(cam, overtaken).known(); known || !closed {
+			return fmt.Errorf("the same once more: known %v, closed %v", known, closed)
 		}
 		// The victim goes on.
 		one.send(proto.AppendPing(nil, []byte("still there")))
@@ -300,13 +307,21 @@ func TestGatewayFollows(t *testing.T) {
 			return nil
 		}
 		err = comesBy(one, two, "a path that stands by")
-		one.send(proto.AppendSwitch(nil, proto.SwitchMessage{Epoch: 1}))
-		l.settle()
-		err = errors.Join(err, comesBy(two, one, "after a switch"))
-		two.send(proto.AppendSwitch(nil, proto.SwitchMessage{Epoch: 0}))
-		l.settle()
-		err = errors.Join(err, comesBy(one, two, "back again"))
-		two.send(proto.AppendSwitch(nil, proto.SwitchMessage{Epoch: 7})) // nobody's
+		for _, tt := range []struct {
+			what      string
+			m         proto.SwitchMessage
+			want, not *raw
+		}{
+			{"after a switch", proto.SwitchMessage{Epoch: 1, Turn: 1}, two, one},
+			{"back again", proto.SwitchMessage{Epoch: 0, Turn: 3}, one, two},
+			{"a switch that was overtaken", proto.SwitchMessage{Epoch: 1, Turn: 2}, one, two},
+			{"one that comes twice", proto.SwitchMessage{Epoch: 1, Turn: 3}, one, two},
+		} {
+			one.send(proto.AppendSwitch(nil, tt.m))
+			l.settle()
+			err = errors.Join(err, comesBy(tt.want, tt.not, tt.what))
+		}
+		two.send(proto.AppendSwitch(nil, proto.SwitchMessage{Epoch: 7, Turn: 4})) // nobody's
 		l.settle()
 		return errors.Join(err, comesBy(one, two, "an epoch that is nobody's"))
 	})

@@ -11,7 +11,7 @@ import (
 type Path struct {
 	Epoch uint64
 	queue *router.Queue
-	max   int          // length in bytes of the longest item that the carrier takes; 0: any
+	max   atomic.Int64 // length in bytes of the longest item that the carrier takes; 0: any
 	limit atomic.Int64 // what passes of it, as far as is known; 0: all
 
 	// Of the one who is busy with the Sender:
@@ -23,7 +23,16 @@ type Path struct {
 
 // NewPath returns a path through a queue, whose carrier takes items of up to max bytes; 0: of any length.
 func NewPath(epoch uint64, queue *router.Queue, max int) *Path {
-	return &Path{Epoch: epoch, queue: queue, max: max}
+	p := &Path{Epoch: epoch, queue: queue}
+	p.max.Store(int64(max))
+	return p
+}
+
+// Carries says that the carrier takes items of up to max bytes now: it has found out more of its way.
+func (p *Path) Carries(max int) {
+	if p.max.Load() > 0 && max > 2*proto.FragmentOverhead {
+		p.max.Store(int64(max))
+	}
 }
 
 // Begins says that the other end counts from number 0 by this path without being told: it is the first one of a session.
@@ -105,7 +114,7 @@ func (p *Path) turn(s proto.SwitchMessage) {
 
 // fit returns run with the frames that the carrier does not take in fragments; nil when there are none such.
 func (p *Path) fit(first uint64, run []byte) []byte {
-	most := p.max
+	most := int(p.max.Load())
 	if limit := int(p.limit.Load()); limit > 0 {
 		most = min(most, limit)
 	}

@@ -39,7 +39,8 @@ type Sender struct {
 	main    *Path     // in use; nil: none
 	also    *Path     // gets a copy; nil: none
 	change  *change
-	busy    bool // somebody hands frames to paths: only he may set sent, main and also
+	turns   uint64 // changes so far
+	busy    bool   // somebody hands frames to paths: only he may set sent, main and also
 	closed  bool
 
 	stop  chan struct{} // closed when a waiting pump has to look anew; replaced by the pump
@@ -82,7 +83,7 @@ func (s *Sender) Start(p *Path) {
 func (s *Sender) set(main, also *Path) {
 	s.main, s.also = main, also
 	if main != nil {
-		s.c.Fit(main.max)
+		s.c.Fit(int(main.max.Load()))
 	}
 }
 
@@ -163,8 +164,8 @@ func (s *Sender) Use(main, also *Path, again bool) {
 
 // Limit says that a path carries items of up to max bytes now, if it is one that carries datagrams; 0: of all lengths again.
 func (s *Sender) Limit(p *Path, max int) {
-	if p.max > 0 && (max == 0 || max > 2*proto.FragmentOverhead) {
-		p.limit.Store(int64(min(max, p.max)))
+	if p.max.Load() > 0 && (max == 0 || max > 2*proto.FragmentOverhead) {
+		p.limit.Store(int64(max))
 	}
 }
 
@@ -286,9 +287,11 @@ func (s *Sender) pump() {
 func (s *Sender) next() (main, also *Path, first uint64, frames []byte, stop <-chan struct{}) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if c := s.change; c != nil && !s.closed {
-		s.change = nil
-		s.begin(c)
+	for s.change != nil && !s.closed {
+		tell := s.begin()
+		s.mu.Unlock()
+		tell()
+		s.mu.Lock()
 	}
 	if s.main != nil && !s.closed {
 		if first, frames = s.log.Pin(s.sent); frames != nil || len(s.main.owed) > 0 {
@@ -301,9 +304,10 @@ func (s *Sender) next() (main, also *Path, first uint64, frames []byte, stop <-c
 	return nil, nil, 0, nil, nil
 }
 
-// begin makes a change. The caller holds mu and is busy.
-func (s *Sender) begin(c *change) {
-	before := s.main
+// begin makes the change that is wanted, and returns what tells the other end. The caller holds mu and is busy.
+func (s *Sender) begin() (tell func()) {
+	c, before := s.change, s.main
+	s.change = nil
 	s.set(c.main, c.also)
 	if c.again {
 		s.log.Expire(time.Now().Add(-replayAge))
@@ -312,11 +316,14 @@ func (s *Sender) begin(c *change) {
 			s.sent = first
 		}
 	}
-	m := proto.SwitchMessage{Epoch: c.main.Epoch, Next: s.sent, Again: c.again}
-	if before != nil && before != c.main && !c.again {
-		before.leave(m)
+	s.turns++
+	m := proto.SwitchMessage{Epoch: c.main.Epoch, Next: s.sent, Turn: s.turns, Again: c.again}
+	return func() {
+		if before != nil && before != c.main && !c.again {
+			before.leave(m)
+		}
+		c.main.turn(m)
 	}
-	c.main.turn(m)
 }
 
 // handed notes what a pump has handed to a path.

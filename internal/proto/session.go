@@ -28,6 +28,7 @@ type AttachedMessage struct {
 type SwitchMessage struct {
 	Epoch uint64
 	Next  uint64 // number of the first frame on the new path
+	Turn  uint64 // counts the changes: one that is not higher than before was overtaken on the way
 	Again bool   // frames that were not acknowledged come again: the path before is dead, or seems so
 }
 
@@ -121,11 +122,11 @@ func ParseNumber(frame []byte) (n uint64, err error) {
 	return n, err
 }
 
-const switchLen = 17
+const switchLen = 25
 
 // AppendSwitch appends a switch frame.
 func AppendSwitch(b []byte, s SwitchMessage) []byte {
-	b = appendUint64(appendUint64(appendFrameHeader(b, typeSwitch, switchLen), s.Epoch), s.Next)
+	b = appendUint64(appendUint64(appendUint64(appendFrameHeader(b, typeSwitch, switchLen), s.Epoch), s.Next), s.Turn)
 	if s.Again {
 		return append(b, 1)
 	}
@@ -135,10 +136,10 @@ func AppendSwitch(b []byte, s SwitchMessage) []byte {
 // ParseSwitch reads a whole switch frame.
 func ParseSwitch(frame []byte) (s SwitchMessage, err error) {
 	p := Payload(frame)
-	if len(p) != switchLen || p[16] > 1 || !parseNumber(p[:8], &s.Epoch) || !parseNumber(p[8:16], &s.Next) {
+	if len(p) != switchLen || p[24] > 1 || !parseNumber(p[:8], &s.Epoch) || !parseNumber(p[8:16], &s.Next) || !parseNumber(p[16:24], &s.Turn) {
 		return SwitchMessage{}, ErrMessage
 	}
-	s.Again = p[16] == 1
+	s.Again = p[24] == 1
 	return s, nil
 }
 

@@ -224,6 +224,7 @@ func checkSession(t *testing.T, kind Kind, b []byte, compare func(string, any)) 
 		s, err = ParseSwitch(b)
 		compare("epoch", s.Epoch)
 		compare("number", s.Next)
+		compare("turn", s.Turn)
 		compare("again", yes(s.Again))
 		return AppendSwitch(nil, s)
 	case KindLimit:
