@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"strconv"
 	"syscall"
 	"time"
 
@@ -40,7 +39,7 @@ func TCPListenConfig() *net.ListenConfig {
 // side by side (RFC 8305). The sockets are those of the opener; so are those of the questions to the name
 // servers, for a full tunnel must not swallow them.
 func DialTCP(ctx context.Context, e Endpoint, o Opener) (net.Conn, error) {
-	conn, err := TCPDialer(o).DialContext(ctx, "tcp", net.JoinHostPort(e.Host, strconv.Itoa(int(e.Port))))
+	conn, err := TCPDialer(o).DialContext(ctx, "tcp", e.Target())
 	if err != nil {
 		return nil, explain(e, err)
 	}
@@ -54,11 +53,17 @@ func TCPDialer(o Opener) *net.Dialer {
 	return d
 }
 
-// LookupTCP returns the addresses of an endpoint's host, in the order of preference.
-func LookupTCP(ctx context.Context, e Endpoint, o Opener) ([]netip.Addr, error) {
+// Lookup returns the addresses of an endpoint's host, in the order of preference, without zeros in front of those of IPv4.
+func Lookup(ctx context.Context, e Endpoint, o Opener) ([]netip.Addr, error) {
+	if e.At.IsValid() {
+		return []netip.Addr{e.At}, nil
+	}
 	addrs, err := Resolver(o).LookupNetIP(ctx, "ip", e.Host)
 	if err != nil {
 		return nil, explain(e, err)
+	}
+	for i := range addrs {
+		addrs[i] = addrs[i].Unmap()
 	}
 	return addrs, nil
 }

@@ -52,9 +52,11 @@ func Schemes() string {
 type Endpoint struct {
 	Scheme string // one of Names
 	Host   string // over IP: name or address; empty: all of this machine (listening only)
-	Port   uint32 // all but unix
-	CID    uint32 // vsock; AnyCID when the URL has none
-	Path   string // unix, ws, wss
+	// At is where Host is, if that is known: it is connected to without a question to a name server. It is no part of the URL.
+	At   netip.Addr
+	Port uint32 // all but unix
+	CID  uint32 // vsock; AnyCID when the URL has none
+	Path string // unix, ws, wss
 	// HybridPort is the guest's vsock port behind a hypervisor's unix socket; 0: a plain socket.
 	HybridPort uint32
 }
@@ -63,6 +65,15 @@ type Endpoint struct {
 func (e Endpoint) OverIP() bool {
 	_, ok := kinds[e.Scheme]
 	return ok
+}
+
+// Target returns what to connect to, over IP: a host and a port.
+func (e Endpoint) Target() string {
+	host := e.Host
+	if e.At.IsValid() {
+		host = e.At.String()
+	}
+	return net.JoinHostPort(host, strconv.Itoa(int(e.Port)))
 }
 
 // ParseDial reads whom to dial: a URL as ParseListen takes, unix:///path?vsock=port, or a plain host

@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"net/netip"
 	"slices"
 	"time"
 
@@ -31,16 +32,19 @@ func (r *roamer) try(ctx context.Context, id failover.WayID) {
 	w := r.ways[id]
 	r.told = false
 	r.event(Event{Kind: EventConnecting, Server: w.endpoint.String()})
-	s, err := r.search(ctx, w.endpoint)
-	if err != nil {
-		r.failed(id, err)
-		return
+	s := r.search(w.endpoint)
+	k := seeker{
+		opener: r.host, reach: r.reach,
+		close: func(found map[carrier.Endpoint][]netip.Addr) error {
+			return r.call(func() error { return r.shut(found) })
+		},
+		lead: func() { _ = r.call(func() error { r.lead(); return nil }) },
 	}
 	a := &attempt{way: id, keys: r.keys()}
 	ctx, a.cancel = context.WithCancel(ctx)
 	r.dials[id] = a
 	r.work.Go(func() {
-		link, err := s.find(ctx, r.reach, a.keys, func() { _ = r.call(func() error { r.lead(); return nil }) })
+		link, err := s.find(ctx, k, a.keys)
 		if !r.do(func() { r.reached(a, link, err) }) && err == nil {
 			_ = link.Close()
 		}

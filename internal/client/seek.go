@@ -6,9 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/netip"
 	"slices"
+	"sync"
 	"syscall"
 
 	"ferry/internal/carrier"
@@ -51,42 +53,84 @@ func stream(dial func(context.Context, carrier.Endpoint, carrier.Opener) (net.Co
 // A search is where to look for a server.
 type search struct {
 	server carrier.Endpoint
-	known  []carrier.Endpoint // where it was: asked first
+	known  []netip.Addr       // where it was: asked first
 	astray bool               // the name servers in place may be those of a dead tunnel
+	names  []carrier.Endpoint // to be looked up before the way out beside the tunnel is closed
+	open   bool               // it is to be closed
 }
 
 // search says where to look for a server. While everything goes into a tunnel that is dead, or the gateway's own name servers
 // are in place, nobody may be able to tell where it is: then it is sought where it was first, and if it has moved, the
 // name servers from before are asked.
-func (c *client) search(ctx context.Context, server carrier.Endpoint) (search, error) {
+func (c *client) search(server carrier.Endpoint) search {
 	s := search{server: server}
-	if err := c.shut(ctx, server); err != nil {
-		return s, err
+	if s.open = c.c.Policy.DefaultRoute && !c.applied; s.open {
+		for _, e := range c.servers {
+			if _, err := netip.ParseAddr(e.Host); e.OverIP() && err != nil {
+				s.names = append(s.names, e)
+			}
+		}
+		return s
 	}
 	c.renew()
-	if !c.state.Full() && len(c.state.DNS) == 0 {
-		return s, nil
-	}
-	for _, a := range c.found[server] {
-		there := server
-		there.Host = a.String()
-		s.known = append(s.known, there)
+	if c.state.Full() || len(c.state.DNS) > 0 {
+		s.known = c.found[server]
 	}
 	s.astray = len(c.state.DNS) > 0 && len(s.known) > 0
-	return s, nil
+	return s
 }
 
-// find reaches the server of a search. lead is called before the name servers from before are needed.
-func (s search) find(ctx context.Context, reach reacher, keys *keyring, lead func()) (carrier.Link, error) {
-	for _, there := range s.known {
-		if l, err := reach(ctx, there, keys); err == nil || ctx.Err() != nil || there.Host == s.server.Host {
+// A seeker is what a search may need of who knows all: each is called by the goroutine that searches.
+type seeker struct {
+	opener carrier.Opener
+	reach  reacher
+	close  func(found map[carrier.Endpoint][]netip.Addr) error // the way out beside the tunnel
+	lead   func()                                              // back to the name servers from before
+}
+
+// find reaches the server of a search.
+func (s search) find(ctx context.Context, k seeker, keys *keyring) (carrier.Link, error) {
+	if s.open {
+		found, err := s.lookup(ctx, k.opener)
+		if err == nil {
+			err = k.close(found)
+		}
+		if err != nil {
+			return nil, err
+		}
+		s.known = found[s.server]
+	}
+	for _, at := range s.known {
+		there := s.server
+		there.At = at
+		if l, err := k.reach(ctx, there, keys); err == nil || ctx.Err() != nil || at.String() == s.server.Host {
 			return l, err
 		}
 	}
 	if s.astray {
-		lead()
+		k.lead()
 	}
-	return reach(ctx, s.server, keys)
+	return k.reach(ctx, s.server, keys)
+}
+
+// lookup finds out where the names of a search are, side by side; that of the server has to be known somewhere.
+func (s search) lookup(ctx context.Context, o carrier.Opener) (map[carrier.Endpoint][]netip.Addr, error) {
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
+	addrs, errs := make([][]netip.Addr, len(s.names)), make([]error, len(s.names))
+	var asking sync.WaitGroup
+	for i, e := range s.names {
+		asking.Go(func() { addrs[i], errs[i] = carrier.Lookup(ctx, e, o) })
+	}
+	asking.Wait()
+	found := map[carrier.Endpoint][]netip.Addr{}
+	for i, e := range s.names {
+		if errs[i] != nil && e == s.server {
+			return nil, errs[i]
+		}
+		found[e] = addrs[i]
+	}
+	return found, nil
 }
 
 // lead puts the name servers from before in place.
@@ -97,22 +141,11 @@ func (c *client) lead() {
 
 // shut closes the way out beside a full tunnel, before there is one, as soon as it is known where the gateway is: a
 // name server of this host may be out of reach then.
-func (c *client) shut(ctx context.Context, server carrier.Endpoint) error {
-	if !c.c.Policy.DefaultRoute || c.applied {
+func (c *client) shut(found map[carrier.Endpoint][]netip.Addr) error {
+	if c.applied { // by another attempt
 		return nil
 	}
-	for _, s := range c.servers {
-		if _, err := netip.ParseAddr(s.Host); s.Scheme != "tcp" || err == nil || c.host == nil {
-			continue
-		}
-		ctx, cancel := context.WithTimeout(ctx, dialTimeout)
-		addrs, err := carrier.LookupTCP(ctx, s, c.host)
-		cancel()
-		if err != nil && s == server {
-			return err
-		}
-		c.found[s] = addrs
-	}
+	maps.Copy(c.found, found)
 	return c.apply(hostnet.State{
 		Routes: []netip.Prefix{netip.PrefixFrom(netip.IPv4Unspecified(), 0)}, LocalNets: !c.c.CloseLAN,
 		Outer: hostnet.Outer{Mark: c.c.Mark, Table: c.c.Table},

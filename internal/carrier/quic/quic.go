@@ -33,9 +33,9 @@ const (
 // questions to name servers. Whether the gateway takes the key is known only when the first item has come: a client is done
 // before the server has checked it.
 func Dial(ctx context.Context, e carrier.Endpoint, o carrier.Opener, c *tls.Config) (carrier.Link, error) {
-	addrs, err := carrier.Resolver(o).LookupNetIP(ctx, "ip", e.Host)
+	addrs, err := carrier.Lookup(ctx, e, o)
 	if err != nil {
-		return nil, explain(e, err)
+		return nil, err
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	var attempts sync.WaitGroup
@@ -51,7 +51,7 @@ func Dial(ctx context.Context, e carrier.Endpoint, o carrier.Opener, c *tls.Conf
 			return nil, explain(e, errors.Join(ctx.Err(), err))
 		case <-next.C:
 			if started < len(addrs) {
-				to := netip.AddrPortFrom(addrs[started].Unmap(), uint16(e.Port))
+				to := netip.AddrPortFrom(addrs[started], uint16(e.Port))
 				attempts.Go(func() { try(ctx, to, o, c, results) })
 				started, running = started+1, running+1
 				next.Reset(attemptDelay)
@@ -133,12 +133,7 @@ func setBuffer(fd, force, option int) {
 
 // explain says what an error means to who named the endpoint.
 func explain(e carrier.Endpoint, err error) error {
-	var dns *net.DNSError
 	switch {
-	case errors.As(err, &dns) && !dns.IsNotFound:
-		return fmt.Errorf("dial %s: the name %s can not be looked up: is a name server reachable? An address needs none: %w", e, e.Host, err)
-	case errors.As(err, &dns):
-		return fmt.Errorf("dial %s: the name %s was not found: check it, or use an address: %w", e, e.Host, err)
 	case errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded):
 		return fmt.Errorf("dial %s: no answer: is vpnsrv listening there, and does UDP pass?: %w", e, err)
 	}

@@ -109,10 +109,11 @@ const maxAddrs = 6
 // Dial connects to an endpoint udp://host:port and makes the handshake, until ctx is done. The addresses of a name are tried side by
 // side. The sockets are those of the opener.
 func Dial(ctx context.Context, e carrier.Endpoint, o carrier.Opener, c *tls.Config) (carrier.Link, error) {
-	addrs, err := lookup(ctx, e, o)
+	addrs, err := carrier.Lookup(ctx, e, o)
 	if err != nil {
-		return nil, fmt.Errorf("dial %s: the name %s can not be looked up: check it, or use an address: %w", e, e.Host, err)
+		return nil, err
 	}
+	addrs = addrs[:min(len(addrs), maxAddrs)]
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	type result struct {
@@ -222,15 +223,4 @@ func routeMTU(to netip.AddrPort, o carrier.Opener) int {
 		return 0
 	}
 	return mtu
-}
-
-func lookup(ctx context.Context, e carrier.Endpoint, o carrier.Opener) ([]netip.Addr, error) {
-	addrs, err := carrier.Resolver(o).LookupNetIP(ctx, "ip", e.Host)
-	if err != nil {
-		return nil, err
-	}
-	for i := range addrs {
-		addrs[i] = addrs[i].Unmap()
-	}
-	return addrs[:min(len(addrs), maxAddrs)], nil
 }

@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
+	"net/netip"
 	"net/url"
 	"os"
 	"strings"
@@ -455,5 +456,20 @@ func TestExplainNames(t *testing.T) {
 		if !strings.Contains(err.Error(), words) {
 			t.Errorf("got %v, want %q", err, words)
 		}
+	}
+}
+
+// Where it is known where the host is, that is dialled, and asked for the name: a reverse proxy has several.
+func TestKnownAddress(t *testing.T) {
+	asked := make(chan string, 1)
+	e := reverseProxy(t, "ws", hostPort(gateway(t, "ws", echo)), func(h http.Header) { asked <- h.Get("X-Forwarded-Host") })
+	e.At, e.Host = netip.MustParseAddr(e.Host), "gateway.invalid"
+	conn, err := Dial(t.Context(), e, nil, Options{Proxy: Direct})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = conn.Close()
+	if got := <-asked; got != hostPort(e) {
+		t.Errorf("asked for %q, want %q", got, hostPort(e))
 	}
 }

@@ -66,7 +66,7 @@ func hostPort(e carrier.Endpoint) string { return net.JoinHostPort(e.Host, strco
 // connect makes the TCP connection to an endpoint, through a proxy unless that is nil.
 func connect(ctx context.Context, e carrier.Endpoint, d *net.Dialer, via *url.URL) (conn net.Conn, err error) {
 	if via == nil {
-		if conn, err = d.DialContext(ctx, "tcp", hostPort(e)); err != nil {
+		if conn, err = d.DialContext(ctx, "tcp", e.Target()); err != nil {
 			return nil, explain(err)
 		}
 		return conn, nil
