@@ -2,7 +2,6 @@ package datagram
 
 import (
 	"encoding/binary"
-	"net"
 	"net/netip"
 	"sync"
 	"time"
@@ -58,7 +57,7 @@ func (e *endpoint) run() {
 			}
 		}
 		if err != nil {
-			e.end()
+			e.end(err)
 			break
 		}
 	}
@@ -68,7 +67,7 @@ func (e *endpoint) run() {
 }
 
 // end fails all connections.
-func (e *endpoint) end() {
+func (e *endpoint) end(err error) {
 	e.mu.Lock()
 	links := make([]*Link, 0, len(e.links))
 	for _, l := range e.links {
@@ -76,7 +75,7 @@ func (e *endpoint) end() {
 	}
 	e.mu.Unlock()
 	for _, l := range links {
-		l.fail(net.ErrClosed)
+		l.fail(err)
 	}
 }
 
@@ -201,6 +200,13 @@ func (e *endpoint) lost(id uint64, to Addr) {
 func (e *endpoint) reply(p []byte, to Addr) {
 	e.lens[0] = len(p)
 	_, _ = e.t.Send(p, e.lens[:], to, false)
+}
+
+// proven tells the transport that a client is no stranger.
+func (e *endpoint) proven(a Addr) {
+	if p, ok := e.t.(Prover); ok {
+		p.Proven(a)
+	}
 }
 
 // add makes a connection known. It returns false when there is one with that id, or the endpoint was closed.

@@ -54,7 +54,9 @@ func (l *Link) challenged(f frame) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if f.kind == frameResponse {
-		l.path.answered(f.data)
+		if l.path.answered(f.data); l.path.proven && !l.isClient {
+			l.e.proven(l.path.at)
+		}
 		return
 	}
 	l.path.response, l.path.respond = [8]byte(f.data), true
@@ -170,9 +172,17 @@ func (l *Link) size(at int) int {
 	return min(l.max, smallest)
 }
 
-// piece is how long a segment of a level may be, so that there is room for an ack beside it. The caller holds mu.
+// piece is how long a segment of a level may be, so that there is room for an ack beside it, if that leaves enough. The caller holds mu.
 func (l *Link) piece(at int) int {
-	return max(l.size(at)-longLen-cookieLen-tagLen-streamHeader-ackHeader-16*maxSpans, 16)
+	n := l.size(at) - longLen - tagLen - streamHeader
+	if at == levelInitial && l.cookie != nil {
+		n -= cookieLen
+	}
+	const beside = ackHeader + 16*maxSpans
+	if n >= 2*beside {
+		n -= beside
+	}
+	return n
 }
 
 // due tells whether a level has something to send. The caller holds mu.

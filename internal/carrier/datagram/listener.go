@@ -20,6 +20,9 @@ import (
 type Config struct {
 	Cookies    int // handshakes that may be open before whoever comes has to show a cookie; default 64
 	Handshakes int // that may be open at all; default 1024
+	// Proven says that the transport takes nothing from an address that is not proven, or answers it with less than came: so the first
+	// packets need no padding, nobody has to show a cookie, and the gateway may say more than the client before the handshake is done.
+	Proven bool
 }
 
 // A Listener takes the connections of clients.
@@ -89,7 +92,7 @@ func (l *Listener) Close() error {
 func (l *Listener) admit(p []byte, from Addr) *Link {
 	h, ok := parseLong(p)
 	switch {
-	case !ok || len(p) < min(smallest, l.e.t.Max(from)):
+	case !ok || !l.c.Proven && len(p) < min(smallest, takes(l.e.t, from)):
 		l.e.drop(DropMalformed)
 		return nil
 	case h.kind == typeHandshake:
@@ -98,7 +101,7 @@ func (l *Listener) admit(p []byte, from Addr) *Link {
 	case h.kind == typeCookie && !l.genuine(h, from):
 		l.e.drop(DropCookie)
 		return nil
-	case h.kind == typeInitial && l.open.Load() >= int64(l.c.Cookies):
+	case h.kind == typeInitial && !l.c.Proven && l.open.Load() >= int64(l.c.Cookies):
 		l.e.reply(appendFixed(l.e.answer[:0], typeRetry, h.id, l.cookie(h.id, from, l.now())), from)
 		return nil
 	case l.open.Load() >= int64(l.c.Handshakes):
@@ -108,7 +111,7 @@ func (l *Listener) admit(p []byte, from Addr) *Link {
 	link := newLink(l.e, newID(), h.id, from)
 	link.isClient = false
 	link.origin = origin{from.Remote, h.id}
-	if h.kind == typeCookie {
+	if h.kind == typeCookie || l.c.Proven {
 		link.path.prove()
 	}
 	if !l.e.add(link) {
@@ -166,7 +169,7 @@ func (p *Pending) Close() {
 // the client has proven.
 func (p *Pending) Handshake(ctx context.Context, c *tls.Config) (*Link, identity.Protocol, identity.Public, error) {
 	defer p.end.Do(func() { p.l.open.Add(-1) })
-	own := parameters{id: p.link.id, max: p.link.max}
+	own := parameters{id: p.link.id, max: takes(p.l.e.t, p.link.path.at)}
 	if p.l.static.Load() == nil {
 		p.l.Answer(c)
 	}
@@ -196,7 +199,7 @@ func Dial(ctx context.Context, t Transport, to Addr, c *tls.Config) (*Link, erro
 	l.path.prove()
 	e.add(l)
 	e.reads.Go(e.run)
-	if _, err := l.shake(ctx, c, parameters{id: id, max: l.max}); err != nil {
+	if _, err := l.shake(ctx, c, parameters{id: id, max: takes(t, to)}); err != nil {
 		l.Release()
 		_ = l.Close()
 		return nil, err

@@ -13,7 +13,7 @@ import (
 var ErrHandshake = errors.New("TLS handshake")
 
 // smallestMax is the least that a transport has to carry: a handshake would take forever.
-const smallestMax = 128
+const smallestMax = 80
 
 var levelOf = map[tls.QUICEncryptionLevel]int{
 	tls.QUICEncryptionLevelInitial: levelInitial, tls.QUICEncryptionLevelHandshake: levelHandshake, tls.QUICEncryptionLevelApplication: levelData,
@@ -174,6 +174,7 @@ func (l *Link) established() {
 	l.limit.Store(queueBytes)
 	l.mu.Lock()
 	l.pack.max = l.max
+	at := l.path.at
 	if !l.isClient { // the client has shown that it is there, and done
 		l.path.prove()
 		l.shaken, l.confirmed = true, true
@@ -181,6 +182,9 @@ func (l *Link) established() {
 		l.levels[levelData].ackDue = true
 	}
 	l.mu.Unlock()
+	if !l.isClient {
+		l.e.proven(at)
+	}
 	l.flush()
 }
 
@@ -270,7 +274,9 @@ func (l *Link) retry(p []byte) {
 		return
 	}
 	l.cookie = append([]byte(nil), cookie...)
-	l.levels[levelInitial].sending.again()
+	s := &l.levels[levelInitial].sending
+	s.split(l.piece(levelInitial))
+	s.again()
 	l.flushDue = true
 }
 

@@ -50,6 +50,22 @@ func (s *sending) add(b []byte, size int, now time.Time) {
 	}
 }
 
+// split makes segments of at most size bytes of longer ones.
+func (s *sending) split(size int) {
+	var all []segment
+	for _, g := range s.segments {
+		for len(g.data) > size {
+			rest := g
+			rest.offset, rest.data = g.offset+uint64(size), g.data[size:]
+			g.data = g.data[:size:size]
+			all = append(all, g)
+			g = rest
+		}
+		all = append(all, g)
+	}
+	s.segments = all
+}
+
 // again makes all segments ones that were never sent.
 func (s *sending) again() {
 	for i := range s.segments {

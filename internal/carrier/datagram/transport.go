@@ -9,15 +9,15 @@ import (
 // A Transport carries datagrams. Its Receive is called by one goroutine, Send by any.
 //
 // A carrier whose server may speak in answers only sends questions by itself, and its Send finds no room while there
-// is none to answer; that is nobody else's affair.
+// is none to answer: package polling. What else such a one has to say is in Taker and Prover.
 type Transport interface {
 	// Receive waits for datagrams and puts them into chunks: those of one sender that have the same length, but for the last
 	// which may be shorter, stand back to back in one. It returns how many chunks it has set; one that is empty says that nobody is
-	// where datagrams were sent. Its error is final.
+	// where datagrams were sent. Its error is final, and becomes that of the connections.
 	Receive(chunks []*Chunk) (int, error)
 	// Send sends datagrams to an address. They stand back to back in b and have these lengths. It returns how many were
-	// taken: all of them if it may wait, else as many as there is room for at once. What can not be sent for another
-	// reason is lost, as on the way. Its error is final.
+	// taken: as many as there is room for at once; all of them if it may wait, or fewer after a while, so that the caller may see whether they
+	// are still to be sent. What can not be sent for another reason is lost, as on the way. Its error is final.
 	Send(b []byte, lens []int, to Addr, wait bool) (int, error)
 	// Max returns the length of the longest datagram to an address.
 	Max(to Addr) int
@@ -27,6 +27,27 @@ type Transport interface {
 	Local() net.Addr
 	// Close makes all calls return.
 	Close() error
+}
+
+// A Taker is a Transport that takes other datagrams than it sends: questions of DNS are shorter than answers.
+type Taker interface {
+	// Takes returns the length of the longest datagram that may come from an address.
+	Takes(from Addr) int
+}
+
+// takes returns the length of the longest datagram that may come from an address.
+func takes(t Transport, from Addr) int {
+	if k, ok := t.(Taker); ok {
+		return k.Takes(from)
+	}
+	return t.Max(from)
+}
+
+// A Prover is a Transport that wants to know who is no stranger any more.
+type Prover interface {
+	// Proven says that a client is at an address who has shown its key, and that it is there. It is called at least once for each, and must
+	// not wait.
+	Proven(a Addr)
 }
 
 // An Addr is where datagrams come from and go to.

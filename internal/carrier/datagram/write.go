@@ -47,7 +47,10 @@ func (l *Link) write(b []byte, wait bool, progress func()) (n int, err error) {
 				progress()
 			}
 		}
-		if l.out != nil || n == len(b) {
+		switch {
+		case l.out != nil && wait: // for a while in vain
+			continue
+		case l.out != nil || n == len(b):
 			return n, nil
 		}
 		k := l.take(b[n:])
