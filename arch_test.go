@@ -30,6 +30,7 @@ var arrows = map[string][]string{
 	"internal/carrier":          {},
 	"internal/carrier/ssh":      {"internal/carrier", "internal/identity"},
 	"internal/carrier/datagram": {"internal/carrier", "internal/identity", "internal/proto", "internal/session"},
+	"internal/carrier/polling":  {"internal/carrier/datagram"},
 	"internal/carrier/quic":     {"internal/carrier", "internal/identity", "internal/proto"},
 	"internal/carrier/tcp":      {"internal/carrier"},
 	"internal/carrier/tls":      {"internal/carrier", "internal/identity"},

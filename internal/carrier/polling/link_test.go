@@ -1,0 +1,91 @@
+package polling
+
+import (
+	"context"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"ferry/internal/carrier/datagram"
+	"ferry/internal/identity"
+)
+
+func everybody(identity.Protocol, identity.Public) error { return nil }
+
+// links returns both ends of a connection over a medium.
+func links(t testing.TB, m *medium, c Config, d datagram.Config) (client, gateway *datagram.Link) {
+	t.Helper()
+	k, s := transports(t, m, c)
+	key := identity.NewKey()
+	listener := datagram.Listen(s, d)
+	t.Cleanup(func() { _ = listener.Close() })
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	type result struct {
+		l   *datagram.Link
+		err error
+	}
+	come := make(chan result, 1)
+	go func() { // ends with the handshake
+		p, err := listener.Accept()
+		if err != nil {
+			come <- result{nil, err}
+			return
+		}
+		l, _, _, err := p.Handshake(ctx, key.Server(everybody))
+		come <- result{l, err}
+	}()
+	client, err := datagram.Dial(ctx, k, gatewayAt, identity.NewKey().Client(identity.Tunnel, key.Public().Pin()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := <-come
+	if r.err != nil {
+		t.Fatal(r.err)
+	}
+	t.Cleanup(func() {
+		for _, l := range []*datagram.Link{client, r.l} {
+			l.Release()
+			_ = l.Close()
+		}
+	})
+	return client, r.l
+}
+
+// TestHandshake: over mediums of all sizes, with losses.
+func TestHandshake(t *testing.T) {
+	icmp := Config{Polls: 256, Hold: 12 * time.Second}
+	dns := Config{Bound: true}
+	for _, tt := range []struct {
+		name     string
+		up, down int
+		c        Config
+		d        datagram.Config
+		loss     float64
+		within   time.Duration
+		most     int // questions
+	}{
+		{"icmp", 1440, 1440, icmp, datagram.Config{}, 0, 100 * time.Millisecond, 20},
+		{"icmp, 5 % are lost", 1440, 1440, icmp, datagram.Config{}, 0.05, 2 * time.Second, 60},
+		{"dns", 120, 900, dns, datagram.Config{Proven: true}, 0, 300 * time.Millisecond, 60},
+		{"dns, and the gateway wants proof", 120, 900, dns, datagram.Config{}, 0, 2 * time.Second, 100},
+		{"dns, 5 % are lost", 120, 900, dns, datagram.Config{Proven: true}, 0.05, 3 * time.Second, 150},
+		{"dns, small", 90, 900, dns, datagram.Config{Proven: true}, 0, 500 * time.Millisecond, 90},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				m := newMedium(tt.up, tt.down, 10*time.Millisecond, tt.loss)
+				start := time.Now()
+				client, gateway := links(t, m, tt.c, tt.d)
+				took := time.Since(start)
+				t.Logf("%v, %d questions, %d of them polls; at most %d open; up %d, down %d", took, m.asked, m.polls, m.most, client.Max(), gateway.Max())
+				if took > tt.within || m.asked > tt.most {
+					t.Errorf("the handshake took %v and %d questions, want %v and %d", took, m.asked, tt.within, tt.most)
+				}
+				if up, down := client.Max(), gateway.Max(); up != tt.up-datagram.Overhead-12 || down != tt.down-datagram.Overhead-12 {
+					t.Errorf("items of %d and %d bytes", up, down)
+				}
+			})
+		})
+	}
+}

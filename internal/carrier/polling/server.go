@@ -1,0 +1,364 @@
+package polling
+
+import (
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+
+	"ferry/internal/carrier/datagram"
+)
+
+// A Server is the gateway's end: a transport to all who ask.
+//
+//	Receive ◀── questions, which wait for their clients' datagrams
+//	Send ── takes waiting questions ──▶ Answer
+//	run  ── those that have waited for too long ──▶ Answer, empty
+type Server[B any] struct {
+	m    Answerer[B]
+	c    Config
+	done chan struct{} // closed by Close
+	kick chan struct{} // capacity 1: there are clients again
+	runs sync.WaitGroup
+	once sync.Once
+	outs sync.Pool // of *outgoing[B]
+
+	mu        sync.Mutex // guards what follows
+	clients   map[netip.AddrPort]*client[B]
+	strangers int
+
+	// Of the goroutine that receives:
+	questions  []Question[B]
+	next, have int // of questions
+}
+
+// A client is one who asks.
+type client[B any] struct {
+	holding holding[B]
+	aside   aside
+	seen    netip.AddrPort
+	last    time.Time     // when it asked
+	wake    chan struct{} // capacity 1, made by who waits for a question; sent to when there is one, or never will be
+	proven  bool
+	gone    bool // forgotten
+}
+
+// outgoing is what one call of Answer needs.
+type outgoing[B any] struct {
+	replies []Reply[B]
+	held    []held[B] // what they were made of, to be put back
+	bytes   []byte
+	lens    []int
+}
+
+func (o *outgoing[B]) reset() {
+	clear(o.replies)
+	clear(o.held)
+	o.replies, o.held, o.bytes, o.lens = o.replies[:0], o.held[:0], o.bytes[:0], o.lens[:0]
+}
+
+// add adds an answer.
+func (o *outgoing[B]) add(q held[B], p []byte, now time.Time) {
+	o.replies = append(o.replies, Reply[B]{Number: q.number, Held: now.Sub(q.at), Back: q.back})
+	o.bytes, o.lens = append(o.bytes, p...), append(o.lens, len(p))
+}
+
+// NewServer answers those who ask. The medium belongs to the Server from now on.
+func NewServer[B any](m Answerer[B], c Config) *Server[B] {
+	c.setDefaults()
+	s := &Server[B]{
+		m: m, c: c, done: make(chan struct{}), kick: make(chan struct{}, 1),
+		clients: map[netip.AddrPort]*client[B]{}, questions: make([]Question[B], maxBatch),
+	}
+	s.outs.New = func() any { return new(outgoing[B]) }
+	s.runs.Go(s.run)
+	return s
+}
+
+// Receive implements datagram.Transport.
+func (s *Server[B]) Receive(all []*datagram.Chunk) (int, error) {
+	c := chunks{all: all}
+	for {
+		for s.next < s.have {
+			q := &s.questions[s.next]
+			if len(q.Data) > 0 && !c.add(datagram.Addr{Remote: q.From}, q.Data) {
+				return c.n, nil
+			}
+			s.next++
+		}
+		if c.n > 0 {
+			return c.n, nil
+		}
+		n, err := s.m.Receive(s.questions)
+		if err != nil {
+			return 0, err
+		}
+		s.next, s.have = 0, n
+		if err := s.asked(s.questions[:n]); err != nil {
+			return 0, err
+		}
+	}
+}
+
+// asked keeps questions, and answers those for which there is something, or which can not be kept.
+func (s *Server[B]) asked(all []Question[B]) error {
+	o := s.outs.Get().(*outgoing[B])
+	defer s.outs.Put(o)
+	o.reset()
+	now := time.Now()
+	s.mu.Lock()
+	for i := range all {
+		s.keep(&all[i], o, now)
+	}
+	s.mu.Unlock()
+	return s.answer(o)
+}
+
+// answer sends answers that are lost if there is no room for them.
+func (s *Server[B]) answer(o *outgoing[B]) error {
+	b, lens, to := o.bytes, o.lens, o.replies
+	for len(lens) > 0 {
+		k := min(len(lens), maxBatch)
+		if _, err := s.m.Answer(to[:k], b, lens[:k], false); err != nil {
+			return err
+		}
+		b, lens, to = b[sum(lens[:k]):], lens[k:], to[k:]
+	}
+	return nil
+}
+
+// keep keeps one question. The caller holds mu.
+func (s *Server[B]) keep(q *Question[B], o *outgoing[B], now time.Time) {
+	c := s.client(q.From)
+	c.seen, c.last = q.Seen, now
+	most := s.c.Held
+	if !c.proven {
+		most = min(most, strangerHeld)
+	}
+	if out, empty := c.holding.ask(q.Number, q.Back, now, most); empty {
+		o.add(out, nil, now)
+	}
+	for len(c.aside.lens) > 0 && c.holding.n > 0 {
+		h, _ := c.holding.pop()
+		o.add(h, c.aside.bytes[:c.aside.lens[0]], now)
+		c.aside.drop(1)
+	}
+	if s.c.Hold < 0 && c.holding.n > 0 {
+		h, _ := c.holding.pop()
+		o.add(h, nil, now)
+	}
+	c.tell()
+}
+
+// tell tells who waits that there is a question.
+func (c *client[B]) tell() {
+	if c.wake != nil && (c.holding.n > 0 || c.gone) {
+		notify(c.wake)
+	}
+}
+
+// client returns who asks; a stranger goes for another one if there are too many. The caller holds mu.
+func (s *Server[B]) client(from netip.AddrPort) *client[B] {
+	if c := s.clients[from]; c != nil {
+		return c
+	}
+	if s.strangers >= s.c.Strangers {
+		for a, c := range s.clients { // any: maps have no order, which nobody outside can foresee
+			if !c.proven {
+				s.forget(a, c)
+				break
+			}
+		}
+	}
+	c := &client[B]{}
+	s.clients[from] = c
+	s.strangers++
+	if len(s.clients) == 1 {
+		notify(s.kick)
+	}
+	return c
+}
+
+// forget forgets a client. The caller holds mu.
+func (s *Server[B]) forget(a netip.AddrPort, c *client[B]) {
+	delete(s.clients, a)
+	if !c.proven {
+		s.strangers--
+	}
+	c.gone = true
+	c.tell()
+}
+
+// Proven implements datagram.Prover: a client may have more questions waiting.
+func (s *Server[B]) Proven(a datagram.Addr) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if c := s.clients[a.Remote]; c != nil && !c.proven {
+		c.proven = true
+		s.strangers--
+	}
+}
+
+// Send implements datagram.Transport.
+func (s *Server[B]) Send(b []byte, lens []int, to datagram.Addr, wait bool) (done int, err error) {
+	o := s.outs.Get().(*outgoing[B])
+	defer s.outs.Put(o)
+	for len(lens) > 0 {
+		o.reset()
+		c, put := s.take(o, to, b, lens, wait)
+		k := len(o.replies)
+		switch {
+		case c == nil: // lost
+			return done + len(lens), nil
+		case k == 0 && !wait:
+			return done + put, nil
+		case k == 0:
+			if !s.await(c) {
+				return done, nil
+			}
+			continue
+		}
+		n, err := s.m.Answer(o.replies, b, lens[:k], wait)
+		s.back(c, o.held[n:])
+		done += n
+		if err != nil || n < k {
+			return done, err
+		}
+		b, lens = b[sum(lens[:n]):], lens[n:]
+	}
+	return done, nil
+}
+
+// take takes as many questions of a client as there are datagrams, or are there. If there is none, and nobody waits, it puts datagrams
+// aside and returns how many. A nil client: nobody asks from there.
+func (s *Server[B]) take(o *outgoing[B], to datagram.Addr, b []byte, lens []int, wait bool) (c *client[B], put int) {
+	now := time.Now()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if c = s.clients[to.Remote]; c == nil {
+		return nil, 0
+	}
+	for len(o.replies) < min(len(lens), maxBatch) && c.holding.n > 0 {
+		h, _ := c.holding.pop()
+		o.held = append(o.held, h)
+		o.replies = append(o.replies, Reply[B]{Number: h.number, Held: now.Sub(h.at), Back: h.back})
+	}
+	if len(o.replies) == 0 && !wait {
+		most := asideBytes
+		if !c.proven {
+			most = strangerAside
+		}
+		put = c.aside.add(b, lens, most)
+	}
+	return c, put
+}
+
+// back puts questions back that were not answered.
+func (s *Server[B]) back(c *client[B], left []held[B]) {
+	if len(left) == 0 {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i := len(left) - 1; i >= 0; i-- {
+		c.holding.unpop(left[i])
+	}
+}
+
+// await waits for a question of a client. It returns false when the caller may think again.
+func (s *Server[B]) await(c *client[B]) bool {
+	s.mu.Lock()
+	if c.wake == nil {
+		c.wake = make(chan struct{}, 1)
+	}
+	c.tell() // one may have come meanwhile
+	wake := c.wake
+	s.mu.Unlock()
+	late := time.NewTimer(maxWait)
+	defer late.Stop()
+	select {
+	case <-wake:
+		return true
+	case <-late.C:
+	case <-s.done:
+	}
+	return false
+}
+
+// run answers the questions that have waited for too long, and forgets clients. It ends with Close.
+func (s *Server[B]) run() {
+	every := max(max(s.c.Hold, 0)/10, pace)
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	for {
+		select {
+		case <-s.done:
+			return
+		case <-s.kick:
+			tick.Reset(every)
+			continue
+		case <-tick.C:
+		}
+		if !s.sweep(time.Now(), every) {
+			tick.Stop() // the next one who comes says so
+		}
+	}
+}
+
+// sweep does it once; the next one comes in a while. It tells whether there are clients.
+func (s *Server[B]) sweep(now time.Time, soon time.Duration) bool {
+	o := s.outs.Get().(*outgoing[B])
+	defer s.outs.Put(o)
+	o.reset()
+	s.mu.Lock()
+	for a, c := range s.clients {
+		hold, silent := s.c.Hold, forgotten
+		if !c.proven {
+			hold, silent = min(hold, strangerHold), strangerForgotten
+		}
+		for {
+			h, ok := c.holding.expired(now.Add(soon - hold))
+			if !ok {
+				break
+			}
+			o.add(h, nil, now)
+		}
+		if now.Sub(c.last) > silent {
+			s.forget(a, c)
+		}
+	}
+	some := len(s.clients) > 0
+	s.mu.Unlock()
+	_ = s.answer(o) // an error ends Receive, too
+	return some
+}
+
+// Max implements datagram.Transport.
+func (s *Server[B]) Max(datagram.Addr) int { return s.m.Max() }
+
+// Takes implements datagram.Taker.
+func (s *Server[B]) Takes(datagram.Addr) int { return s.m.Takes() }
+
+// Name implements datagram.Transport.
+func (s *Server[B]) Name(a datagram.Addr) net.Addr {
+	s.mu.Lock()
+	seen := a.Remote
+	if c := s.clients[a.Remote]; c != nil {
+		seen = c.seen
+	}
+	s.mu.Unlock()
+	return s.m.Name(seen)
+}
+
+// Local implements datagram.Transport.
+func (s *Server[B]) Local() net.Addr { return s.m.Local() }
+
+// Close implements datagram.Transport.
+func (s *Server[B]) Close() (err error) {
+	s.once.Do(func() {
+		close(s.done)
+		err = s.m.Close()
+		s.runs.Wait()
+	})
+	return err
+}
