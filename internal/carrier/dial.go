@@ -53,12 +53,12 @@ func TCPDialer(o Opener) *net.Dialer {
 	return d
 }
 
-// Lookup returns the addresses of an endpoint's host, in the order of preference, without zeros in front of those of IPv4.
-func Lookup(ctx context.Context, e Endpoint, o Opener) ([]netip.Addr, error) {
+// Lookup returns the addresses of an endpoint's host, among those of a network of package net (ip, ip4), in the order of preference, without zeros in front of those of IPv4.
+func Lookup(ctx context.Context, network string, e Endpoint, o Opener) ([]netip.Addr, error) {
 	if e.At.IsValid() {
 		return []netip.Addr{e.At}, nil
 	}
-	addrs, err := Resolver(o).LookupNetIP(ctx, "ip", e.Host)
+	addrs, err := Resolver(o).LookupNetIP(ctx, network, e.Host)
 	if err != nil {
 		return nil, explain(e, err)
 	}

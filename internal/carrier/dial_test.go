@@ -23,7 +23,7 @@ func TestKnownAddress(t *testing.T) {
 		t.Fatal(err)
 	}
 	_ = conn.Close()
-	if got, err := carrier.Lookup(t.Context(), e, nil); err != nil || !slices.Equal(got, []netip.Addr{here}) {
+	if got, err := carrier.Lookup(t.Context(), "ip", e, nil); err != nil || !slices.Equal(got, []netip.Addr{here}) {
 		t.Errorf("got %v, %v", got, err)
 	}
 	if parsed, err := carrier.ParseDial(e.String(), 0); err != nil || parsed.Host != e.Host || parsed.At.IsValid() {

@@ -120,7 +120,7 @@ func (s search) lookup(ctx context.Context, o carrier.Opener) (map[carrier.Endpo
 	addrs, errs := make([][]netip.Addr, len(s.names)), make([]error, len(s.names))
 	var asking sync.WaitGroup
 	for i, e := range s.names {
-		asking.Go(func() { addrs[i], errs[i] = carrier.Lookup(ctx, e, o) })
+		asking.Go(func() { addrs[i], errs[i] = carrier.Lookup(ctx, "ip", e, o) })
 	}
 	asking.Wait()
 	found := map[carrier.Endpoint][]netip.Addr{}

@@ -33,7 +33,7 @@ const (
 // questions to name servers. Whether the gateway takes the key is known only when the first item has come: a client is done
 // before the server has checked it.
 func Dial(ctx context.Context, e carrier.Endpoint, o carrier.Opener, c *tls.Config) (carrier.Link, error) {
-	addrs, err := carrier.Lookup(ctx, e, o)
+	addrs, err := carrier.Lookup(ctx, "ip", e, o)
 	if err != nil {
 		return nil, err
 	}

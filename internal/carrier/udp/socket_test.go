@@ -129,11 +129,7 @@ func TestTooLong(t *testing.T) {
 	if got, _ := receive(t, b, 2); len(got) != 2 || len(got[0]) != 100 || len(got[1]) != 100 {
 		t.Errorf("got %d datagrams", len(got))
 	}
-	raw, err := a.f.SyscallConn()
-	if err != nil {
-		t.Fatal(err)
-	}
-	_ = raw.Control(func(fd uintptr) {
+	_ = a.Control(func(fd uintptr) {
 		if v, err := unix.GetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_MTU_DISCOVER); v != unix.IP_PMTUDISC_PROBE {
 			t.Errorf("IP_MTU_DISCOVER is %d, %v: packets may be fragmented", v, err)
 		}
