@@ -1,0 +1,82 @@
+package icmp
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"os"
+	"runtime"
+	"testing"
+	"time"
+
+	"ferry/internal/carrier"
+	"ferry/internal/carrier/carriertest"
+	"ferry/internal/identity"
+)
+
+// No goroutine is left when all is closed.
+func TestMain(m *testing.M) {
+	code := m.Run()
+	const own = 2 // this one, and one of package os/signal
+	for range 100 {
+		if runtime.NumGoroutine() <= own {
+			os.Exit(code)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	b := make([]byte, 64<<10)
+	fmt.Printf("goroutines are left:\n%s\n", b[:runtime.Stack(b, true)])
+	os.Exit(1)
+}
+
+func everybody(identity.Protocol, identity.Public) error { return nil }
+
+// pair returns both ends of a connection over loopback, where the kernel answers each question, too.
+func pair(t testing.TB) (client, gateway carrier.Link) {
+	t.Helper()
+	e := carrier.Endpoint{Scheme: "icmp", Host: "127.0.0.1"}
+	l, err := Listen(t.Context(), e)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
+	key := identity.NewKey()
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	links := make(chan carrier.Link, 1)
+	go func() { // ends with the handshake
+		defer close(links)
+		p, err := l.Accept()
+		if err != nil {
+			return
+		}
+		if link, _, _, err := p.Handshake(ctx, key.Server(everybody)); err == nil {
+			links <- link
+		}
+	}()
+	client, err = Dial(ctx, e, nil, identity.NewKey().Client(identity.Tunnel, key.Public().Pin()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	gateway, ok := <-links
+	if !ok {
+		t.Fatal("the gateway has no connection")
+	}
+	t.Cleanup(func() { _, _ = client.Close(), gateway.Close() })
+	return client, gateway
+}
+
+func TestLink(t *testing.T) {
+	carriertest.TestLink(t, func(t testing.TB) (client, gateway carrier.Link) { return pair(t) })
+}
+
+func TestNames(t *testing.T) {
+	client, gateway := pair(t)
+	if a := client.RemoteAddr(); a.Network() != "icmp" || a.String() != "127.0.0.1" {
+		t.Errorf("the client calls the gateway %s %s", a.Network(), a)
+	}
+	a, ok := gateway.RemoteAddr().(interface{ AddrPort() netip.AddrPort })
+	if !ok || a.AddrPort().Addr() != netip.MustParseAddr("127.0.0.1") || a.AddrPort().Port() == 0 {
+		t.Errorf("the gateway calls the client %v", gateway.RemoteAddr())
+	}
+}
