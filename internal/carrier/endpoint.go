@@ -22,6 +22,7 @@ const AnyCID = 0xffffffff
 type kind struct {
 	port uint32 // where the URL has none; 0: the port that the caller says
 	path string // likewise; empty: the carrier has no path
+	bare bool   // it has no ports
 }
 
 // DefaultPath is where a gateway's WebSocket is in the names of its HTTP server.
@@ -33,6 +34,7 @@ var kinds = map[string]kind{
 	"tcp":  {},
 	"udp":  {},
 	"quic": {},
+	"icmp": {bare: true},
 	"ssh":  {port: 2022},
 	"ws":   {port: 80, path: DefaultPath},
 	"wss":  {port: 443, path: DefaultPath},
@@ -54,14 +56,14 @@ type Endpoint struct {
 	Host   string // over IP: name or address; empty: all of this machine (listening only)
 	// At is where Host is, if that is known: it is connected to without a question to a name server. It is no part of the URL.
 	At   netip.Addr
-	Port uint32 // all but unix
+	Port uint32 // all but unix and icmp
 	CID  uint32 // vsock; AnyCID when the URL has none
 	Path string // unix, ws, wss
 	// HybridPort is the guest's vsock port behind a hypervisor's unix socket; 0: a plain socket.
 	HybridPort uint32
 }
 
-// OverIP tells whether the other end is a host with a port.
+// OverIP tells whether the other end is a host.
 func (e Endpoint) OverIP() bool {
 	_, ok := kinds[e.Scheme]
 	return ok
@@ -91,7 +93,8 @@ func ParseDial(s string, port int) (Endpoint, error) {
 	case err != nil:
 		return e, err
 	case e.OverIP() && e.Host == "":
-		return e, fmt.Errorf("%q names no host: write for example %s://192.168.0.1:%d", s, e.Scheme, e.Port)
+		e.Host = "192.168.0.1"
+		return e, fmt.Errorf("%q names no host: write for example %s", s, e)
 	case e.Scheme == "vsock" && e.CID == AnyCID:
 		return e, fmt.Errorf("%q names no context ID: write vsock://2:%d for the host of this machine", s, port)
 	}
@@ -119,10 +122,13 @@ func parse(s string, defaultPort uint32) (Endpoint, error) {
 		return Endpoint{}, fmt.Errorf("%q: unknown carrier %q: use %s", s, u.Scheme, Schemes())
 	}
 	e := Endpoint{Scheme: u.Scheme, Port: defaultPort}
-	if k.port != 0 {
+	if k.port != 0 || k.bare {
 		e.Port = k.port
 	}
 	if p := u.Port(); p != "" {
+		if k.bare {
+			return e, fmt.Errorf("%q: %s has no ports: write %s://%s", s, u.Scheme, u.Scheme, u.Hostname())
+		}
 		if e.Port, err = portNumber(p, u.Scheme); err != nil {
 			return e, fmt.Errorf("%q: %w", s, err)
 		}
@@ -208,6 +214,8 @@ func portNumber(p, scheme string) (uint32, error) {
 func (e Endpoint) String() string {
 	u := url.URL{Scheme: e.Scheme}
 	switch {
+	case kinds[e.Scheme].bare:
+		return e.Scheme + "://" + bracketed(e.Host)
 	case e.OverIP():
 		u.Host, u.Path = net.JoinHostPort(e.Host, strconv.Itoa(int(e.Port))), e.Path
 	case e.Scheme == "unix":

@@ -11,7 +11,7 @@ import (
 
 // An Opener opens for who dials what it has not got the rights for. Where it is nil, the carrier does.
 type Opener interface {
-	// Socket makes a socket for a network of package net (tcp4, tcp6, udp4 or udp6) with the firewall mark
+	// Socket makes a socket for a network of package net (tcp4, tcp6, udp4 or udp6), or icmp4, which is for pings, with the firewall mark
 	// that keeps it, on its way to an address, out of the tunnel.
 	Socket(network, address string) (*os.File, error)
 	// Connect connects to a unix socket.

@@ -9,6 +9,7 @@ import (
 	"net"
 
 	"ferry/internal/carrier"
+	"ferry/internal/carrier/icmp"
 	"ferry/internal/carrier/quic"
 	"ferry/internal/carrier/ssh"
 	"ferry/internal/carrier/udp"
@@ -17,6 +18,9 @@ import (
 	"ferry/internal/identity"
 )
 
+// pings is how answers by icmp begin.
+const pings = icmp.Answer
+
 // more are the carriers that a minimal build leaves out.
 var more = map[string]kind{
 	"ws":   {dial: stream(web), class: failover.ClassWeb},
@@ -24,6 +28,7 @@ var more = map[string]kind{
 	"ssh":  {dial: secureShell, class: failover.ClassSSH},
 	"quic": {dial: handshaking(quic.Dial), class: failover.ClassDatagram, lossy: true},
 	"udp":  {dial: handshaking(udp.Dial), class: failover.ClassDatagram, lossy: true},
+	"icmp": {dial: handshaking(icmp.Dial), class: failover.ClassICMP, lossy: true, polling: true},
 }
 
 // handshaking reaches a gateway by a carrier that makes the handshake itself.

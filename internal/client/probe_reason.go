@@ -62,6 +62,8 @@ func isTimeout(err error) bool {
 func noAnswer(e carrier.Endpoint, err error) string {
 	var op *net.OpError
 	switch {
+	case e.Scheme == "icmp":
+		return fmt.Sprintf("no answer within %s: pings may be blocked, or vpnsrv does not listen for them", probeDial)
 	case carriers[e.Scheme].lossy:
 		return fmt.Sprintf("no answer within %s: UDP may be blocked, or vpnsrv does not listen there", probeDial)
 	case errors.As(err, &op) && op.Op == "dial":

@@ -17,6 +17,9 @@ type kind struct {
 	class failover.Class
 	lossy bool // packets get lost, and large ones may not pass
 	plain bool // it carries the 2013 protocol
+	// polling is set where the gateway may only answer, full where echoes are shorter than elsewhere: failover.Way.
+	polling bool
+	full    int
 }
 
 // A dialer reaches a gateway, and makes the handshake where there are keys.

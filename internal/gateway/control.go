@@ -394,8 +394,8 @@ func (g *Gateway) servers() []string {
 		if !l.reaches() || l.at.Scheme == "ssh" { // by which no device joins
 			continue
 		}
-		a, err := netip.ParseAddrPort(l.Addr().String())
-		if err != nil {
+		a, ok := addrPort(l.Addr())
+		if !ok {
 			continue
 		}
 		hosts := []netip.Addr{a.Addr()}
@@ -438,8 +438,18 @@ func (l *listener) reaches() bool {
 	if !l.at.OverIP() || l.allow&carrier.TLS == 0 {
 		return false
 	}
-	a, err := netip.ParseAddrPort(l.Addr().String())
-	return err == nil && !a.Addr().IsLoopback()
+	a, ok := addrPort(l.Addr())
+	return ok && !a.Addr().IsLoopback()
+}
+
+// addrPort returns an address of package net as a value.
+func addrPort(a net.Addr) (netip.AddrPort, bool) {
+	p, ok := a.(interface{ AddrPort() netip.AddrPort })
+	if !ok {
+		return netip.AddrPort{}, false
+	}
+	at := p.AddrPort()
+	return netip.AddrPortFrom(at.Addr().Unmap(), at.Port()), at.IsValid()
 }
 
 // reachable are the host's addresses that others may reach.

@@ -5,6 +5,7 @@ import (
 
 	"ferry/internal/carrier"
 	"ferry/internal/carrier/datagram"
+	"ferry/internal/carrier/icmp"
 	"ferry/internal/carrier/udp"
 	"ferry/internal/identity"
 )
@@ -43,11 +44,21 @@ func (c callers) Accept() (*caller, error) {
 	return &caller{p, c.keeper}, nil
 }
 
-func listenUDP(ctx context.Context, e carrier.Endpoint, k *doorkeeper) (entrance, error) {
-	l, err := udp.Listen(ctx, e)
+// called makes an entrance of a listener of datagrams.
+func called(l *datagram.Listener, err error, k *doorkeeper) (entrance, error) {
 	if err != nil {
 		return nil, err
 	}
 	l.Answer(k.config())
 	return entranceOf[*caller]{callers{l, k}}, nil
+}
+
+func listenUDP(ctx context.Context, e carrier.Endpoint, k *doorkeeper) (entrance, error) {
+	l, err := udp.Listen(ctx, e)
+	return called(l, err, k)
+}
+
+func listenICMP(ctx context.Context, e carrier.Endpoint, k *doorkeeper) (entrance, error) {
+	l, err := icmp.Listen(ctx, e)
+	return called(l, err, k)
 }

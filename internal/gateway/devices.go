@@ -7,9 +7,11 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	"ferry/internal/addrpool"
+	"ferry/internal/carrier/icmp"
 	"ferry/internal/hostnet"
 	"ferry/internal/identity"
 	"ferry/internal/peerstore"
@@ -173,5 +175,14 @@ func (g *Gateway) hostState(c *Config, sites map[netip.Prefix]netip.Addr) hostne
 	return hostnet.State{
 		Addr: c.Address(), MTU: c.MTU,
 		Masquerade: c.NAT, Routes: slices.Collect(maps.Keys(sites)),
+		Pings: pings(c.Listen),
 	}
+}
+
+// pings is what the kernel must not reply to, since a listener does.
+func pings(listen []string) uint32 {
+	if slices.ContainsFunc(listen, func(url string) bool { return strings.HasPrefix(url, "icmp:") }) {
+		return icmp.Question
+	}
+	return 0
 }

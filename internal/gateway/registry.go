@@ -46,6 +46,7 @@ var ways = map[string]way{
 	"ssh":   {listen: listenSSH, proves: true},
 	"quic":  {listen: listenQUIC, proves: true},
 	"udp":   {listen: listenUDP, proves: true},
+	"icmp":  {listen: listenICMP, proves: true},
 }
 
 func listenQUIC(ctx context.Context, e carrier.Endpoint, k *doorkeeper) (entrance, error) {

@@ -97,6 +97,10 @@ type State struct {
 	DNS     []netip.Addr
 	Domains []string
 
+	// Pings is how the payload of ICMP echo requests begins that are answered by another program: the kernel's replies to those are dropped, and
+	// no others. It needs nftables; without them it is left out, and the log says so. 0: none.
+	Pings uint32
+
 	// Masquerade gives packets from Addr's prefix the address of the interface they leave by,
 	// clamps the MSS of TCP to the path, and turns on net.ipv4.ip_forward.
 	Masquerade bool
@@ -111,6 +115,7 @@ type Outer struct {
 	Mark  uint32       // SO_MARK of its socket
 	Table int          // a routing table that nobody else uses, 1 to 9999
 	Peers []netip.Addr // the far end
+	Pings uint32       // how the payload of echo replies begins that it is made of; 0: of none
 }
 
 // A Link is the state made around one link. Its methods may be called from any goroutine.

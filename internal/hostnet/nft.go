@@ -1,6 +1,7 @@
 package hostnet
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -26,6 +27,11 @@ import (
 //		chain outer {
 //			type filter hook prerouting priority mangle;
 //			socket mark 0x2002 meta mark set 0x2002
+//			icmp type echo-reply @th,64,32 0x46727921 meta mark set 0x2002
+//		}
+//		chain pings {
+//			type filter hook output priority filter;
+//			icmp type echo-reply @th,64,32 0x4672793f drop
 //		}
 //		chain postrouting {
 //			type nat hook postrouting priority srcnat;
@@ -45,6 +51,7 @@ const (
 	natChain    = "postrouting"
 	outerChain  = "outer"
 	guardChain  = "guard"
+	pingsChain  = "pings"
 	tableMemory = "routing_table_"
 )
 
@@ -53,6 +60,8 @@ type nftPlan struct {
 	nat   netip.Prefix // source addresses to masquerade; invalid: none
 	guard netip.Addr   // reached by the link only; invalid: none
 	mark  uint32       // of the socket whose packets get it, too; 0: none
+	echo  uint32       // with mark: how the payload of echo replies begins that get it; 0: none
+	pings uint32       // how the payload of the kernel's echo replies begins that are dropped; 0: none
 	table int          // the routing table, which is remembered; 0: none
 	out   *output      // what may leave beside a full tunnel; nil: everything
 }
@@ -95,6 +104,11 @@ func (l *Link) applyTable(p nftPlan) error {
 	err := l.replace(p)
 	if err == nil || p.nat.IsValid() {
 		return err
+	}
+	if p.pings != 0 {
+		l.tell("no nftables: the kernel replies to what comes by icmp as well, and a firewall may let that reply pass and not the answer", err)
+		p.pings = 0
+		return l.applyTable(p)
 	}
 	const (
 		noSocket = "this kernel has no nft_socket: where rp_filter is 1 the gateway's answers are dropped, so set it to 2"
@@ -305,7 +319,15 @@ func writeTable(link string, p nftPlan, keep was0, had bool) error {
 		chain(guardChain, nftables.ChainTypeFilter, nftables.ChainHookPrerouting, nftables.ChainPriorityRaw, guard(link, p.guard))
 	}
 	if p.mark != 0 {
-		chain(outerChain, nftables.ChainTypeFilter, nftables.ChainHookPrerouting, nftables.ChainPriorityMangle, markAnswers(p.mark))
+		rules := [][]expr.Any{markAnswers(p.mark)}
+		if p.echo != 0 {
+			rules = append(rules, markEchoes(p.echo, p.mark))
+		}
+		chain(outerChain, nftables.ChainTypeFilter, nftables.ChainHookPrerouting, nftables.ChainPriorityMangle, rules...)
+	}
+	if p.pings != 0 {
+		chain(pingsChain, nftables.ChainTypeFilter, nftables.ChainHookOutput, nftables.ChainPriorityFilter,
+			append(echoes(p.pings), &expr.Verdict{Kind: expr.VerdictDrop}))
 	}
 	if p.nat.IsValid() {
 		chain(natChain, nftables.ChainTypeNAT, nftables.ChainHookPostrouting, nftables.ChainPriorityNATSource, masquerade(link, p.nat))
@@ -335,6 +357,19 @@ func markAnswers(mark uint32) []expr.Any {
 		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: native(mark)},
 		&expr.Meta{Key: expr.MetaKeyMARK, SourceRegister: true, Register: 1},
 	}
+}
+
+// markEchoes does so for the replies to pings: nft knows no sockets of those.
+func markEchoes(begin, mark uint32) []expr.Any {
+	return append(echoes(begin),
+		&expr.Immediate{Register: 1, Data: native(mark)},
+		&expr.Meta{Key: expr.MetaKeyMARK, SourceRegister: true, Register: 1})
+}
+
+// echoes are ICMP echo replies (type 0, RFC 792) of which the payload, at byte 8, begins like that.
+func echoes(begin uint32) []expr.Any {
+	return slices.Concat(meta(expr.MetaKeyL4PROTO, unix.IPPROTO_ICMP), payload(expr.PayloadBaseTransportHeader, 0, 0),
+		payload(expr.PayloadBaseTransportHeader, 8, binary.BigEndian.AppendUint32(nil, begin)...))
 }
 
 // masquerade leaves lo alone: a local connection to the link's own address would become one

@@ -80,6 +80,7 @@ func (s State) plan() (*plan, error) {
 	if s.Masquerade {
 		p.nft.nat = s.Addr.Masked()
 	}
+	p.nft.pings = s.Pings
 	if s.Guard {
 		p.nft.guard = s.Addr.Addr()
 	}
@@ -127,7 +128,7 @@ func (p *plan) detour(o Outer, shortest int) error {
 			o.Table, maxTable, unix.RT_TABLE_COMPAT, unix.RT_TABLE_LOCAL)
 	}
 	p.table = o.Table
-	p.nft.mark, p.nft.table, p.full = o.Mark, o.Table, shortest == 0
+	p.nft.mark, p.nft.echo, p.nft.table, p.full = o.Mark, o.Pings, o.Table, shortest == 0
 	first := firstPriority + 2*o.Table
 	byTable := rule{family: unix.AF_INET, priority: first + 1, table: o.Table, mark: o.Mark, suppress: -1}
 	p.rules = append(p.rules, byTable)

@@ -31,7 +31,7 @@ func TestPlanChoosesTable(t *testing.T) {
 		{"halves", "0.0.0.0/1 128.0.0.0/1", "198.51.100.1", "0.0.0.0/1", "128.0.0.0/1", 2},
 	} {
 		s := State{Addr: client.Addr, Routes: prefixes(strings.Fields(tt.routes)...),
-			Outer: Outer{1, 100, addrs(strings.Fields(tt.peers)...)}}
+			Outer: Outer{Mark: 1, Table: 100, Peers: addrs(strings.Fields(tt.peers)...)}}
 		p, err := s.plan()
 		if err != nil {
 			t.Errorf("%s: %v", tt.name, err)

@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"ferry/internal/carrier/netsock"
 	"ferry/internal/durable"
 	"ferry/internal/hostnet"
 	"ferry/internal/tun"
@@ -195,27 +196,33 @@ func (a *admin) socket(network string) (fd int, err error) {
 	if a.rules.Mark == 0 {
 		return -1, errors.New("sockets of this client have no mark")
 	}
-	domain, kind := unix.AF_INET, unix.SOCK_STREAM
 	switch network {
 	case "tcp4":
+		fd, err = newSocket(unix.AF_INET, unix.SOCK_STREAM)
 	case "tcp6":
-		domain = unix.AF_INET6
+		fd, err = newSocket(unix.AF_INET6, unix.SOCK_STREAM)
 	case "udp4":
-		kind = unix.SOCK_DGRAM
+		fd, err = newSocket(unix.AF_INET, unix.SOCK_DGRAM)
 	case "udp6":
-		domain, kind = unix.AF_INET6, unix.SOCK_DGRAM
+		fd, err = newSocket(unix.AF_INET6, unix.SOCK_DGRAM)
+	case "icmp4":
+		fd, err = netsock.Ping()
 	default:
-		return -1, fmt.Errorf("network %q is none of tcp4, tcp6, udp4, udp6", network)
+		err = fmt.Errorf("network %q is none of tcp4, tcp6, udp4, udp6, icmp4", network)
 	}
-	fd, err = unix.Socket(domain, kind|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return -1, os.NewSyscallError("socket", err)
+		return -1, err
 	}
 	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_MARK, int(a.rules.Mark)); err != nil {
 		_ = unix.Close(fd)
 		return -1, fmt.Errorf("set SO_MARK (needs CAP_NET_ADMIN): %w", err)
 	}
 	return fd, nil
+}
+
+func newSocket(domain, kind int) (int, error) {
+	fd, err := unix.Socket(domain, kind|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	return fd, os.NewSyscallError("socket", err)
 }
 
 // maxPeers is how many addresses can have a way around the tunnel until the next State.

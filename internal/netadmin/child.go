@@ -86,6 +86,9 @@ func confineSelf(r Rules, log *slog.Logger) error {
 		rules.Write = append(rules.Write, "/etc")
 		rules.Read = append(rules.Read, "/run", "/proc/sys/kernel/random/boot_id")
 	}
+	if r.Mark != 0 { // where sockets for pings are nobody's; without it a device has one carrier less
+		rules.Capabilities = append(rules.Capabilities, unix.CAP_NET_RAW)
+	}
 	if len(r.Connect) > 0 { // a hypervisor's socket may belong to anybody
 		rules.Capabilities = append(rules.Capabilities, unix.CAP_DAC_OVERRIDE)
 	}

@@ -43,6 +43,8 @@ func (r Rules) judgeDevice(s hostnet.State) error {
 		return fmt.Errorf("mark %d and table %d are not those of this client, %d and %d", s.Outer.Mark, s.Outer.Table, r.Mark, r.Table)
 	case s.Masquerade:
 		return errors.New("a device does not masquerade")
+	case s.Pings != 0:
+		return errors.New("a device answers no pings of others")
 	case s.Full() && !r.Policy.DefaultRoute:
 		return errors.New("a full tunnel is not what the owner of this device wants")
 	case len(s.DNS) > 0 && r.Policy.RefuseDNS:

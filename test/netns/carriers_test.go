@@ -17,6 +17,7 @@ func TestCarriers(t *testing.T) {
 		{"ssh", "ssh://:2022", "ssh://" + gatewayC1, reset},
 		{"quic", "quic://:2002", "quic://" + gatewayC1, ""},
 		{"udp", "udp://:2002", "udp://" + gatewayC1, ""},
+		{"icmp", "icmp://", "icmp://" + gatewayC1, ""},
 		{"tls by the port of wss", "wss://:443", "tcp://" + gatewayC1 + ":443", reset},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -32,10 +32,10 @@ import (
 	"ferry/internal/carrier/polling"
 )
 
-// The markers that payloads begin with: of questions, and of answers.
+// The markers that payloads begin with.
 const (
-	markerQuestion = 0x4672793f
-	markerAnswer   = 0x46727921
+	Question = 0x4672793f
+	Answer   = 0x46727921
 )
 
 const (

@@ -88,9 +88,9 @@ func (s *socket) echo(i int, kind byte) (echo, bool) {
 
 // filter has the kernel drop what is no echo of a kind with our marker; for a raw socket, of an identifier, if that is not 0.
 func (s *socket) filter(kind byte) error {
-	marker, base := uint32(markerQuestion), uint32(0)
+	marker, base := uint32(Question), uint32(0)
 	if kind == echoReply {
-		marker = markerAnswer
+		marker = Answer
 	}
 	load := func(off uint32, size int) bpf.Instruction {
 		if s.raw {

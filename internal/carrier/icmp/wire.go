@@ -17,9 +17,9 @@ type echo struct {
 
 // appendHeader appends all of an echo but its data. Its checksum is right.
 func appendHeader(b []byte, kind byte, e echo) []byte {
-	marker := uint32(markerQuestion)
+	marker := uint32(Question)
 	if kind == echoReply {
-		marker = markerAnswer
+		marker = Answer
 	}
 	from := len(b)
 	b = append(b, kind, 0, 0, 0)
@@ -36,9 +36,9 @@ func appendHeader(b []byte, kind byte, e echo) []byte {
 
 // parse reads an echo of a kind. Its data is part of b. The kernel has looked at the checksum.
 func parse(b []byte, kind byte) (e echo, ok bool) {
-	marker := uint32(markerQuestion)
+	marker := uint32(Question)
 	if kind == echoReply {
-		marker = markerAnswer
+		marker = Answer
 	}
 	if len(b) < headerLen || b[0] != kind || b[1] != 0 || binary.BigEndian.Uint32(b[echoLen:]) != marker {
 		return e, false
