@@ -12,7 +12,8 @@ import (
 // that one is closed.
 func TestRemembersWays(t *testing.T) {
 	t.Parallel()
-	h, state := newRoamingGateway(t, "wss://:443")
+	h := newServed(t, "wss://:443")
+	state := h.join(h.c, "cam1")
 	dev := newClient(t, h.c, "--state", state)
 	dev.waitConnected()
 	dev.goesBy(patience, "tcp://")

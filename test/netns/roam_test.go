@@ -14,14 +14,14 @@ import (
 // newRoaming starts a gateway with these listeners, and a client that has joined by TCP and finds out itself what else there is.
 func newRoaming(t *testing.T, listen ...string) (*hostile, *device) {
 	t.Helper()
-	h, state := newRoamingGateway(t, listen...)
-	return h, newClient(t, h.c, "--state", state)
+	h := newServed(t, listen...)
+	return h, newClient(t, h.c, "--state", h.join(h.c, "cam1"))
 }
 
-// newRoamingGateway starts a gateway with these listeners, and returns the state directory of a device that has joined by TCP.
-func newRoamingGateway(t *testing.T, listen ...string) (h *hostile, state string) {
+// newServed starts a gateway with these listeners, and TCP.
+func newServed(t *testing.T, listen ...string) *hostile {
 	t.Helper()
-	h = newHostile(t)
+	h := newHostile(t)
 	file := filepath.Join(t.TempDir(), "vpnsrv.toml")
 	run(t, h.gw, fmt.Sprintf("%s/vpnsrv init --state %s --config %s", bin, h.state, file))
 	args := []string{"--config", file, "--listen", "tcp://:2002?allow=tls"}
@@ -29,7 +29,7 @@ func newRoamingGateway(t *testing.T, listen ...string) (h *hostile, state string
 		args = append(args, "--listen", l)
 	}
 	h.startSecure(args...)
-	return h, h.join(h.c, "cam1")
+	return h
 }
 
 // goesBy waits until the client uses a way with one of these parts in its URL, and returns how long that took.
