@@ -18,6 +18,7 @@ type carrierUnderTest struct {
 var carriersUnderTest = []carrierUnderTest{
 	{"tls", "tcp://:443?allow=tls", "tcp://" + hostileGateway + ":443"},
 	{"udp", "udp://:2002", "udp://" + hostileGateway},
+	{"icmp", "icmp://", "icmp://" + hostileGateway},
 	{"ws", "wss://:443", "wss://" + hostileGateway},
 }
 
