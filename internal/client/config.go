@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"log/slog"
 	"net/netip"
+	"slices"
+	"strings"
 	"time"
 
 	"ferry/internal/identity"
@@ -73,6 +75,14 @@ type Config struct {
 	Log    *slog.Logger    // nil: discard
 	Events func(Event)     // called for each event, in order, from one goroutine; may be nil
 	Report <-chan struct{} // each receive logs all counters; may be nil
+}
+
+// Pings tells whether sockets for pings may be wanted.
+func (c *Config) Pings() bool {
+	if c.Key.IsZero() || carriers["icmp"].dial == nil || len(c.Carriers) > 0 && !slices.Contains(c.Carriers, "icmp") {
+		return false
+	}
+	return c.Found || slices.ContainsFunc(c.Servers, func(url string) bool { return strings.HasPrefix(url, "icmp:") })
 }
 
 // An EventKind names what happened to the connection.

@@ -193,8 +193,11 @@ func removeDead(path string) {
 
 // socket makes a socket with the mark.
 func (a *admin) socket(network string) (fd int, err error) {
-	if a.rules.Mark == 0 {
+	switch {
+	case a.rules.Mark == 0:
 		return -1, errors.New("sockets of this client have no mark")
+	case network == "icmp4" && !a.rules.Pings:
+		return -1, errors.New("this client does not ping")
 	}
 	switch network {
 	case "tcp4":

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"ferry/internal/carrier/netsock"
 	"ferry/internal/confine"
 )
 
@@ -86,7 +87,7 @@ func confineSelf(r Rules, log *slog.Logger) error {
 		rules.Write = append(rules.Write, "/etc")
 		rules.Read = append(rules.Read, "/run", "/proc/sys/kernel/random/boot_id")
 	}
-	if r.Mark != 0 { // where sockets for pings are nobody's; without it a device has one carrier less
+	if r.Pings && netsock.PingTakesRights() {
 		rules.Capabilities = append(rules.Capabilities, unix.CAP_NET_RAW)
 	}
 	if len(r.Connect) > 0 { // a hypervisor's socket may belong to anybody

@@ -30,6 +30,7 @@ type Rules struct {
 	TUN     string   // name of the interface
 	MTU     int      // of the interface until a State says another, bytes
 	Mark    uint32   // of the sockets that are asked for; 0: none may be
+	Pings   bool     // sockets for ICMP echo are among them
 	Connect []string // paths of unix sockets that may be connected to
 	Remove  []string // paths of unix sockets that are removed at the end, if nobody listens there
 	Read    []string // paths of files that may be read
