@@ -41,7 +41,7 @@ the string it is read from stdin, where other users of this device do not see it
 		}
 		var marked carrier.Opener
 		if *mark != 0 {
-			host, err := netadmin.Start(netadmin.Rules{Program: "vpncli", Mark: *mark})
+			host, err := netadmin.Start(netadmin.Rules{Program: "vpncli", Mark: *mark, Pings: true})
 			if err != nil {
 				return err
 			}

@@ -65,7 +65,7 @@ The exit status is 0 when something works.`,
 func probe(cmd *cmdline.Command, c client.Config, lines bool) error {
 	var marked carrier.Opener
 	if c.Mark != 0 {
-		host, err := netadmin.Start(netadmin.Rules{Program: "vpncli", Mark: c.Mark, Connect: sockets(c)})
+		host, err := netadmin.Start(netadmin.Rules{Program: "vpncli", Mark: c.Mark, Pings: true, Connect: sockets(c)})
 		if err != nil {
 			return err
 		}

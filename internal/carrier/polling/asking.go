@@ -154,17 +154,25 @@ func (a *asking) due(now time.Time) (n int) {
 		a.want = max(a.want/2, a.c.Least)
 		a.halved = a.halved.Add(quiet)
 	}
-	if a.lively(now) && (!a.empty || now.Sub(a.polled) >= pace) {
+	if a.lively(now) && now.Sub(a.polled) >= a.pause() {
 		n = a.want - a.open
 	}
 	if now.Sub(a.polled) >= a.interval {
 		n = max(n, 1)
 		a.interval = min(2*a.interval, a.c.IdleMax)
 	}
-	if n = max(min(n, a.most()-a.open), 0); n > 0 {
+	if n > 0 { // or there would be, and there are enough
 		a.polled = now
 	}
-	return n
+	return max(min(n, a.most()-a.open), 0)
+}
+
+// pause is the least time between polls: none where there is something to fetch.
+func (a *asking) pause() time.Duration {
+	if a.empty {
+		return pace
+	}
+	return 0
 }
 
 // lively tells whether something has happened a moment ago.
@@ -181,11 +189,11 @@ func (a *asking) deadline(now time.Time) time.Time {
 	if a.first != a.next && (a.lively(now) || a.c.Bound) {
 		sooner(a.lost())
 	}
-	if a.lively(now) && a.open < a.want {
-		sooner(a.polled.Add(pace))
+	if a.lively(now) && a.open < min(a.want, a.most()) {
+		sooner(a.polled.Add(max(a.pause(), haste)))
 	}
-	if !at.After(now) { // all are under way that may be
-		at = now.Add(pace)
+	if !at.After(now) {
+		at = now.Add(haste)
 	}
 	return at
 }

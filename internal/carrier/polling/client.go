@@ -24,6 +24,8 @@ type Client struct {
 	runs sync.WaitGroup
 	once sync.Once
 
+	timers sync.Pool // of *time.Timer, for await
+
 	mu     sync.Mutex // guards what follows
 	a      *asking
 	aside  aside
@@ -50,6 +52,7 @@ func NewClient(m Asker, to datagram.Addr, c Config) *Client {
 		m: m, c: c, to: to, answers: make([]Answer, maxBatch),
 		done: make(chan struct{}), kick: make(chan struct{}, 1), room: make(chan struct{}, 1),
 	}
+	t.timers.New = newTimer
 	t.a = newAsking(c, rand.Uint32(), time.Now())
 	t.armed = t.a.deadline(time.Now())
 	t.runs.Go(t.run)
@@ -106,13 +109,22 @@ func (t *Client) unsent(from, to uint32) {
 
 // await waits for an answer. It returns false when the caller may think again.
 func (t *Client) await() bool {
-	late := time.NewTimer(maxWait)
+	return await(&t.timers, t.room, t.done)
+}
+
+func newTimer() any { return time.NewTimer(maxWait) }
+
+// await waits for a word, but not for long. It tells whether it has come.
+func await(timers *sync.Pool, word, done <-chan struct{}) bool {
+	late := timers.Get().(*time.Timer)
+	defer timers.Put(late)
+	late.Reset(maxWait)
 	defer late.Stop()
 	select {
-	case <-t.room:
+	case <-word:
 		return true
 	case <-late.C:
-	case <-t.done:
+	case <-done:
 	}
 	return false
 }

@@ -80,6 +80,8 @@ func (c *Config) setDefaults() {
 const (
 	// lively is how long something has happened a moment ago.
 	lively = 2 * time.Second
+	// haste is how soon polls go out that no answer brings about.
+	haste = time.Millisecond
 	// pace is the least time between polls where answers are empty.
 	pace = 50 * time.Millisecond
 	// quiet is after how long without a datagram half as many questions are kept under way.

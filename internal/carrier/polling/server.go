@@ -23,6 +23,8 @@ type Server[B any] struct {
 	once sync.Once
 	outs sync.Pool // of *outgoing[B]
 
+	timers sync.Pool // of *time.Timer, for await
+
 	mu        sync.Mutex // guards what follows
 	clients   map[netip.AddrPort]*client[B]
 	strangers int
@@ -70,6 +72,7 @@ func NewServer[B any](m Answerer[B], c Config) *Server[B] {
 		m: m, c: c, done: make(chan struct{}), kick: make(chan struct{}, 1),
 		clients: map[netip.AddrPort]*client[B]{}, questions: make([]Question[B], maxBatch),
 	}
+	s.timers.New = newTimer
 	s.outs.New = func() any { return new(outgoing[B]) }
 	s.runs.Go(s.run)
 	return s
@@ -143,11 +146,16 @@ func (s *Server[B]) keep(q *Question[B], o *outgoing[B], now time.Time) {
 		o.add(h, c.aside.bytes[:c.aside.lens[0]], now)
 		c.aside.drop(1)
 	}
-	if s.c.Hold < 0 && c.holding.n > 0 {
-		h, _ := c.holding.pop()
+	if s.c.Hold >= 0 {
+		c.tell()
+		return
+	}
+	if h, ok := c.holding.pop(); ok {
 		o.add(h, nil, now)
 	}
-	c.tell()
+	if c.wake != nil { // there is room aside
+		notify(c.wake)
+	}
 }
 
 // tell tells who waits that there is a question.
@@ -212,6 +220,10 @@ func (s *Server[B]) Send(b []byte, lens []int, to datagram.Addr, wait bool) (don
 			return done + len(lens), nil
 		case k == 0 && !wait:
 			return done + put, nil
+		case put > 0:
+			done += put
+			b, lens = b[sum(lens[:put]):], lens[put:]
+			continue
 		case k == 0:
 			if !s.await(c) {
 				return done, nil
@@ -229,8 +241,8 @@ func (s *Server[B]) Send(b []byte, lens []int, to datagram.Addr, wait bool) (don
 	return done, nil
 }
 
-// take takes as many questions of a client as there are datagrams, or are there. If there is none, and nobody waits, it puts datagrams
-// aside and returns how many. A nil client: nobody asks from there.
+// take takes as many questions of a client as there are datagrams, or are there. If there is none, and nobody waits or none ever will be, it puts
+// datagrams aside and returns how many. A nil client: nobody asks from there.
 func (s *Server[B]) take(o *outgoing[B], to datagram.Addr, b []byte, lens []int, wait bool) (c *client[B], put int) {
 	now := time.Now()
 	s.mu.Lock()
@@ -243,7 +255,7 @@ func (s *Server[B]) take(o *outgoing[B], to datagram.Addr, b []byte, lens []int,
 		o.held = append(o.held, h)
 		o.replies = append(o.replies, Reply[B]{Number: h.number, Held: now.Sub(h.at), Back: h.back})
 	}
-	if len(o.replies) == 0 && !wait {
+	if len(o.replies) == 0 && (!wait || s.c.Hold < 0) {
 		most := asideBytes
 		if !c.proven {
 			most = strangerAside
@@ -274,20 +286,12 @@ func (s *Server[B]) await(c *client[B]) bool {
 	c.tell() // one may have come meanwhile
 	wake := c.wake
 	s.mu.Unlock()
-	late := time.NewTimer(maxWait)
-	defer late.Stop()
-	select {
-	case <-wake:
-		return true
-	case <-late.C:
-	case <-s.done:
-	}
-	return false
+	return await(&s.timers, wake, s.done)
 }
 
 // run answers the questions that have waited for too long, and forgets clients. It ends with Close.
 func (s *Server[B]) run() {
-	every := max(max(s.c.Hold, 0)/10, pace)
+	every := max(min(max(s.c.Hold, 0), strangerHold)/10, pace)
 	tick := time.NewTicker(every)
 	defer tick.Stop()
 	for {
