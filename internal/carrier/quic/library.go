@@ -60,8 +60,8 @@ type socket struct {
 	users int
 }
 
-func newSocket(udp *net.UDPConn) *socket {
-	return &socket{udp: udp, users: 1, transport: &quic.Transport{Conn: newPacedConn(udp), ConnectionIDLength: connectionIDLen, DisableVersionNegotiationPackets: true}}
+func newSocket(udp *net.UDPConn, burst int) *socket {
+	return &socket{udp: udp, users: 1, transport: &quic.Transport{Conn: newPacedConn(udp, burst), ConnectionIDLength: connectionIDLen, DisableVersionNegotiationPackets: true}}
 }
 
 func (s *socket) join() {
@@ -107,13 +107,13 @@ type door struct {
 }
 
 // listen begins to take connections. What arrived returned is above the context of the handshake and of the connection.
-func (s *socket) listen(c *tls.Config, d door) (*acceptor, error) {
+func (s *socket) listen(c *tls.Config, of *quic.Config, d door) (*acceptor, error) {
 	s.transport.StatelessResetKey = resetKey(c)
 	s.transport.VerifySourceAddress = func(net.Addr) bool { return d.crowded() }
 	s.transport.ConnContext = func(ctx context.Context, info *quic.ClientInfo) (context.Context, error) {
 		return d.arrived(ctx, info.RemoteAddr)
 	}
-	l, err := s.transport.Listen(c, config(1))
+	l, err := s.transport.Listen(c, of)
 	return &acceptor{l}, err
 }
 

@@ -10,6 +10,8 @@ import (
 	"sync/atomic"
 	"syscall"
 
+	"github.com/quic-go/quic-go"
+
 	"ferry/internal/carrier"
 	"ferry/internal/identity"
 )
@@ -39,6 +41,10 @@ type Listener struct {
 
 // Listen serves an endpoint quic://[host]:port, on IPv4 and IPv6 where no host is given. c decides who may come in.
 func Listen(ctx context.Context, e carrier.Endpoint, c *tls.Config) (*Listener, error) {
+	return listen(ctx, e, c, config(1), maxBurst)
+}
+
+func listen(ctx context.Context, e carrier.Endpoint, c *tls.Config, of *quic.Config, burst int) (*Listener, error) {
 	udp, err := listenUDP(ctx, "udp", hostPort(e), func(string, string, syscall.RawConn) error { return nil })
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):
@@ -48,10 +54,10 @@ func Listen(ctx context.Context, e carrier.Endpoint, c *tls.Config) (*Listener, 
 	case err != nil:
 		return nil, fmt.Errorf("listen on %s: %w", e, err)
 	}
-	l := &Listener{socket: newSocket(udp), pending: make(chan *Pending, maxHandshakes), closing: make(chan struct{})}
+	l := &Listener{socket: newSocket(udp, burst), pending: make(chan *Pending, maxHandshakes), closing: make(chan struct{})}
 	c = c.Clone()
 	c.GetConfigForClient = l.admit
-	if l.accepted, err = l.socket.listen(c, door{crowded: l.crowded, arrived: l.arrived}); err != nil {
+	if l.accepted, err = l.socket.listen(c, of, door{crowded: l.crowded, arrived: l.arrived}); err != nil {
 		l.socket.leave()
 		return nil, fmt.Errorf("listen on %s: %w", e, err)
 	}
@@ -194,21 +200,10 @@ func (p *Pending) Close() error {
 // Handshake makes the handshake, until ctx is done. It returns what both ends want to speak, and the key that the client
 // has proven.
 func (p *Pending) Handshake(ctx context.Context) (carrier.Link, identity.Protocol, identity.Public, error) {
-	p.decide(true)
 	var none identity.Public
-	var n *conn
-	var err error
-	select {
-	case n = <-p.entered:
-	case <-p.ctx.Done():
-		err = meaning(context.Cause(p.ctx))
-	case <-ctx.Done():
-		err = ctx.Err()
-		p.gone.Store(true)
-		p.abandon()
-	}
+	n, err := p.enter(ctx)
 	if err != nil {
-		return nil, "", none, fmt.Errorf("%w: %w", ErrHandshake, err)
+		return nil, "", none, err
 	}
 	protocol, key, err := identity.Proven(n.state())
 	if err == nil {
@@ -220,4 +215,22 @@ func (p *Pending) Handshake(ctx context.Context) (carrier.Link, identity.Protoco
 	}
 	p.l.socket.join()
 	return newLink(n, p.l.socket, true), protocol, key, nil
+}
+
+// enter makes the handshake, until ctx is done.
+func (p *Pending) enter(ctx context.Context) (n *conn, err error) {
+	p.decide(true)
+	select {
+	case n = <-p.entered:
+	case <-p.ctx.Done():
+		err = meaning(context.Cause(p.ctx))
+	case <-ctx.Done():
+		err = ctx.Err()
+		p.gone.Store(true)
+		p.abandon()
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrHandshake, err)
+	}
+	return n, nil
 }

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"os"
@@ -33,35 +34,44 @@ const (
 // questions to name servers. Whether the gateway takes the key is known only when the first item has come: a client is done
 // before the server has checked it.
 func Dial(ctx context.Context, e carrier.Endpoint, o carrier.Opener, c *tls.Config) (carrier.Link, error) {
-	addrs, err := carrier.Lookup(ctx, "ip", e, o)
+	l, err := race(ctx, e, o, func(ctx context.Context, to netip.AddrPort) (*Link, error) { return dial(ctx, to, o, c) })
 	if err != nil {
 		return nil, err
+	}
+	return l, nil
+}
+
+// race calls dial for all addresses of an endpoint's name, until one succeeds or ctx is done.
+func race[T io.Closer](ctx context.Context, e carrier.Endpoint, o carrier.Opener, dial func(context.Context, netip.AddrPort) (T, error)) (won T, err error) {
+	addrs, err := carrier.Lookup(ctx, "ip", e, o)
+	if err != nil {
+		return won, err
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	var attempts sync.WaitGroup
 	defer attempts.Wait() // behind cancel
 	defer cancel()
-	results := make(chan result) // each attempt sends one, unless ctx is done
+	results := make(chan result[T]) // each attempt sends one, unless ctx is done
 	started, running := 0, 0
 	next := time.NewTimer(0)
 	defer next.Stop()
 	for {
 		select {
 		case <-ctx.Done():
-			return nil, explain(e, errors.Join(ctx.Err(), err))
+			return won, explain(e, errors.Join(ctx.Err(), err))
 		case <-next.C:
 			if started < len(addrs) {
 				to := netip.AddrPortFrom(addrs[started], uint16(e.Port))
-				attempts.Go(func() { try(ctx, to, o, c, results) })
+				attempts.Go(func() { try(ctx, to, dial, results) })
 				started, running = started+1, running+1
 				next.Reset(attemptDelay)
 			}
 		case r := <-results:
 			if running--; r.err == nil {
-				return r.link, nil
+				return r.of, nil
 			}
 			if err = r.err; running == 0 && started == len(addrs) {
-				return nil, explain(e, err)
+				return won, explain(e, err)
 			}
 			next.Reset(0)
 		}
@@ -69,24 +79,38 @@ func Dial(ctx context.Context, e carrier.Endpoint, o carrier.Opener, c *tls.Conf
 }
 
 // A result is what has come of an attempt.
-type result struct {
-	link *Link
-	err  error
+type result[T io.Closer] struct {
+	of  T
+	err error
 }
 
 // try makes one attempt.
-func try(ctx context.Context, to netip.AddrPort, o carrier.Opener, c *tls.Config, results chan<- result) {
-	l, err := dial(ctx, to, o, c)
+func try[T io.Closer](ctx context.Context, to netip.AddrPort, dial func(context.Context, netip.AddrPort) (T, error), results chan<- result[T]) {
+	of, err := dial(ctx, to)
 	select {
-	case results <- result{l, err}:
+	case results <- result[T]{of, err}:
 	case <-ctx.Done():
-		if l != nil {
-			_ = l.Close()
+		if err == nil {
+			_ = of.Close()
 		}
 	}
 }
 
 func dial(ctx context.Context, to netip.AddrPort, o carrier.Opener, c *tls.Config) (*Link, error) {
+	s, err := socketTo(ctx, to, o, maxBurst)
+	if err != nil {
+		return nil, err
+	}
+	n, err := s.dial(ctx, net.UDPAddrFromAddrPort(to), c)
+	if err != nil {
+		s.leave()
+		return nil, fmt.Errorf("%w: %w", ErrHandshake, err)
+	}
+	return newLink(n, s, false), nil
+}
+
+// socketTo returns a socket on the way to an address, that of an opener if there is one.
+func socketTo(ctx context.Context, to netip.AddrPort, o carrier.Opener, burst int) (*socket, error) {
 	network, here := "udp4", "0.0.0.0:0"
 	if to.Addr().Is6() {
 		network, here = "udp6", "[::]:0"
@@ -97,13 +121,7 @@ func dial(ctx context.Context, to netip.AddrPort, o carrier.Opener, c *tls.Confi
 	if err != nil {
 		return nil, err
 	}
-	s := newSocket(udp)
-	n, err := s.dial(ctx, net.UDPAddrFromAddrPort(to), c)
-	if err != nil {
-		s.leave()
-		return nil, fmt.Errorf("%w: %w", ErrHandshake, err)
-	}
-	return newLink(n, s, false), nil
+	return newSocket(udp, burst), nil
 }
 
 // listenUDP makes a UDP socket with large buffers. control is called before it is bound.
