@@ -74,14 +74,25 @@ func Proven(s tls.ConnectionState) (Protocol, Public, error) {
 	switch {
 	case s.Version != tls.VersionTLS13, s.DidResume, !slices.Contains(protocols, s.NegotiatedProtocol):
 		return "", Public{}, ErrProtocol
-	case len(s.PeerCertificates) != 1:
-		return "", Public{}, ErrCertificate
+	}
+	key, err := Shown(s)
+	if err != nil {
+		return "", Public{}, err
+	}
+	return Protocol(s.NegotiatedProtocol), key, nil
+}
+
+// Shown returns the key that the other end has proven in a handshake of any protocol over TLS that has succeeded: that of the one
+// certificate that it has shown.
+func Shown(s tls.ConnectionState) (Public, error) {
+	if s.DidResume || len(s.PeerCertificates) != 1 {
+		return Public{}, ErrCertificate
 	}
 	key, ok := s.PeerCertificates[0].PublicKey.(ed25519.PublicKey)
 	if !ok || Public(key) == (Public{}) { // which stands for none
-		return "", Public{}, ErrCertificate
+		return Public{}, ErrCertificate
 	}
-	return Protocol(s.NegotiatedProtocol), Public(key), nil
+	return Public(key), nil
 }
 
 // noExpiry is how X.509 says that there is none (RFC 5280, section 4.1.2.5).
