@@ -19,6 +19,7 @@ type endpoint struct {
 	drops  counters
 	reads  sync.WaitGroup // of run
 	listen *Listener      // nil: a client's
+	single bool           // the transport brings one datagram at a time
 
 	mu     sync.Mutex       // guards what follows
 	links  map[uint64]*Link // by the id by which this end knows them
@@ -45,15 +46,19 @@ func (e *endpoint) drop(why Reason) { e.drops.drop(why) }
 
 // run reads until the transport is closed.
 func (e *endpoint) run() {
-	chunks := make([]*Chunk, readChunks)
+	count, size := readChunks, LargeChunk
+	if e.single {
+		count, size = 1, smallChunk
+	}
+	chunks := make([]*Chunk, count)
 	for i := range chunks {
-		chunks[i] = newChunk(LargeChunk)
+		chunks[i] = newChunk(size)
 	}
 	for {
 		n, err := e.t.Receive(chunks)
 		for i := range n {
 			if e.sort(chunks[i]) {
-				chunks[i] = newChunk(LargeChunk)
+				chunks[i] = newChunk(size)
 			}
 		}
 		if err != nil {

@@ -322,6 +322,13 @@ func (l *Link) failure() error {
 	return l.err
 }
 
+// Owes tells whether the other end has not acknowledged all that must not be lost.
+func (l *Link) Owes() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.err == nil && len(l.levels[levelData].sending.segments) > 0
+}
+
 // Close ends the connection; pending calls return an error. What the other end has not acknowledged goes to it once more,
 // with the word that nothing follows. It is idempotent.
 func (l *Link) Close() error {
