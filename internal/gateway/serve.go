@@ -126,7 +126,7 @@ func (g *Gateway) greet(ctx context.Context, l *listener, a arrival) (carrier.Li
 // greetWeb greets a client that comes by a WebSocket, over HTTP or HTTPS, or directly by TLS.
 func (g *Gateway) greetWeb(ctx context.Context, l *listener, conn net.Conn, first byte) (carrier.Link, identity.Public, error) {
 	if first != carrier.TLSByte {
-		inside, err := ws.Accept(ctx, conn, l.path())
+		inside, err := ws.Accept(ctx, conn, l.path(), nil)
 		if err != nil {
 			return nil, identity.Public{}, err
 		}
@@ -139,7 +139,7 @@ func (g *Gateway) greetWeb(ctx context.Context, l *listener, conn net.Conn, firs
 	if ours {
 		return g.shake(ctx, again, conn)
 	}
-	inside, err := ws.AcceptTLS(ctx, again, l.path(), g.web)
+	inside, err := ws.AcceptTLS(ctx, again, l.path(), g.web, nil)
 	if err != nil {
 		return nil, identity.Public{}, err
 	}

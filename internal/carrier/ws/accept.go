@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/coder/websocket"
@@ -28,21 +29,28 @@ var (
 	ErrTLS     = errors.New("the outer TLS handshake")
 )
 
+// A Taker answers a request for another protocol than WebSocket that HTTP/1.1 is upgraded to, and returns what becomes of the
+// connection. r.TLS is the outer TLS, if there is one. An error was answered, too.
+type Taker func(conn net.Conn, r *http.Request) (net.Conn, error)
+
+// Takers are those for other protocols, by what the header Upgrade says, in lower case.
+type Takers map[string]Taker
+
 // Accept takes a connection that begins with an HTTP request, and returns the byte stream of the WebSocket that it asks for
 // at a path. Anything else gets an HTTP answer and is ErrRequest, with what was wrong. It closes nothing; behind an error the
 // connection is good for nothing but that.
-func Accept(ctx context.Context, conn net.Conn, path string) (net.Conn, error) {
+func Accept(ctx context.Context, conn net.Conn, path string, others Takers) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, askTime)
 	defer cancel()
 	scheme := "ws"
 	if _, ok := conn.(*tls.Conn); ok {
 		scheme = "wss"
 	}
-	return accept(ctx, conn, path, scheme)
+	return accept(ctx, conn, path, scheme, others)
 }
 
 // AcceptTLS is Accept for a connection that begins with the handshake of TLS. c has the certificate, which nobody verifies.
-func AcceptTLS(ctx context.Context, conn net.Conn, path string, c *tls.Config) (net.Conn, error) {
+func AcceptTLS(ctx context.Context, conn net.Conn, path string, c *tls.Config, others Takers) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, askTime)
 	defer cancel()
 	c = c.Clone()
@@ -51,7 +59,7 @@ func AcceptTLS(ctx context.Context, conn net.Conn, path string, c *tls.Config) (
 	if err := t.HandshakeContext(ctx); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrTLS, err)
 	}
-	s, err := accept(ctx, t, path, "wss")
+	s, err := accept(ctx, t, path, "wss", others)
 	if err != nil {
 		_ = t.SetWriteDeadline(time.Now().Add(answerTime))
 		_ = t.CloseWrite()
@@ -60,8 +68,8 @@ func AcceptTLS(ctx context.Context, conn net.Conn, path string, c *tls.Config) (
 	return s, nil
 }
 
-func accept(ctx context.Context, conn net.Conn, path, scheme string) (net.Conn, error) {
-	a := &answer{conn: conn, wire: &wire{Conn: conn}, header: make(http.Header)}
+func accept(ctx context.Context, conn net.Conn, path, scheme string, others Takers) (net.Conn, error) {
+	a := &answer{others: others, conn: conn, wire: &wire{Conn: conn}, header: make(http.Header)}
 	var r *http.Request
 	err := bounded(ctx, readSide{conn}, func() (err error) {
 		if r, err = a.request(path); err != nil && ctx.Err() != nil {
@@ -73,6 +81,9 @@ func accept(ctx context.Context, conn net.Conn, path, scheme string) (net.Conn, 
 	if err != nil {
 		a.refuse(err)
 		return nil, err
+	}
+	if take := a.taker(r); take != nil {
+		return a.hand(take, r)
 	}
 	c, err := websocket.Accept(a, r, &websocket.AcceptOptions{CompressionMode: websocket.CompressionDisabled})
 	if err == nil {
@@ -103,6 +114,7 @@ func (r *refusal) Unwrap() error { return ErrRequest }
 
 // An answer is where the library finds the connection of a request, and says what becomes of it.
 type answer struct {
+	others Takers
 	conn   net.Conn
 	wire   *wire
 	br     *bufio.Reader
@@ -127,6 +139,7 @@ func (a *answer) request(path string) (*http.Request, error) {
 		return nil, &refusal{http.StatusBadRequest, short(err.Error())}
 	case r.ProtoMajor != 1:
 		return nil, &refusal{http.StatusHTTPVersionNotSupported, r.Proto}
+	case a.taker(r) != nil:
 	case r.URL.Path != path:
 		return nil, &refusal{http.StatusNotFound, short(r.URL.Path)}
 	case r.ContentLength != 0:
@@ -138,6 +151,37 @@ func (a *answer) request(path string) (*http.Request, error) {
 	}
 	return r, nil
 }
+
+// taker returns who answers a request for another protocol; nil: nobody does.
+func (a *answer) taker(r *http.Request) Taker {
+	return a.others[strings.ToLower(r.Header.Get("Upgrade"))]
+}
+
+// hand lets another protocol answer a request.
+func (a *answer) hand(take Taker, r *http.Request) (net.Conn, error) {
+	early, err := a.br.Peek(a.br.Buffered())
+	if err != nil {
+		return nil, err
+	}
+	if t, ok := a.conn.(*tls.Conn); ok {
+		state := t.ConnectionState()
+		r.TLS = &state
+	}
+	a.wire.early = early
+	s, err := take(&ahead{Conn: a.conn, wire: a.wire}, r)
+	if err != nil {
+		return nil, err
+	}
+	return s, a.conn.SetWriteDeadline(time.Time{})
+}
+
+// An ahead is a connection of which some was read before.
+type ahead struct {
+	net.Conn
+	wire *wire
+}
+
+func (a *ahead) Read(b []byte) (int, error) { return a.wire.Read(b) }
 
 // short keeps what strangers write out of the log but for its beginning.
 func short(s string) string { return strconv.Quote(s[:min(len(s), 64)]) }

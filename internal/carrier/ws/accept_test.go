@@ -56,7 +56,7 @@ func ask(t testing.TB, ctx context.Context, sent string) (answer *http.Response,
 	t.Helper()
 	result := make(chan error, 1)
 	a := listen(t, func(conn net.Conn) {
-		s, err := Accept(ctx, conn, "/ferry")
+		s, err := Accept(ctx, conn, "/ferry", nil)
 		if err == nil {
 			_ = s.Close()
 		}
@@ -172,7 +172,7 @@ func TestSlowTLS(t *testing.T) {
 		result := make(chan error, 1)
 		c := certificate(t)
 		a := listen(t, func(conn net.Conn) {
-			_, err := AcceptTLS(ctx, conn, "/ferry", c)
+			_, err := AcceptTLS(ctx, conn, "/ferry", c, nil)
 			result <- err
 		})
 		conn, err := net.Dial("tcp", a.String())
@@ -221,7 +221,7 @@ func FuzzAccept(f *testing.F) {
 	f.Add([]byte("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"))
 	f.Fuzz(func(t *testing.T, sent []byte) {
 		conn := &script{Reader: bytes.NewReader(sent)}
-		s, err := Accept(t.Context(), conn, "/ferry")
+		s, err := Accept(t.Context(), conn, "/ferry", nil)
 		if err == nil {
 			if n, readErr := io.Copy(io.Discard, s); n > int64(len(sent)) || readErr == nil && !bytes.Contains(sent, []byte("\x88")) {
 				t.Errorf("%d bytes out of %d, %v", n, len(sent), readErr)

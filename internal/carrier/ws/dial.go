@@ -29,14 +29,20 @@ const Direct = "direct"
 // Dial connects to an endpoint ws://host:port/path or wss://host:port/path, through a proxy if there is one, and returns the
 // byte stream of the WebSocket. The sockets are those of the opener. A proxy looks the host up itself.
 func Dial(ctx context.Context, e carrier.Endpoint, o carrier.Opener, p Options) (net.Conn, error) {
-	s, err := dial(ctx, e, carrier.TCPDialer(o), p)
+	return DialHTTP(ctx, e, o, p, func(conn net.Conn) (net.Conn, error) { return upgrade(ctx, e, conn) })
+}
+
+// DialHTTP is Dial for another protocol that HTTP/1.1 is upgraded to. upgrade gets a connection on which nothing was said
+// yet, behind the handshake of TLS unless the endpoint is ws://, and returns what becomes of it.
+func DialHTTP(ctx context.Context, e carrier.Endpoint, o carrier.Opener, p Options, upgrade func(net.Conn) (net.Conn, error)) (net.Conn, error) {
+	s, err := dial(ctx, e, carrier.TCPDialer(o), p, upgrade)
 	if err != nil {
 		return nil, fmt.Errorf("dial %s: %w", e, err)
 	}
 	return s, nil
 }
 
-func dial(ctx context.Context, e carrier.Endpoint, d *net.Dialer, p Options) (net.Conn, error) {
+func dial(ctx context.Context, e carrier.Endpoint, d *net.Dialer, p Options, upgrade func(net.Conn) (net.Conn, error)) (net.Conn, error) {
 	proxy, err := p.proxy(e)
 	if err != nil {
 		return nil, err
@@ -48,15 +54,17 @@ func dial(ctx context.Context, e carrier.Endpoint, d *net.Dialer, p Options) (ne
 	var s net.Conn
 	err = bounded(ctx, conn, func() (err error) {
 		wrapped := conn
-		if e.Scheme == "wss" {
+		if e.Scheme != "ws" {
 			t := tls.Client(conn, outer(e))
 			if err := t.HandshakeContext(ctx); err != nil {
 				return explain(err)
 			}
 			wrapped = t
 		}
-		s, err = upgrade(ctx, e, wrapped)
-		return err
+		if s, err = upgrade(wrapped); err != nil {
+			return explain(err)
+		}
+		return nil
 	})
 	if err != nil {
 		_ = conn.Close()

@@ -50,7 +50,10 @@ func environment(e carrier.Endpoint) (*url.URL, error) {
 			c.HTTPProxy, c.HTTPSProxy = or(c.HTTPProxy, all), or(c.HTTPSProxy, all)
 		}
 	}
-	scheme := map[string]string{"ws": "http", "wss": "https"}[e.Scheme]
+	scheme := "https"
+	if e.Scheme == "ws" {
+		scheme = "http"
+	}
 	return c.ProxyFunc()(&url.URL{Scheme: scheme, Host: hostPort(e)})
 }
 

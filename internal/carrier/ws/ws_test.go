@@ -95,11 +95,11 @@ func gateway(t testing.TB, scheme string, serve func(net.Conn)) carrier.Endpoint
 	a := listen(t, func(conn net.Conn) {
 		take := Accept
 		if scheme == "wss" {
-			take = func(ctx context.Context, conn net.Conn, path string) (net.Conn, error) {
-				return AcceptTLS(ctx, conn, path, c)
+			take = func(ctx context.Context, conn net.Conn, path string, _ Takers) (net.Conn, error) {
+				return AcceptTLS(ctx, conn, path, c, nil)
 			}
 		}
-		if s, err := take(t.Context(), conn, "/ferry"); err == nil {
+		if s, err := take(t.Context(), conn, "/ferry", nil); err == nil {
 			serve(s)
 			_ = s.Close()
 		}
