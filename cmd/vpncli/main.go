@@ -43,6 +43,7 @@ the network of this device; SIGUSR1 logs its counters.`,
 	keys := config.NewClient(cmd.Flags())
 	cmd.RunE = func(cmd *cmdline.Command, _ []string) error { return connect(cmd.Context(), keys, *lines) }
 	cmd.AddCommand(joinCommand(), keyCommand(), statusCommand(), probeCommand())
+	cmd.AddCommand(moreCommands()...)
 	completeWays(cmd)
 	return cmd
 }

@@ -38,6 +38,9 @@ var kinds = map[string]kind{
 	"ssh":  {port: 2022},
 	"ws":   {port: 80, path: DefaultPath},
 	"wss":  {port: 443, path: DefaultPath},
+
+	"connect-ip":    {port: 443},
+	"connect-ip+h1": {port: 443},
 }
 
 // Names returns all that a URL can begin with.

@@ -105,9 +105,9 @@ func ParseListen(s string) (Listening, error) {
 	l.Endpoint, err = parse(u.String(), DefaultPort)
 	switch {
 	case err != nil:
-	case kinds[l.Scheme].path != "" && l.Allow&Plain != 0:
-		err = fmt.Errorf("%q: clients without a key come by tcp, vsock and unix only", s)
-	case kinds[l.Scheme].path != "":
+	case isWeb(l.Scheme) && l.Allow&Plain != 0:
+		err = fmt.Errorf("%q: clients without a key come by tcp, vsock, unix and connect-ip only", s)
+	case isWeb(l.Scheme):
 		l.Allow = TLS | Web
 	case l.Allow&Web != 0 && l.Scheme != "tcp":
 		err = fmt.Errorf("%q: a WebSocket comes by tcp only", s)
@@ -116,6 +116,9 @@ func ParseListen(s string) (Listening, error) {
 	}
 	return l, err
 }
+
+// isWeb tells whether a scheme is one of those that stand for tcp with allow=tls,web.
+func isWeb(scheme string) bool { return kinds[scheme].path != "" || scheme == "connect-ip+h1" }
 
 // Admits tells whether l.From lets a context ID or a user ID in.
 func (l Listening) Admits(id uint32) bool { return len(l.From) == 0 || slices.Contains(l.From, id) }

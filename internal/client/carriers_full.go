@@ -9,6 +9,7 @@ import (
 	"net"
 
 	"ferry/internal/carrier"
+	"ferry/internal/carrier/connectip"
 	"ferry/internal/carrier/icmp"
 	"ferry/internal/carrier/quic"
 	"ferry/internal/carrier/ssh"
@@ -29,6 +30,9 @@ var more = map[string]kind{
 	"quic": {dial: handshaking(quic.Dial), class: failover.ClassDatagram, lossy: true},
 	"udp":  {dial: handshaking(udp.Dial), class: failover.ClassDatagram, lossy: true},
 	"icmp": {dial: handshaking(icmp.Dial), class: failover.ClassICMP, lossy: true, polling: true},
+
+	"connect-ip":    {dial: handshaking(connectip.Dial), class: failover.ClassWeb, lossy: true},
+	"connect-ip+h1": {dial: stream(connectip.DialStream), class: failover.ClassWeb},
 }
 
 // handshaking reaches a gateway by a carrier that makes the handshake itself.

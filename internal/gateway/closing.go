@@ -12,6 +12,7 @@ import (
 
 	"ferry/internal/addrpool"
 	"ferry/internal/admission"
+	"ferry/internal/carrier/connectip"
 	"ferry/internal/carrier/ssh"
 	"ferry/internal/carrier/tls"
 	"ferry/internal/carrier/ws"
@@ -64,6 +65,7 @@ var causes = []struct {
 	{context.DeadlineExceeded, "join_timeout", 0},
 	{tls.ErrRecord, "bad_record", 0},
 	{tls.ErrHandshake, "handshake", 0},
+	{connectip.ErrRequest, "http", 0},
 	{ws.ErrRequest, "http", 0},
 	{ws.ErrTLS, "https", 0},
 	{ssh.ErrService, "ssh_service", 0},

@@ -5,8 +5,6 @@ import (
 
 	"ferry/internal/carrier"
 	"ferry/internal/carrier/datagram"
-	"ferry/internal/carrier/icmp"
-	"ferry/internal/carrier/udp"
 	"ferry/internal/identity"
 )
 
@@ -44,21 +42,14 @@ func (c callers) Accept() (*caller, error) {
 	return &caller{p, c.keeper}, nil
 }
 
-// called makes an entrance of a listener of datagrams.
-func called(l *datagram.Listener, err error, k *doorkeeper) (entrance, error) {
-	if err != nil {
-		return nil, err
-	}
-	l.Answer(k.config())
-	return entranceOf[*caller]{callers{l, k}}, nil
-}
-
-func listenUDP(ctx context.Context, e carrier.Endpoint, k *doorkeeper) (entrance, error) {
-	l, err := udp.Listen(ctx, e)
-	return called(l, err, k)
-}
-
-func listenICMP(ctx context.Context, e carrier.Endpoint, k *doorkeeper) (entrance, error) {
-	l, err := icmp.Listen(ctx, e)
-	return called(l, err, k)
+// datagrams is a way by a carrier of datagrams, which makes the handshake itself.
+func datagrams(listen func(context.Context, carrier.Endpoint) (*datagram.Listener, error)) way {
+	return way{proves: true, listen: func(ctx context.Context, e carrier.Listening, k *doorkeeper) (entrance, error) {
+		l, err := listen(ctx, e.Endpoint)
+		if err != nil {
+			return nil, err
+		}
+		l.Answer(k.config())
+		return entranceOf[*caller]{callers{l, k}}, nil
+	}}
 }

@@ -190,7 +190,7 @@ func newGateway(c Config, exit Exit, leases *leases) (*Gateway, error) {
 		return nil, err
 	}
 	if !c.Key.IsZero() {
-		g.tls, g.web = c.Key.Server(g.known), identity.Unproven()
+		g.tls, g.web = c.Key.Server(g.known), c.Key.Outer()
 		g.devices, err = peerstore.Open(leases.dir, peerstore.Config{Pool: c.Pool, Plain: c.PlainPool})
 		if err != nil {
 			return nil, err
@@ -340,6 +340,7 @@ func (g *Gateway) judge(ctx context.Context) {
 			if v := p.limits().Judge(now, p.seen()); v != keepalive.Alive {
 				p.endPath(v.String(), proto.GoodbyeMessage{Reason: proto.ReasonSilent})
 			}
+			p.refit()
 		}
 		for _, t := range tunnels {
 			t.judge(now)

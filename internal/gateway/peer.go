@@ -253,7 +253,10 @@ func (p *peer) grant(ctx context.Context, ask session.Ask) error {
 		p.begin()
 	}
 	lease, displaced, err := p.acquire(ctx, ask)
-	if err != nil {
+	switch {
+	case err != nil && p.keeps(err):
+		lease = p.lease
+	case err != nil:
 		return p.refused(ask, err)
 	}
 	if displaced != nil {
@@ -320,14 +323,14 @@ func (p *peer) acquire(ctx context.Context, ask session.Ask) (addrpool.Lease, ow
 func (p *peer) agree(ask session.Ask) {
 	p.accepted.Store(0)
 	p.goodbye.Store(ask.Features.Has(proto.FeatureGoodbye))
-	p.queue.OnePerWrite(!ask.Extended)
+	p.queue.OnePerWrite(!ask.Extended && p.stream.Max() == 0)
 	caps := router.Caps{
 		Super: ask.Features.Has(proto.FeatureSuper),
 		USO:   ask.Features.Has(proto.FeatureUSO),
 		MTU:   p.c.MTU,
 	}
 	if !ask.Extended {
-		caps.MTU = min(p.c.MTU, legacyMTU)
+		caps.MTU = p.mtu()
 	}
 	p.super = caps.Super
 	if t := p.tunnel.Load(); t != nil {

@@ -9,8 +9,10 @@ import (
 
 	"ferry/internal/addrpool"
 	"ferry/internal/carrier"
+	"ferry/internal/carrier/icmp"
 	"ferry/internal/carrier/quic"
 	"ferry/internal/carrier/tcp"
+	"ferry/internal/carrier/udp"
 	"ferry/internal/carrier/unix"
 	"ferry/internal/carrier/vsock"
 	"ferry/internal/gateway/settings"
@@ -18,17 +20,19 @@ import (
 
 // A way is a kind of carrier by which clients can come.
 type way struct {
-	listen func(context.Context, carrier.Endpoint, *doorkeeper) (entrance, error)
+	listen func(context.Context, carrier.Listening, *doorkeeper) (entrance, error)
 	// from returns the context ID or the user ID at the other end; nil where there is none.
 	from func(net.Conn) (uint32, error)
 	// proves is set for a carrier that makes the handshake itself: nobody comes without a key.
 	proves bool
+	// strangers is set where clients without a key may come as well, if the listener allows that.
+	strangers bool
 }
 
 // stream is a way by a carrier of bytes.
 func stream(listen func(context.Context, carrier.Endpoint) (net.Listener, error), from func(net.Conn) (uint32, error)) way {
-	return way{from: from, listen: func(ctx context.Context, e carrier.Endpoint, _ *doorkeeper) (entrance, error) {
-		l, err := listen(ctx, e)
+	return way{from: from, listen: func(ctx context.Context, e carrier.Listening, _ *doorkeeper) (entrance, error) {
+		l, err := listen(ctx, e.Endpoint)
 		if err != nil {
 			return nil, err
 		}
@@ -45,12 +49,15 @@ var ways = map[string]way{
 	"wss":   stream(tcp.Listen, nil),
 	"ssh":   {listen: listenSSH, proves: true},
 	"quic":  {listen: listenQUIC, proves: true},
-	"udp":   {listen: listenUDP, proves: true},
-	"icmp":  {listen: listenICMP, proves: true},
+	"udp":   datagrams(udp.Listen),
+	"icmp":  datagrams(icmp.Listen),
+
+	"connect-ip":    {listen: listenConnectIP, proves: true, strangers: true},
+	"connect-ip+h1": stream(tcp.Listen, nil),
 }
 
-func listenQUIC(ctx context.Context, e carrier.Endpoint, k *doorkeeper) (entrance, error) {
-	l, err := quic.Listen(ctx, e, k.config())
+func listenQUIC(ctx context.Context, e carrier.Listening, k *doorkeeper) (entrance, error) {
+	l, err := quic.Listen(ctx, e.Endpoint, k.config())
 	if err != nil {
 		return nil, err
 	}
@@ -95,7 +102,7 @@ func listen(ctx context.Context, c *Config, k *doorkeeper, url string) (*listene
 		return nil, err
 	}
 	w := ways[e.Scheme]
-	l, err := w.listen(ctx, e.Endpoint, k)
+	l, err := w.listen(ctx, e, k)
 	if err != nil {
 		return nil, err
 	}
@@ -107,9 +114,10 @@ func parseListen(c *Config, url string) (carrier.Listening, error) {
 	e, err := carrier.ParseListen(url)
 	switch {
 	case err != nil:
+	case ways[e.Scheme].strangers && e.Allow != 0:
 	case ways[e.Scheme].proves && e.Allow&^carrier.TLS != 0:
 		err = fmt.Errorf("listen on %s: clients without a key come by tcp, vsock and unix only", e)
-	case ways[e.Scheme].proves:
+	case ways[e.Scheme].proves && !(ways[e.Scheme].strangers && c.Key.IsZero()):
 		e.Allow = carrier.TLS
 	case e.Allow == 0 && c.Key.IsZero():
 		e.Allow = carrier.Plain

@@ -123,14 +123,12 @@ func (g *Gateway) greet(ctx context.Context, l *listener, a arrival) (carrier.Li
 	return g.shake(ctx, conn, conn)
 }
 
-// greetWeb greets a client that comes by a WebSocket, over HTTP or HTTPS, or directly by TLS.
+// greetWeb greets a client that comes by HTTP or HTTPS, for a WebSocket or proxied IP, or directly by TLS.
 func (g *Gateway) greetWeb(ctx context.Context, l *listener, conn net.Conn, first byte) (carrier.Link, identity.Public, error) {
+	guest, others := g.guest(l)
 	if first != carrier.TLSByte {
-		inside, err := ws.Accept(ctx, conn, l.path(), nil)
-		if err != nil {
-			return nil, identity.Public{}, err
-		}
-		return g.shake(ctx, inside, inside)
+		inside, err := ws.Accept(ctx, conn, l.path(), others)
+		return g.inside(ctx, inside, guest, err)
 	}
 	ours, again, err := tls.IsOurs(ctx, conn)
 	if err != nil {
@@ -139,11 +137,8 @@ func (g *Gateway) greetWeb(ctx context.Context, l *listener, conn net.Conn, firs
 	if ours {
 		return g.shake(ctx, again, conn)
 	}
-	inside, err := ws.AcceptTLS(ctx, again, l.path(), g.web, nil)
-	if err != nil {
-		return nil, identity.Public{}, err
-	}
-	return g.shake(ctx, inside, inside)
+	inside, err := ws.AcceptTLS(ctx, again, l.path(), g.web, others)
+	return g.inside(ctx, inside, guest, err)
 }
 
 // shake makes the handshake by TLS over conn. What follows it is read from rest: the same connection, without what was read of

@@ -31,7 +31,7 @@ func TestSourceOfCarriers(t *testing.T) {
 		"udp":  func(ctx context.Context, at string) { _, _ = udp.Dial(ctx, endpointAt(at), nil, keys) },
 	} {
 		t.Run(scheme, func(t *testing.T) {
-			in, err := ways[scheme].listen(t.Context(), carrier.Endpoint{Scheme: scheme, Host: "127.0.0.1"}, newDoorkeeper(key))
+			in, err := ways[scheme].listen(t.Context(), carrier.Listening{Endpoint: carrier.Endpoint{Scheme: scheme, Host: "127.0.0.1"}}, newDoorkeeper(key))
 			if err != nil {
 				t.Fatal(err)
 			}

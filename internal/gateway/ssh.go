@@ -41,8 +41,8 @@ func (s shells) Accept() (*shell, error) {
 	return &shell{conn, s.keeper}, nil
 }
 
-func listenSSH(ctx context.Context, e carrier.Endpoint, k *doorkeeper) (entrance, error) {
-	l, err := tcp.Listen(ctx, e)
+func listenSSH(ctx context.Context, e carrier.Listening, k *doorkeeper) (entrance, error) {
+	l, err := tcp.Listen(ctx, e.Endpoint)
 	if err != nil {
 		return nil, err
 	}
