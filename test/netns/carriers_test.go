@@ -18,6 +18,9 @@ func TestCarriers(t *testing.T) {
 		{"quic", "quic://:2002", "quic://" + gatewayC1, ""},
 		{"udp", "udp://:2002", "udp://" + gatewayC1, ""},
 		{"icmp", "icmp://", "icmp://" + gatewayC1, ""},
+		{"connect-ip", "connect-ip://:443", "connect-ip://" + gatewayC1, ""},
+		{"connect-ip+h1", "connect-ip+h1://:443", "connect-ip+h1://" + gatewayC1, reset},
+		{"connect-ip+h1 by the port of wss", "wss://:443", "connect-ip+h1://" + gatewayC1, reset},
 		{"tls by the port of wss", "wss://:443", "tcp://" + gatewayC1 + ":443", reset},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

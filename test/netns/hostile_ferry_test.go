@@ -20,6 +20,8 @@ var carriersUnderTest = []carrierUnderTest{
 	{"udp", "udp://:2002", "udp://" + hostileGateway},
 	{"icmp", "icmp://", "icmp://" + hostileGateway},
 	{"ws", "wss://:443", "wss://" + hostileGateway},
+	{"connect-ip", "connect-ip://:443", "connect-ip://" + hostileGateway},
+	{"connect-ip+h1", "connect-ip+h1://:443", "connect-ip+h1://" + hostileGateway},
 }
 
 // A hostileRow is a network that a session meets on its way.
@@ -42,8 +44,8 @@ type hostileRow struct {
 }
 
 var (
-	overTCP = []string{"tcp", "tls", "ws", "ssh"}
-	anyOf   = []string{"tcp", "tls", "ws", "ssh", "quic", "udp", "icmp", "dns"}
+	overTCP = []string{"tcp", "tls", "ws", "ssh", "connect-ip+h1"}
+	anyOf   = []string{"tcp", "tls", "ws", "ssh", "quic", "udp", "icmp", "dns", "connect-ip", "connect-ip+h1"}
 )
 
 // noticed is how long a client with a keepalive of a second takes until it knows that a connection is dead, which is 11 s,
@@ -52,16 +54,16 @@ const noticed = 14 * time.Second
 
 var hostileRows = []hostileRow{
 	{name: "no UDP", does: (*hostile).dropUDP, lasts: 2 * time.Second, through: overTCP, pause: time.Second, steady: true},
-	{name: "only port 443", does: (*hostile).onlyPort443, lasts: 2 * time.Second, through: []string{"tcp", "tls", "ws"}, pause: time.Second, steady: true},
+	{name: "only port 443", does: (*hostile).onlyPort443, lasts: 2 * time.Second, through: []string{"tcp", "tls", "ws", "connect-ip+h1"}, pause: time.Second, steady: true},
 	{name: "only DNS through the resolver", does: (*hostile).onlyDNSThroughResolver, lasts: 3 * time.Second, through: []string{"dns"}, pause: noticed},
-	{name: "only an HTTP proxy", does: (*hostile).onlyHTTPProxy, lasts: 3 * time.Second, through: []string{"ws"}, pause: noticed,
+	{name: "only an HTTP proxy", does: (*hostile).onlyHTTPProxy, lasts: 3 * time.Second, through: []string{"ws", "connect-ip+h1"}, pause: noticed,
 		env: "HTTPS_PROXY=http://" + hostileISP + ":3128"},
 	{name: "reset of the connection", does: (*hostile).reset, lasts: time.Second, through: anyOf, pause: 3 * time.Second, steady: true, stays: true},
 	{name: "reset, and again after each ClientHello", does: func(h *hostile) func() {
 		undo := h.resetAfterClientHello()
 		h.reset()
 		return undo
-	}, lasts: 2 * time.Second, through: []string{"tcp", "udp", "ssh", "icmp", "dns"}, pause: noticed},
+	}, lasts: 2 * time.Second, through: []string{"tcp", "udp", "ssh", "icmp", "dns", "connect-ip"}, pause: noticed},
 	{name: "no large packets", does: func(h *hostile) func() { return h.dropLargerThan(600) }, lasts: 3 * time.Second,
 		through: []string{"udp", "icmp", "dns"}, pause: noticed},
 	{name: "10 Mbit/s", does: func(h *hostile) func() { return h.rate(10) }, lasts: 2 * time.Second, through: anyOf, pause: time.Second, steady: true},
