@@ -24,6 +24,7 @@ func TestAnnounced(t *testing.T) {
 		listening := func(scheme string, allow carrier.Modes, e entrance) *listener {
 			return &listener{entrance: e, allow: allow, at: carrier.Endpoint{Scheme: scheme, Port: 443}}
 		}
+		l.settle() // until it serves
 		before := l.g.listeners
 		defer func() { l.g.listeners = before }()
 		l.g.listeners = []*listener{
