@@ -23,6 +23,7 @@ type kind struct {
 	port uint32 // where the URL has none; 0: the port that the caller says
 	path string // likewise; empty: the carrier has no path
 	bare bool   // it has no ports
+	zone bool   // the path is a zone of the DNS, and the host may be left out: zoneURL
 }
 
 // DefaultPath is where a gateway's WebSocket is in the names of its HTTP server.
@@ -33,6 +34,7 @@ const DefaultPath = "/ferry"
 var kinds = map[string]kind{
 	"tcp":  {},
 	"udp":  {},
+	"dns":  {port: 53, zone: true},
 	"quic": {},
 	"icmp": {bare: true},
 	"ssh":  {port: 2022},
@@ -56,12 +58,12 @@ func Schemes() string {
 // An Endpoint is a parsed URL of a carrier: where to listen or whom to dial.
 type Endpoint struct {
 	Scheme string // one of Names
-	Host   string // over IP: name or address; empty: all of this machine (listening only)
+	Host   string // over IP: name or address; empty: all of this machine (listening), the resolvers that it has (dns)
 	// At is where Host is, if that is known: it is connected to without a question to a name server. It is no part of the URL.
 	At   netip.Addr
 	Port uint32 // all but unix and icmp
 	CID  uint32 // vsock; AnyCID when the URL has none
-	Path string // unix, ws, wss
+	Path string // unix, ws, wss; dns: the zone, behind a slash
 	// HybridPort is the guest's vsock port behind a hypervisor's unix socket; 0: a plain socket.
 	HybridPort uint32
 }
@@ -95,7 +97,7 @@ func ParseDial(s string, port int) (Endpoint, error) {
 	switch {
 	case err != nil:
 		return e, err
-	case e.OverIP() && e.Host == "":
+	case e.OverIP() && e.Host == "" && !kinds[e.Scheme].zone:
 		e.Host = "192.168.0.1"
 		return e, fmt.Errorf("%q names no host: write for example %s", s, e)
 	case e.Scheme == "vsock" && e.CID == AnyCID:
@@ -138,8 +140,10 @@ func parse(s string, defaultPort uint32) (Endpoint, error) {
 	}
 	switch {
 	case u.RawQuery != "" || u.ForceQuery || u.User != nil || u.Fragment != "",
-		k.path == "" && u.Path != "" && u.Path != "/":
+		k.path == "" && !k.zone && u.Path != "" && u.Path != "/":
 		return e, fmt.Errorf("%q: only a host and a port are expected after %s://", s, u.Scheme)
+	case k.zone:
+		return parseZoneURL(s, u, e)
 	case k.path != "" && u.Path == "":
 		e.Path = k.path
 	case k.path != "":
@@ -151,6 +155,38 @@ func parse(s string, defaultPort uint32) (Endpoint, error) {
 	}
 	e.CID, err = parseCID(s, u.Hostname())
 	return e, err
+}
+
+// MaxZone is the length of the longest name of a zone: what it takes of a name is missing for data.
+const MaxZone = 80
+
+// parseZoneURL reads dns://zone, or dns://host/zone (RFC 4501, section 3, with one word for where no host is).
+func parseZoneURL(s string, u *url.URL, e Endpoint) (Endpoint, error) {
+	zone := strings.TrimPrefix(u.Path, "/")
+	if u.Path == "" {
+		zone = u.Hostname()
+	} else {
+		e.Host = u.Hostname()
+	}
+	zone = strings.ToLower(strings.TrimSuffix(zone, "."))
+	if !isZone(zone) {
+		return e, fmt.Errorf("%q names no zone of the DNS: write for example dns://t.example.org, or dns://192.0.2.1/t.example.org for a certain resolver", s)
+	}
+	e.Path = "/" + zone
+	return e, checkHost(s, e.Host)
+}
+
+// isZone: at least two labels, for nobody has a top-level domain for a tunnel, and no address.
+func isZone(zone string) bool {
+	if _, err := netip.ParseAddr(zone); err == nil || len(zone) > MaxZone || !strings.Contains(zone, ".") {
+		return false
+	}
+	for label := range strings.SplitSeq(zone, ".") {
+		if label == "" || len(label) > 63 || strings.Trim(label, "abcdefghijklmnopqrstuvwxyz0123456789-_") != "" {
+			return false
+		}
+	}
+	return true
 }
 
 func parseCID(s, host string) (uint32, error) {
@@ -219,6 +255,11 @@ func (e Endpoint) String() string {
 	switch {
 	case kinds[e.Scheme].bare:
 		return e.Scheme + "://" + bracketed(e.Host)
+	case kinds[e.Scheme].zone && e.Host == "":
+		u.Host = strings.TrimPrefix(e.Path, "/")
+		if e.Port != kinds[e.Scheme].port {
+			u.Host += fmt.Sprintf(":%d", e.Port)
+		}
 	case e.OverIP():
 		u.Host, u.Path = net.JoinHostPort(e.Host, strconv.Itoa(int(e.Port))), e.Path
 	case e.Scheme == "unix":

@@ -58,6 +58,20 @@ func TestParse(t *testing.T) {
 		{"wss://u:p@host", 0, "", ""},
 		{"wss://ho st", 0, "", ""},
 		{"ssh://host/path", 0, "", ""},
+		{"dns://t.example.org", 99, "dns://t.example.org", "dns://t.example.org"},
+		{"dns://T.Example.org.:5353", 0, "dns://t.example.org:5353", "dns://t.example.org:5353"},
+		{"dns:///t.example.org", 0, "dns://t.example.org", "dns://t.example.org"},
+		{"dns://:53/t.example.org", 0, "dns://t.example.org", "dns://t.example.org"},
+		{"dns://192.0.2.1/t.example.org", 0, "dns://192.0.2.1:53/t.example.org", "dns://192.0.2.1:53/t.example.org"},
+		{"dns://[2001:db8::1]:54/t.example.org", 0, "dns://[2001:db8::1]:54/t.example.org", "dns://[2001:db8::1]:54/t.example.org"},
+		{"dns://192.0.2.1", 0, "", ""},
+		{"dns://gateway", 0, "", ""},
+		{"dns://192.0.2.1/", 0, "", ""},
+		{"dns://192.0.2.1/a..b", 0, "", ""},
+		{"dns://192.0.2.1/a.b/c", 0, "", ""},
+		{"dns://t.ex ample", 0, "", ""},
+		{"dns://t.example.org?type=TXT", 0, "", ""},
+		{"dns://" + strings.Repeat("a.", 40) + "b", 0, "", ""},
 		{"http://host", 0, "", ""},
 		{"", 0, "", ""},
 	}
@@ -88,6 +102,7 @@ func checkEndpoint(t *testing.T, what string, e Endpoint, err error, want string
 func FuzzParse(f *testing.F) {
 	for _, s := range []string{
 		"tcp://:2002", "192.168.0.1", "2001:db8::1", "[fe80::1%25eth0]:77", "vsock://2:2002", "unix:///run/vm.sock?vsock=2002", "unix:///a b",
+		"dns://t.example.org", "dns://[::1]:54/t.example.org",
 	} {
 		f.Add(s)
 	}

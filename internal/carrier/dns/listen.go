@@ -1,0 +1,140 @@
+package dns
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"strconv"
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"ferry/internal/carrier"
+	"ferry/internal/carrier/datagram"
+	"ferry/internal/carrier/polling"
+)
+
+// A Listener takes the connections of clients.
+type Listener = datagram.Listener
+
+// config says how questions are kept, at both ends.
+func config() polling.Config {
+	return polling.Config{Polls: 16, Bound: true, Hold: hold}
+}
+
+// Listen serves an endpoint dns://[host:port/]zone, by UDP and by TCP, on IPv4 and IPv6 where no host is given.
+func Listen(ctx context.Context, e carrier.Endpoint) (*Listener, error) {
+	at := netip.IPv6Unspecified()
+	if e.Host != "" {
+		addrs, err := net.DefaultResolver.LookupNetIP(ctx, "ip", e.Host)
+		if err != nil {
+			return nil, fmt.Errorf("listen on %s: %w", e, err)
+		}
+		at = addrs[0].Unmap()
+	}
+	udp, tcp, err := bind(ctx, at, e.Port)
+	if errors.Is(err, syscall.EAFNOSUPPORT) && e.Host == "" { // ipv6.disable=1
+		udp, tcp, err = bind(ctx, netip.IPv4Unspecified(), e.Port)
+	}
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		return nil, fmt.Errorf("listen on %s: port %d is taken, perhaps by the resolver of this machine ('ss -lnp sport = %d' shows it): name an address of this machine that others reach, as in dns://192.0.2.1%s: %w",
+			e, e.Port, e.Port, e.Path, err)
+	case errors.Is(err, syscall.EADDRNOTAVAIL):
+		return nil, fmt.Errorf("listen on %s: this machine has no such address ('ip addr' shows what it has): %w", e, err)
+	case err != nil:
+		return nil, fmt.Errorf("listen on %s: %w", e, err)
+	}
+	g := newGate(newZone(e.Path[1:]), udp, tcp)
+	return datagram.Listen(polling.NewServer(g, config()), datagram.Config{}), nil
+}
+
+// bind makes both sockets, on the same port.
+func bind(ctx context.Context, at netip.Addr, port uint32) (*net.UDPConn, *net.TCPListener, error) {
+	lc := net.ListenConfig{Control: func(network, _ string, raw syscall.RawConn) error {
+		return raw.Control(func(fd uintptr) { setSocket(int(fd), network) })
+	}}
+	lc.SetMultipathTCP(false)
+	host := at.String()
+	if at == netip.IPv6Unspecified() {
+		host = "" // IPv4 as well
+	}
+	udp, err := lc.ListenPacket(ctx, "udp", net.JoinHostPort(host, strconv.Itoa(int(port))))
+	if err != nil {
+		return nil, nil, err
+	}
+	_, bound, _ := net.SplitHostPort(udp.LocalAddr().String())
+	tcp, err := lc.Listen(ctx, "tcp", net.JoinHostPort(host, bound))
+	if err != nil {
+		_ = udp.Close()
+		return nil, nil, err
+	}
+	return udp.(*net.UDPConn), tcp.(*net.TCPListener), nil
+}
+
+// socketBuffer is for the questions of many.
+const socketBuffer = 1 << 20
+
+// setSocket sets the options of a socket. Without any of them it works, only not as well.
+func setSocket(fd int, network string) {
+	switch network {
+	case "udp4":
+		_ = unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_PKTINFO, 1)
+	case "udp6":
+		_ = unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_RECVPKTINFO, 1)
+	default:
+		return
+	}
+	for _, o := range [][2]int{{unix.SO_RCVBUFFORCE, unix.SO_RCVBUF}, {unix.SO_SNDBUFFORCE, unix.SO_SNDBUF}} {
+		if unix.SetsockoptInt(fd, unix.SOL_SOCKET, o[0], socketBuffer) != nil {
+			_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, o[1], socketBuffer)
+		}
+	}
+}
+
+// controlLen has room for an address of ours.
+const controlLen = 64
+
+// localOf returns to which address of ours a datagram came, by its control message; invalid: it is not known.
+func localOf(control []byte) netip.Addr {
+	if len(control) < unix.SizeofCmsghdr {
+		return netip.Addr{}
+	}
+	h := (*unix.Cmsghdr)(unsafe.Pointer(&control[0]))
+	b := control[unix.CmsgLen(0):]
+	switch {
+	case h.Level == unix.IPPROTO_IP && h.Type == unix.IP_PKTINFO && len(b) >= unix.SizeofInet4Pktinfo:
+		return netip.AddrFrom4([4]byte(b[4:]))
+	case h.Level == unix.IPPROTO_IPV6 && h.Type == unix.IPV6_PKTINFO && len(b) >= unix.SizeofInet6Pktinfo:
+		return netip.AddrFrom16([16]byte(b)).Unmap()
+	}
+	return netip.Addr{}
+}
+
+// appendLocal says from which address of ours an answer is to come.
+func appendLocal(c []byte, local netip.Addr, mapped bool) []byte {
+	if !local.IsValid() {
+		return c
+	}
+	level, kind, size := int32(unix.IPPROTO_IP), int32(unix.IP_PKTINFO), unix.SizeofInet4Pktinfo
+	if mapped || local.Is6() {
+		level, kind, size = unix.IPPROTO_IPV6, unix.IPV6_PKTINFO, unix.SizeofInet6Pktinfo
+	}
+	c = c[:unix.CmsgSpace(size)]
+	clear(c)
+	h := (*unix.Cmsghdr)(unsafe.Pointer(&c[0]))
+	h.Level, h.Type = level, kind
+	h.SetLen(unix.CmsgLen(size))
+	b := c[unix.CmsgLen(0):]
+	if size == unix.SizeofInet4Pktinfo {
+		a := local.As4()
+		copy(b[4:], a[:])
+	} else {
+		a := local.As16()
+		copy(b, a[:])
+	}
+	return c
+}

@@ -1,0 +1,151 @@
+package dns
+
+import (
+	"encoding/binary"
+	"io"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+)
+
+// DNS over TCP (RFC 7766), at the gateway: who comes by it is where he says.
+
+const (
+	// maxStreams bounds connections, and networkStreams those of one network.
+	maxStreams     = 256
+	networkStreams = 32
+	// streamIdle is how long one may be silent; streamWrite is how long it may take to read an answer.
+	streamIdle  = 10 * time.Second
+	streamWrite = 5 * time.Second
+	// maxUnread is how many answers wait for who does not read: then the connection ends.
+	maxUnread = 32
+)
+
+// streams are the connections of a gateway.
+type streams struct {
+	mu     sync.Mutex // guards what follows
+	all    map[*stream]netip.Prefix
+	closed bool
+}
+
+// add takes a connection. It returns false when there are too many.
+func (s *streams) add(x *stream) bool {
+	from := network(x.from.Addr())
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n := 0
+	for _, p := range s.all {
+		if p == from {
+			n++
+		}
+	}
+	if s.closed || len(s.all) >= maxStreams || n >= networkStreams {
+		return false
+	}
+	if s.all == nil {
+		s.all = map[*stream]netip.Prefix{}
+	}
+	s.all[x] = from
+	return true
+}
+
+func (s *streams) remove(x *stream) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.all, x)
+}
+
+// end ends all of them.
+func (s *streams) end() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closed = true
+	for x := range s.all {
+		_ = x.conn.Close()
+	}
+}
+
+// A stream is one connection. Whoever answers hands messages to its writing goroutine.
+type stream struct {
+	conn *net.TCPConn
+	from netip.AddrPort
+	out  chan []byte   // capacity maxUnread
+	done chan struct{} // closed when nothing more is read
+}
+
+// send sends a message, unless too many are unread: then it ends the connection.
+func (x *stream) send(m []byte) {
+	b := append(binary.BigEndian.AppendUint16(make([]byte, 0, 2+len(m)), uint16(len(m))), m...)
+	select {
+	case x.out <- b:
+	default:
+		_ = x.conn.Close()
+	}
+}
+
+// accept takes connections until the listener is closed.
+func (g *gate) accept() {
+	for {
+		conn, err := g.tcp.AcceptTCP()
+		if err != nil {
+			select {
+			case <-g.done:
+				return
+			case <-time.After(10 * time.Millisecond): // no descriptor is free
+				continue
+			}
+		}
+		from := conn.RemoteAddr().(*net.TCPAddr).AddrPort()
+		x := &stream{conn: conn, from: netip.AddrPortFrom(from.Addr().Unmap(), from.Port()), out: make(chan []byte, maxUnread), done: make(chan struct{})}
+		if !g.streams.add(x) {
+			_ = conn.SetLinger(0)
+			_ = conn.Close()
+			continue
+		}
+		g.work.Go(func() { g.read(x) })
+		g.work.Go(x.write)
+	}
+}
+
+// read reads messages until the connection ends. It ends the writing goroutine, too.
+func (g *gate) read(x *stream) {
+	defer func() {
+		g.streams.remove(x)
+		_ = x.conn.Close()
+		close(x.done)
+	}()
+	local := x.conn.LocalAddr().(*net.TCPAddr).AddrPort().Addr().Unmap()
+	r := reading{g: g}
+	var m [2 + maxMessage]byte
+	for {
+		_ = x.conn.SetReadDeadline(time.Now().Add(streamIdle))
+		if _, err := io.ReadFull(x.conn, m[:2]); err != nil {
+			return
+		}
+		n := int(binary.BigEndian.Uint16(m[:]))
+		if n < messageHeader || n > maxMessage {
+			return
+		}
+		if _, err := io.ReadFull(x.conn, m[2:2+n]); err != nil {
+			return
+		}
+		r.handle(m[2:2+n], x.from, local, x)
+	}
+}
+
+// write writes what is to be sent, until the connection ends.
+func (x *stream) write() {
+	for {
+		select {
+		case b := <-x.out:
+			_ = x.conn.SetWriteDeadline(time.Now().Add(streamWrite))
+			if _, err := x.conn.Write(b); err != nil {
+				_ = x.conn.Close()
+				return
+			}
+		case <-x.done:
+			return
+		}
+	}
+}
