@@ -108,7 +108,7 @@ type reading struct {
 	g       *gate
 	out     [maxMessage]byte
 	scratch [maxName]byte
-	said    [maxDown]byte
+	said    [heldLen + maxDown]byte
 }
 
 // handle answers a message, or hands it on.
@@ -131,7 +131,7 @@ func (r *reading) handle(m []byte, from netip.AddrPort, local netip.Addr, s *str
 		return
 	}
 	if data.test {
-		n := min(int(binary.BigEndian.Uint16(data.data)), maxDown)
+		n := min(int(binary.BigEndian.Uint16(data.data)), len(r.said))
 		clear(r.said[:])
 		g.send(appendFitting(b, &q, textTest, r.said[:n], s != nil), from, local, s)
 		return

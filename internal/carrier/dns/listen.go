@@ -49,7 +49,7 @@ func Listen(ctx context.Context, e carrier.Endpoint) (*Listener, error) {
 		return nil, fmt.Errorf("listen on %s: %w", e, err)
 	}
 	g := newGate(newZone(e.Path[1:]), udp, tcp)
-	return datagram.Listen(polling.NewServer(g, config()), datagram.Config{}), nil
+	return datagram.Listen(polling.NewServer(g, config()), datagram.Config{Proven: true}), nil
 }
 
 // bind makes both sockets, on the same port.

@@ -1,0 +1,387 @@
+package dns
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"ferry/internal/carrier/polling"
+)
+
+const (
+	// hold is how long the gateway keeps a question that it has nothing to say to: less than a resolver waits before it asks once more.
+	hold = 300 * time.Millisecond
+	// given is after how long an answer does not come any more.
+	given = 2500 * time.Millisecond
+	// maxMissed answers in a row without a large one between them, and it is looked whether large ones come at all.
+	maxMissed  = 6
+	largeReply = 400
+	// retestTime is between tests of UDP while TCP has to do.
+	retestTime = 30 * time.Second
+
+	// under is how many questions are remembered, a power of two; maxConns is how many are asked at the same time by TCP, each by a connection of
+	// its own, since many resolvers answer those of one in order.
+	under    = 64
+	maxConns = 8
+	tcpIdle  = 10 * time.Second
+	tcpWait  = 3 * time.Second
+)
+
+// An asker is the client's end: a polling.Asker.
+//
+//	Ask ──▶ UDP ──▶ resolver ──▶ read ──────────────+──▶ answers ──▶ Receive
+//	  |                            | truncated      |
+//	  +──▶ TCP only ──▶ questions ◀+ ──▶ fetch (8) ─+
+//
+// watch gives up what is not answered, and looks then whether large answers still come.
+type asker struct {
+	*resolver
+	client uint64
+	key    uint16 // what questions have in their ids beside the number
+	udp    net.Conn
+
+	answers   chan *arrived  // sent to by who reads
+	questions chan []byte    // for TCP; more than it holds are lost
+	stream    atomic.Bool    // all questions go by TCP
+	done      chan struct{}  // closed by end
+	cancel    func()         // ends what fetch and watch wait for
+	work      sync.WaitGroup // all goroutines
+	free      sync.Pool      // of *arrived
+
+	mu      sync.Mutex // guards what follows
+	pending [under]pending
+	missed  int
+	err     error // set before done is closed
+
+	current []*arrived // what Receive has returned; of who receives
+}
+
+var _ polling.Asker = (*asker)(nil)
+
+// A pending question was asked.
+type pending struct {
+	open   bool
+	id     uint16
+	number uint32
+	at     time.Time
+	n      int // of m
+	m      [messageHeader + maxName + questionTail + optLen]byte
+}
+
+// raw is what the answer has as the question.
+func (p *pending) raw() []byte { return p.m[messageHeader : p.n-optLen] }
+
+// An arrived answer has its data in buf.
+type arrived struct {
+	polling.Answer
+	buf [maxDown + 100]byte
+}
+
+// newAsker asks a resolver, by UDP unless it carries TCP only. ctx is that of what it was asked before; it lives on.
+func newAsker(ctx context.Context, r *resolver, client uint64, stream bool) (*asker, error) {
+	conn, err := r.dial(ctx, "udp")
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	a := &asker{
+		resolver: r, client: client, key: uint16(rand.Uint32()), udp: conn, cancel: cancel,
+		answers: make(chan *arrived, under), questions: make(chan []byte, under), done: make(chan struct{}),
+		free: sync.Pool{New: func() any { return new(arrived) }},
+	}
+	a.stream.Store(stream)
+	a.work.Go(a.read)
+	a.work.Go(func() { a.watch(ctx) })
+	for range maxConns {
+		a.work.Go(func() { a.fetch(ctx) })
+	}
+	return a, nil
+}
+
+// Ask implements polling.Asker. There is always room: what the socket does not take is lost.
+func (a *asker) Ask(first uint32, b []byte, lens []int, _ bool) (int, error) {
+	var m [messageHeader + maxName + questionTail + optLen]byte
+	for i, n := range lens {
+		out := a.note(m[:0], first+uint32(i), b[:n])
+		b = b[n:]
+		if a.stream.Load() {
+			a.queue(out)
+		} else if _, err := a.udp.Write(out); errors.Is(err, net.ErrClosed) {
+			return i, err
+		}
+	}
+	return len(lens), nil
+}
+
+// note makes a question, and remembers it. The slot of one that was asked long ago is used again.
+func (a *asker) note(b []byte, number uint32, data []byte) []byte {
+	id := uint16(number) ^ a.key
+	b = appendQuestion(b, id, a.z, query{client: a.client, number: number, data: data})
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	p := &a.pending[number%under]
+	p.open, p.id, p.number, p.at = true, id, number, time.Now()
+	p.n = copy(p.m[:], b)
+	return b
+}
+
+// queue has a question asked by TCP.
+func (a *asker) queue(m []byte) {
+	select {
+	case a.questions <- slices.Clone(m):
+	default:
+	}
+}
+
+// read reads answers by UDP until the socket is closed.
+func (a *asker) read() {
+	var b [maxMessage]byte
+	for {
+		n, err := a.udp.Read(b[:])
+		switch {
+		case errors.Is(err, net.ErrClosed):
+			return
+		case err != nil: // nobody listens there, just now
+			if !a.deliver(&arrived{Answer: polling.Answer{Nobody: true}}) {
+				return
+			}
+		case a.take(b[:n], false):
+		default:
+			return
+		}
+	}
+}
+
+// take takes an answer. It returns false when nobody wants any.
+func (a *asker) take(m []byte, stream bool) bool {
+	if len(m) < messageHeader {
+		return true
+	}
+	got := a.free.Get().(*arrived)
+	r, number, again, ok := a.settle(got.buf[:0], m, stream)
+	switch {
+	case again != nil:
+		a.queue(again)
+		ok = false
+	case ok && r.code == codeSuccess && r.found && r.kind == textData && len(r.text) >= heldLen:
+		held := time.Duration(binary.BigEndian.Uint16(r.text)) * time.Millisecond
+		got.Answer = polling.Answer{Number: number, Held: held, Data: r.text[heldLen:]}
+		return a.deliver(got)
+	case ok:
+		got.Answer = polling.Answer{Number: number, Lost: true}
+		return a.deliver(got)
+	}
+	a.free.Put(got)
+	return true
+}
+
+// settle finds the question to an answer. again is that question, if it is to be asked by TCP.
+func (a *asker) settle(scratch, m []byte, stream bool) (r reply, number uint32, again []byte, ok bool) {
+	id := binary.BigEndian.Uint16(m)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	p := &a.pending[(id^a.key)%under]
+	if !p.open || p.id != id {
+		return r, 0, nil, false
+	}
+	r, err := parseReply(scratch, m, p.raw())
+	switch {
+	case err != nil:
+		return r, 0, nil, false
+	case r.truncated && !stream:
+		return r, 0, slices.Clone(p.m[:p.n]), false
+	}
+	p.open = false
+	if len(r.text) > largeReply {
+		a.missed = 0
+	}
+	return r, p.number, nil, true
+}
+
+// deliver hands an answer to Receive. It returns false when nothing is wanted any more.
+func (a *asker) deliver(got *arrived) bool {
+	select {
+	case a.answers <- got:
+		return true
+	case <-a.done:
+		return false
+	}
+}
+
+// Receive implements polling.Asker.
+func (a *asker) Receive(all []polling.Answer) (n int, err error) {
+	for _, c := range a.current {
+		a.free.Put(c)
+	}
+	a.current = a.current[:0]
+	for n < len(all) {
+		var got *arrived
+		if n == 0 {
+			select {
+			case got = <-a.answers:
+			case <-a.done:
+				return 0, a.failure()
+			}
+		} else {
+			select {
+			case got = <-a.answers:
+			default:
+				return n, nil
+			}
+		}
+		a.current = append(a.current, got)
+		all[n] = got.Answer
+		n++
+	}
+	return n, nil
+}
+
+// watch gives up what is not answered, until ctx is done.
+func (a *asker) watch(ctx context.Context) {
+	tick := time.NewTicker(given / 5)
+	defer tick.Stop()
+	tested := time.Now()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		missed := a.expire(time.Now())
+		switch {
+		case a.stream.Load() && time.Since(tested) >= retestTime:
+			a.stream.Store(a.testUDP(ctx, a.client, againTime) != nil)
+			tested = time.Now()
+		case missed >= maxMissed && !a.stream.Load():
+			if err := a.testUDP(ctx, a.client, againTime); err != nil && ctx.Err() == nil {
+				a.end(ErrLarge)
+				return
+			}
+			a.mu.Lock()
+			a.missed = 0
+			a.mu.Unlock()
+		}
+	}
+}
+
+// expire gives up questions, and returns how many answers are missed.
+func (a *asker) expire(now time.Time) int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for i := range a.pending {
+		if p := &a.pending[i]; p.open && now.Sub(p.at) >= given {
+			p.open = false
+			a.missed++
+		}
+	}
+	return a.missed
+}
+
+// fetch asks by TCP what is to be asked so, one question after the other, until ctx is done. Its connection ends when it is idle.
+func (a *asker) fetch(ctx context.Context) {
+	var conn net.Conn
+	var b [maxMessage]byte
+	idle := time.NewTimer(tcpIdle)
+	defer idle.Stop()
+	for {
+		idle.Reset(tcpIdle)
+		select {
+		case m := <-a.questions:
+			var n int
+			var err error
+			if conn, n, err = a.ask(ctx, conn, b[:], m); err == nil {
+				a.take(b[:n], true)
+			}
+		case <-idle.C:
+			conn = hangUp(conn)
+		case <-ctx.Done():
+			hangUp(conn)
+			return
+		}
+	}
+}
+
+// ask asks by TCP, over a connection that there may be, and returns the one that there is then. A connection that was idle may have ended.
+func (a *asker) ask(ctx context.Context, old net.Conn, b, m []byte) (conn net.Conn, n int, err error) {
+	ctx, cancel := context.WithTimeout(ctx, tcpWait)
+	defer cancel()
+	for try := range 2 {
+		if conn = old; conn == nil || try > 0 {
+			if conn, err = a.dial(ctx, "tcp"); err != nil {
+				return nil, 0, err
+			}
+		}
+		stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
+		n, err = exchange(conn, b, m)
+		stopped := stop()
+		if err == nil && stopped {
+			return conn, n, nil
+		}
+		hangUp(conn)
+		if old == nil || ctx.Err() != nil {
+			break
+		}
+	}
+	return nil, n, err
+}
+
+func hangUp(conn net.Conn) net.Conn {
+	if conn != nil {
+		_ = conn.Close()
+	}
+	return nil
+}
+
+// end ends all calls. The first error counts.
+func (a *asker) end(err error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.err == nil {
+		a.err = err
+		close(a.done)
+	}
+}
+
+func (a *asker) failure() error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.err
+}
+
+// Max implements polling.Asker.
+func (a *asker) Max() int { return a.z.maxUp() }
+
+// Takes implements polling.Asker.
+func (a *asker) Takes() int { return maxDown }
+
+// Name implements polling.Asker.
+func (a *asker) Name() net.Addr { return through{a.z.name, a.at} }
+
+// Local implements polling.Asker.
+func (a *asker) Local() net.Addr { return a.udp.LocalAddr() }
+
+// Close implements polling.Asker. It returns when all goroutines have ended.
+func (a *asker) Close() error {
+	a.end(net.ErrClosed)
+	a.cancel()
+	_ = a.udp.Close()
+	a.work.Wait()
+	return nil
+}
+
+// A through is a gateway behind a resolver: where it is, nobody knows here.
+type through struct {
+	zone     string
+	resolver netip.AddrPort
+}
+
+func (t through) Network() string { return "dns" }
+
+func (t through) String() string { return t.zone + " by " + t.resolver.String() }

@@ -1,0 +1,2 @@
+// Package dns is the carrier over queries of DNS.
+package dns
