@@ -31,6 +31,7 @@ var arrows = map[string][]string{
 	"internal/carrier/ssh":       {"internal/carrier", "internal/identity"},
 	"internal/carrier/connectip": {"internal/carrier", "internal/carrier/datagram", "internal/carrier/quic", "internal/carrier/ws", "internal/identity", "internal/proto"},
 	"internal/carrier/datagram":  {"internal/carrier", "internal/identity", "internal/proto", "internal/session"},
+	"internal/carrier/dns":       {"internal/carrier", "internal/carrier/datagram", "internal/carrier/polling"},
 	"internal/carrier/icmp":      {"internal/carrier", "internal/carrier/datagram", "internal/carrier/netsock", "internal/carrier/polling", "internal/packet"},
 	"internal/carrier/netsock":   {"internal/carrier"},
 	"internal/carrier/polling":   {"internal/carrier/datagram"},
@@ -58,12 +59,12 @@ var arrows = map[string][]string{
 	"internal/netadmin":          {"internal/carrier/netsock", "internal/confine", "internal/durable", "internal/hostnet", "internal/policy", "internal/tun"},
 	"internal/gateway/settings":  {"internal/admission", "internal/identity"},
 	"internal/gateway": {
-		"internal/addrpool", "internal/admission", "internal/api", "internal/buffer", "internal/carrier", "internal/carrier/connectip", "internal/carrier/quic", "internal/carrier/ssh", "internal/carrier/tcp", "internal/carrier/tls", "internal/carrier/datagram", "internal/carrier/icmp", "internal/carrier/udp", "internal/carrier/unix",
+		"internal/addrpool", "internal/admission", "internal/api", "internal/buffer", "internal/carrier", "internal/carrier/connectip", "internal/carrier/quic", "internal/carrier/ssh", "internal/carrier/tcp", "internal/carrier/tls", "internal/carrier/datagram", "internal/carrier/dns", "internal/carrier/icmp", "internal/carrier/udp", "internal/carrier/unix",
 		"internal/carrier/vsock", "internal/carrier/ws", "internal/durable", "internal/exit", "internal/gateway/settings", "internal/hostnet", "internal/identity", "internal/keepalive",
 		"internal/leasestore", "internal/metrics", "internal/multipath", "internal/packet", "internal/peerstore", "internal/proto", "internal/router", "internal/session",
 	},
 	"internal/client": {
-		"internal/buffer", "internal/carrier", "internal/carrier/connectip", "internal/carrier/icmp", "internal/carrier/quic", "internal/carrier/ssh", "internal/carrier/tcp", "internal/carrier/tls", "internal/carrier/udp", "internal/carrier/unix", "internal/carrier/vsock", "internal/carrier/ws",
+		"internal/buffer", "internal/carrier", "internal/carrier/connectip", "internal/carrier/dns", "internal/carrier/icmp", "internal/carrier/quic", "internal/carrier/ssh", "internal/carrier/tcp", "internal/carrier/tls", "internal/carrier/udp", "internal/carrier/unix", "internal/carrier/vsock", "internal/carrier/ws",
 		"internal/durable", "internal/exit", "internal/failover", "internal/hostdns", "internal/hostnet", "internal/identity", "internal/keepalive", "internal/multipath", "internal/policy",
 		"internal/proto", "internal/router", "internal/session",
 	},

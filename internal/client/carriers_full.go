@@ -10,12 +10,14 @@ import (
 
 	"ferry/internal/carrier"
 	"ferry/internal/carrier/connectip"
+	"ferry/internal/carrier/dns"
 	"ferry/internal/carrier/icmp"
 	"ferry/internal/carrier/quic"
 	"ferry/internal/carrier/ssh"
 	"ferry/internal/carrier/udp"
 	"ferry/internal/carrier/ws"
 	"ferry/internal/failover"
+	"ferry/internal/hostdns"
 	"ferry/internal/identity"
 )
 
@@ -33,6 +35,7 @@ var more = map[string]kind{
 
 	"connect-ip":    {dial: handshaking(connectip.Dial), class: failover.ClassWeb, lossy: true},
 	"connect-ip+h1": {dial: stream(connectip.DialStream), class: failover.ClassWeb},
+	"dns":           {dial: handshaking(names), class: failover.ClassDNS, lossy: true, polling: true, full: dns.Full},
 }
 
 // handshaking reaches a gateway by a carrier that makes the handshake itself.
@@ -59,6 +62,11 @@ func secureShell(ctx context.Context, e carrier.Endpoint, o carrier.Opener, keys
 		return nil, notGateway(err)
 	}
 	return carrier.NewStream(conn), nil
+}
+
+// names dials the zone of a gateway, by the resolvers of the network that the tunnel goes through.
+func names(ctx context.Context, e carrier.Endpoint, o carrier.Opener, c *tls.Config) (carrier.Link, error) {
+	return dns.Dial(ctx, e, o, c, hostdns.Below)
 }
 
 // web dials a WebSocket, through the proxy that the environment names.

@@ -99,7 +99,7 @@ func probeWays(c *Config) (all []probeWay, err error) {
 		if _, err := usable(c, []carrier.Endpoint{e}); err == nil || len(c.Carriers) == 0 || slices.Contains(c.Carriers, e.Scheme) {
 			all = addProbeWay(all, probeWay{e, err})
 		}
-		if !e.OverIP() || !c.Found && strings.Contains(c.Servers[i], "://") {
+		if e.Host == "" || !e.OverIP() || e.Scheme == "dns" || !c.Found && strings.Contains(c.Servers[i], "://") {
 			continue
 		}
 		usual := probedCarriers

@@ -54,9 +54,15 @@ func usable(c *Config, all []carrier.Endpoint) (some []carrier.Endpoint, err err
 }
 
 // on returns the endpoints of a gateway that is at host, which says that it has these carriers. What is not understood is
-// left out: it may be a later version.
+// left out: it may be a later version. A zone of the DNS is found by a resolver, or where the gateway is.
 func on(host string, urls []string) (all []carrier.Endpoint) {
 	for _, url := range urls {
+		if e, err := carrier.ParseDial(url, 0); err == nil && e.Scheme == "dns" {
+			there := e
+			e.Port, there.Host = 53, host
+			all = append(all, e, there)
+			continue
+		}
 		scheme, rest, _ := strings.Cut(url, "://")
 		e, err := carrier.ParseDial(scheme+"://x"+rest, 0)
 		if err != nil || !e.OverIP() {
@@ -71,7 +77,7 @@ func on(host string, urls []string) (all []carrier.Endpoint) {
 // learnWays adds the ways by which the gateway says that it can be reached, where x reached it.
 func (r *roamer) learnWays(x *connection, urls []string) {
 	host := r.ways[x.way].endpoint.Host
-	if !r.c.Found || host == "" {
+	if !r.c.Found || host == "" || r.ways[x.way].endpoint.Scheme == "dns" { // which is that of a resolver
 		return
 	}
 	has := on(host, urls[:min(len(urls), maxWays)])

@@ -13,6 +13,7 @@ import (
 
 	"ferry/internal/api"
 	"ferry/internal/carrier"
+	"ferry/internal/carrier/dns"
 	"ferry/internal/identity"
 	"ferry/internal/peerstore"
 	"ferry/internal/proto"
@@ -392,6 +393,11 @@ func (g *Gateway) servers() []string {
 	var all, others []string
 	for _, l := range g.listeners {
 		if !l.reaches() || l.at.Scheme == "ssh" { // by which no device joins
+			continue
+		}
+		if e := l.at; e.Scheme == "dns" { // whose zone says where it is
+			e.Host, e.Port = "", dns.Port
+			others = append(others, e.String())
 			continue
 		}
 		a, ok := addrPort(l.Addr())

@@ -9,6 +9,7 @@ import (
 
 	"ferry/internal/addrpool"
 	"ferry/internal/carrier"
+	"ferry/internal/carrier/dns"
 	"ferry/internal/carrier/icmp"
 	"ferry/internal/carrier/quic"
 	"ferry/internal/carrier/tcp"
@@ -51,6 +52,7 @@ var ways = map[string]way{
 	"quic":  {listen: listenQUIC, proves: true},
 	"udp":   datagrams(udp.Listen),
 	"icmp":  datagrams(icmp.Listen),
+	"dns":   datagrams(dns.Listen),
 
 	"connect-ip":    {listen: listenConnectIP, proves: true, strangers: true},
 	"connect-ip+h1": stream(tcp.Listen, nil),

@@ -241,11 +241,13 @@ func leadsToResolved(file string) bool {
 		}
 	}
 	text, err := os.ReadFile(file)
-	if err != nil {
-		return false
-	}
+	return err == nil && asksResolved(string(text))
+}
+
+// asksResolved says whether a text names systemd-resolved and nobody else.
+func asksResolved(text string) bool {
 	servers := 0
-	for line := range strings.Lines(string(text)) {
+	for line := range strings.Lines(text) {
 		if f := strings.Fields(line); len(f) > 1 && f[0] == "nameserver" {
 			if servers++; f[1] != "127.0.0.53" && f[1] != "127.0.0.54" {
 				return false

@@ -21,6 +21,7 @@ func TestCarriers(t *testing.T) {
 		{"connect-ip", "connect-ip://:443", "connect-ip://" + gatewayC1, ""},
 		{"connect-ip+h1", "connect-ip+h1://:443", "connect-ip+h1://" + gatewayC1, reset},
 		{"connect-ip+h1 by the port of wss", "wss://:443", "connect-ip+h1://" + gatewayC1, reset},
+		{"dns", "dns://" + tunnelZone, "dns://" + gatewayC1 + "/" + tunnelZone, ""},
 		{"tls by the port of wss", "wss://:443", "tcp://" + gatewayC1 + ":443", reset},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -5,6 +5,12 @@ import (
 	"strings"
 )
 
+// Full is the length of the longest item that a question of any zone carries.
+const Full = 48
+
+// Port is where resolvers look for the gateway.
+const Port = 53
+
 const (
 	maxName  = 255 // bytes of a name on the wire (RFC 1035, section 2.3.4)
 	maxLabel = 63
