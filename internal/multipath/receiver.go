@@ -147,8 +147,7 @@ func (r *Receiver) Close() {
 type Reader struct {
 	*Receiver
 	next  uint64
-	whole []byte // what came of a frame in fragments; empty: nothing
-	part  proto.FragmentMessage
+	parts fragments
 	alone <-chan struct{} // closed when no other path brings frames
 }
 
@@ -193,20 +192,10 @@ func (r *Reader) Fragment(frame []byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if f.Offset == 0 {
-		r.whole = append(r.whole[:0], make([]byte, Headroom)...)
-		r.part = f
-	}
-	if len(r.whole) == 0 || f.Number != r.part.Number || f.Len != r.part.Len || f.Offset != len(r.whole)-Headroom {
-		r.whole = r.whole[:0]
-		return nil, nil // a part was lost
-	}
-	r.whole = append(r.whole, f.Part...)
-	if len(r.whole)-Headroom < f.Len {
+	whole := r.parts.add(f)
+	if whole == nil {
 		return nil, nil
 	}
-	whole := r.whole
-	r.whole = r.whole[:0]
 	if !isData(whole[Headroom:]) {
 		return nil, proto.ErrMessage
 	}

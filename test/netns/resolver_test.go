@@ -1,0 +1,117 @@
+package netns
+
+import (
+	"fmt"
+	"net"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/net/dns/dnsmessage"
+
+	"ferry/test/lab"
+)
+
+// parents starts who delegates the tunnel's zone to the gateway: the root, and all that is below it.
+func (h *hostile) parents() {
+	h.t.Helper()
+	serveUDP(h.t, h.net, 53, delegate)
+}
+
+// rootServer is where it is.
+const rootServer = "198.51.100.1"
+
+// delegate answers as the parent of the zone.
+func delegate(question []byte, _ net.Addr) []byte {
+	var m dnsmessage.Message
+	if err := m.Unpack(question); err != nil || len(m.Questions) != 1 {
+		return nil
+	}
+	reply := dnsmessage.Message{Header: dnsmessage.Header{ID: m.ID, Response: true}, Questions: m.Questions}
+	record := func(name string, body dnsmessage.ResourceBody) dnsmessage.Resource {
+		return dnsmessage.Resource{Header: dnsmessage.ResourceHeader{Name: dnsmessage.MustNewName(name), Class: dnsmessage.ClassINET, TTL: 3600}, Body: body}
+	}
+	soa := record(".", &dnsmessage.SOAResource{NS: dnsmessage.MustNewName("root.example."), MBox: dnsmessage.MustNewName("root.example."), MinTTL: 60})
+	q := m.Questions[0]
+	switch name := strings.ToLower(q.Name.String()); {
+	case name == tunnelZone+"." || strings.HasSuffix(name, "."+tunnelZone+"."):
+		reply.Authorities = []dnsmessage.Resource{record(tunnelZone+".", &dnsmessage.NSResource{NS: dnsmessage.MustNewName("gateway.example.")})}
+		reply.Additionals = []dnsmessage.Resource{record("gateway.example.", &dnsmessage.AResource{A: [4]byte{203, 0, 113, 10}})}
+	case name == "." && q.Type == dnsmessage.TypeNS:
+		reply.Authoritative = true
+		reply.Answers = []dnsmessage.Resource{record(".", &dnsmessage.NSResource{NS: dnsmessage.MustNewName("root.example.")})}
+		reply.Additionals = []dnsmessage.Resource{record("root.example.", &dnsmessage.AResource{A: [4]byte{198, 51, 100, 1}})}
+	case name == "gateway.example." && q.Type == dnsmessage.TypeA:
+		reply.Authoritative = true
+		reply.Answers = []dnsmessage.Resource{record("gateway.example.", &dnsmessage.AResource{A: [4]byte{203, 0, 113, 10}})}
+	case name == "example.", name == "gateway.example.", name == "root.example.":
+		reply.Authoritative = true
+		reply.Authorities = []dnsmessage.Resource{soa}
+	default:
+		reply.Authoritative, reply.RCode = true, dnsmessage.RCodeNameError
+		reply.Authorities = []dnsmessage.Resource{soa}
+	}
+	b, err := reply.Pack()
+	if err != nil {
+		return nil
+	}
+	return b
+}
+
+// unbound starts the name server of the provider, which finds the gateway by itself from the root on.
+func (h *hostile) unbound(settings ...string) *lab.Proc {
+	h.t.Helper()
+	dir := h.t.TempDir()
+	hints, file := filepath.Join(dir, "hints"), filepath.Join(dir, "unbound.conf")
+	writeFile(h.t, hints, ". 3600 IN NS root.example.\nroot.example. 3600 IN A "+rootServer+"\n")
+	lines := []string{
+		"server:", "do-daemonize: no", "use-syslog: no", `chroot: ""`, `username: ""`, `directory: ""`, `pidfile: ""`, `module-config: "iterator"`, "verbosity: 1",
+		"interface: " + hostileISP, "access-control: 0.0.0.0/0 allow", "root-hints: " + hints, "do-ip6: no",
+	}
+	writeFile(h.t, file, strings.Join(append(lines, settings...), "\n")+"\n")
+	p := start(h.t, h.isp, "unbound", "-d", "-c", file)
+	await(h.t, p, "start of service", 0)
+	return p
+}
+
+// speed measures how fast bytes go from one to the other.
+func speed(t *testing.T, from, to *lab.Namespace, addr string, size int) float64 {
+	t.Helper()
+	began := time.Now()
+	transfer(t, from, to, addr, size, time.Minute)
+	return float64(size) / 1000 / time.Since(began).Seconds()
+}
+
+// TestResolvers: a tunnel through resolvers, and without one. What it carries is shown (go test -v).
+func TestResolvers(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name  string
+		does  func(h *hostile)
+		ask   string
+		least float64 // KB/s down, on a busy machine
+	}{
+		{"none", func(*hostile) {}, hostileGateway, 50},
+		{"dnsmasq", (*hostile).resolver, hostileISP, 30},
+		{"unbound", func(h *hostile) { h.parents(); h.unbound() }, hostileISP, 30},
+		{"unbound, every case", func(h *hostile) { h.parents(); h.unbound("use-caps-for-id: yes") }, hostileISP, 30},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			h := newHostile(t)
+			tt.does(h)
+			h.loss(0, 20*time.Millisecond)
+			dev := h.session(carrierUnderTest{"dns", "dns://" + tunnelZone, fmt.Sprintf("dns://%s/%s", tt.ask, tunnelZone)}, hostileRow{})
+			addr := dev.waitConnected()
+			took := dev.event("connected", 0).Time.Sub(dev.event("connecting", 0).Time)
+			ping(t, h.c, gatewayVPN, 3)
+			down := speed(t, h.gw, h.c, addr, 300_000)
+			up := speed(t, h.c, h.gw, gatewayVPN, 50_000)
+			t.Logf("connected after %d ms, %.0f KB/s down, %.1f KB/s up", took.Milliseconds(), down, up)
+			if down < tt.least || up < 3 {
+				t.Errorf("want %.0f KB/s down and 3 up", tt.least)
+			}
+		})
+	}
+}
