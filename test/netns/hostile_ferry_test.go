@@ -22,6 +22,7 @@ var carriersUnderTest = []carrierUnderTest{
 	{"ws", "wss://:443", "wss://" + hostileGateway},
 	{"connect-ip", "connect-ip://:443", "connect-ip://" + hostileGateway},
 	{"connect-ip+h1", "connect-ip+h1://:443", "connect-ip+h1://" + hostileGateway},
+	{"dns", "dns://" + tunnelZone, "dns://" + hostileISP + "/" + tunnelZone},
 }
 
 // A hostileRow is a network that a session meets on its way.

@@ -21,17 +21,17 @@ const (
 	// given is after how long an answer does not come any more.
 	given = 2500 * time.Millisecond
 	// maxMissed answers in a row without a large one between them, and it is looked whether large ones come at all.
-	maxMissed  = 6
-	largeReply = 400
+	maxMissed = 6
 	// retestTime is between tests of UDP while TCP has to do.
 	retestTime = 30 * time.Second
 
-	// under is how many questions are remembered, a power of two; maxConns is how many are asked at the same time by TCP, each by a connection of
+	// under is how many questions are remembered, a power of two; maxAnswers how many answers wait, or questions for TCP. maxConns is how many are asked at the same time by TCP, each by a connection of
 	// its own, since many resolvers answer those of one in order.
-	under    = 64
-	maxConns = 8
-	tcpIdle  = 10 * time.Second
-	tcpWait  = 3 * time.Second
+	under      = 256
+	maxAnswers = 32
+	maxConns   = 8
+	tcpIdle    = 10 * time.Second
+	tcpWait    = 3 * time.Second
 )
 
 // An asker is the client's end: a polling.Asker.
@@ -49,6 +49,7 @@ type asker struct {
 
 	answers   chan *arrived  // sent to by who reads
 	questions chan []byte    // for TCP; more than it holds are lost
+	takes     int            // length of the longest datagram in an answer
 	stream    atomic.Bool    // all questions go by TCP
 	done      chan struct{}  // closed by end
 	cancel    func()         // ends what fetch and watch wait for
@@ -84,19 +85,19 @@ type arrived struct {
 	buf [maxDown + 100]byte
 }
 
-// newAsker asks a resolver, by UDP unless it carries TCP only. ctx is that of what it was asked before; it lives on.
-func newAsker(ctx context.Context, r *resolver, client uint64, stream bool) (*asker, error) {
+// newAsker asks a resolver in the manner that it carries. It outlives ctx.
+func newAsker(ctx context.Context, r *resolver, client uint64, m manner) (*asker, error) {
 	conn, err := r.dial(ctx, "udp")
 	if err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	a := &asker{
-		resolver: r, client: client, key: uint16(rand.Uint32()), udp: conn, cancel: cancel,
-		answers: make(chan *arrived, under), questions: make(chan []byte, under), done: make(chan struct{}),
+		resolver: r, client: client, takes: m.takes, key: uint16(rand.Uint32()), udp: conn, cancel: cancel,
+		answers: make(chan *arrived, maxAnswers), questions: make(chan []byte, maxAnswers), done: make(chan struct{}),
 		free: sync.Pool{New: func() any { return new(arrived) }},
 	}
-	a.stream.Store(stream)
+	a.stream.Store(m.stream)
 	a.work.Go(a.read)
 	a.work.Go(func() { a.watch(ctx) })
 	for range maxConns {
@@ -127,6 +128,9 @@ func (a *asker) note(b []byte, number uint32, data []byte) []byte {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	p := &a.pending[number%under]
+	if p.open {
+		a.missed++
+	}
 	p.open, p.id, p.number, p.at = true, id, number, time.Now()
 	p.n = copy(p.m[:], b)
 	return b
@@ -199,7 +203,7 @@ func (a *asker) settle(scratch, m []byte, stream bool) (r reply, number uint32, 
 		return r, 0, slices.Clone(p.m[:p.n]), false
 	}
 	p.open = false
-	if len(r.text) > largeReply {
+	if len(r.text) >= a.takes*9/10 {
 		a.missed = 0
 	}
 	return r, p.number, nil, true
@@ -257,10 +261,10 @@ func (a *asker) watch(ctx context.Context) {
 		missed := a.expire(time.Now())
 		switch {
 		case a.stream.Load() && time.Since(tested) >= retestTime:
-			a.stream.Store(a.testUDP(ctx, a.client, againTime) != nil)
+			a.stream.Store(a.try(ctx, a.client, manner{takes: a.takes}, againTime) != nil)
 			tested = time.Now()
 		case missed >= maxMissed && !a.stream.Load():
-			if err := a.testUDP(ctx, a.client, againTime); err != nil && ctx.Err() == nil {
+			if err := a.try(ctx, a.client, manner{takes: a.takes}, againTime); err != nil && ctx.Err() == nil {
 				a.end(ErrLarge)
 				return
 			}
@@ -359,7 +363,7 @@ func (a *asker) failure() error {
 func (a *asker) Max() int { return a.z.maxUp() }
 
 // Takes implements polling.Asker.
-func (a *asker) Takes() int { return maxDown }
+func (a *asker) Takes() int { return a.takes }
 
 // Name implements polling.Asker.
 func (a *asker) Name() net.Addr { return through{a.z.name, a.at} }

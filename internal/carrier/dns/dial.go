@@ -25,11 +25,11 @@ func Dial(ctx context.Context, e carrier.Endpoint, o carrier.Opener, c *tls.Conf
 		return nil, fmt.Errorf("dial %s: %w", e, err)
 	}
 	client := rand.Uint64() & clientMask
-	r, stream, err := first(ctx, resolvers, client)
+	r, m, err := first(ctx, resolvers, client)
 	if err != nil {
 		return nil, fmt.Errorf("dial %s: %w", e, err)
 	}
-	a, err := newAsker(ctx, r, client, stream)
+	a, err := newAsker(ctx, r, client, m)
 	if err != nil {
 		return nil, fmt.Errorf("dial %s: %w", e, err)
 	}
@@ -58,18 +58,18 @@ func resolversOf(ctx context.Context, z *zone, e carrier.Endpoint, o carrier.Ope
 }
 
 // first asks all resolvers at the same time, and returns the first that carries what a client has to say.
-func first(ctx context.Context, all []*resolver, client uint64) (*resolver, bool, error) {
+func first(ctx context.Context, all []*resolver, client uint64) (*resolver, manner, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	type result struct {
-		r      *resolver
-		stream bool
-		err    error
+		r   *resolver
+		m   manner
+		err error
 	}
 	results := make(chan result, len(all))
 	for _, r := range all {
 		go func() { // ends with ctx, and is waited for below
-			stream, err := r.test(ctx, client)
-			results <- result{r, stream, err}
+			m, err := r.test(ctx, client)
+			results <- result{r, m, err}
 		}()
 	}
 	var won result
@@ -86,7 +86,7 @@ func first(ctx context.Context, all []*resolver, client uint64) (*resolver, bool
 	}
 	cancel()
 	if won.r == nil {
-		return nil, false, errs
+		return nil, manner{}, errs
 	}
-	return won.r, won.stream, nil
+	return won.r, won.m, nil
 }

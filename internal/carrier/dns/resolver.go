@@ -17,12 +17,15 @@ import (
 	"ferry/internal/carrier"
 )
 
-// What a resolver carries is found out before it is used:
+// What a resolver carries is found out before it is used, by tests: how long the answer to them is to be, they say.
 //
-//	UDP: a test, whose answer is to be of full size ──────── it came ──▶ UDP
-//	  | truncated: the gateway does not know who asks         ^
-//	  | silent, for a while                                   | UDP: once more, as the gateway knows it now
-//	  +──▶ TCP: the same ──── it came ────────────────────────+──▶ silent: large answers are lost. TCP
+//	UDP, large ──came──▶ UDP, large
+//	  |
+//	  | truncated: the gateway does not know yet who asks     TCP ──came──▶ UDP, large, once more; then small ──silent──▶ TCP
+//	  +─────────────────────────────────────────────────────▶  ^
+//	  | silent for a while: large answers may be lost          |
+//	  +───────────▶ UDP, small ──came──▶ UDP, small            |
+//	                     +───────── at the same time ──────────+
 //
 // A resolver that is told to come by TCP does so itself, as a rule. Some hand that on, and the gateway itself says it to who asks it directly.
 
@@ -79,133 +82,183 @@ func (r *resolver) dial(ctx context.Context, network string) (net.Conn, error) {
 }
 
 const (
-	// udpTime and tcpTime are how long the tests take at most.
-	udpTime = 2500 * time.Millisecond
-	tcpTime = 2500 * time.Millisecond
-	// tcpAfter is how long UDP may be silent before TCP is tried, too.
-	tcpAfter = 900 * time.Millisecond
-	// againTime is how long the second test by UDP takes at most.
-	againTime = 1200 * time.Millisecond
-	// resend is after how long a test is sent again.
-	resend = 400 * time.Millisecond
+	// udpTime and tcpTime are how long tests take at most, before and after TCP has shown the gateway who asks.
+	udpTime   = 2500 * time.Millisecond
+	tcpTime   = 2500 * time.Millisecond
+	againTime = 900 * time.Millisecond
+	// patience is how long a large answer by UDP may take before something else is tried, too.
+	patience = 900 * time.Millisecond
+	// resend is after how long a test by UDP is sent again.
+	resend = 300 * time.Millisecond
+
+	// smallDown is the longest datagram in an answer where large ones are lost: with it and the longest name it has 512 bytes.
+	smallDown = 208
 )
 
 var errTruncated = errors.New("truncated")
 
-// test finds out what the resolver carries for a client: stream says that it is TCP only.
-func (r *resolver) test(ctx context.Context, client uint64) (stream bool, err error) {
+// A manner is how a resolver is asked.
+type manner struct {
+	stream bool // by TCP
+	takes  int  // length of the longest datagram in an answer
+}
+
+// A trial is a test that runs, or is over.
+type trial struct {
+	manner
+	done chan error // nil: nothing is waited for
+	err  error
+}
+
+// A finding is what runs to find out what a resolver carries for a client.
+type finding struct {
+	*resolver
+	client            uint64
+	large, small, tcp trial
+	work              sync.WaitGroup
+}
+
+func (x *finding) start(ctx context.Context, t *trial, limit time.Duration) {
+	t.done, t.err = make(chan error, 1), nil
+	x.work.Go(func() { t.done <- x.try(ctx, x.client, t.manner, limit) })
+}
+
+// test finds out what the resolver carries for a client.
+func (r *resolver) test(ctx context.Context, client uint64) (manner, error) {
 	ctx, cancel := context.WithCancel(ctx)
-	var tests sync.WaitGroup
-	defer tests.Wait()
+	x := &finding{resolver: r, client: client, large: trial{manner: manner{takes: maxDown}}, small: trial{manner: manner{takes: smallDown}}}
+	x.tcp.manner = manner{stream: true, takes: smallDown}
+	defer x.work.Wait()
 	defer cancel()
-	udp, tcp := make(chan error, 1), make(chan error, 1)
-	tests.Go(func() { udp <- r.testUDP(ctx, client, udpTime) })
-	late := time.NewTimer(tcpAfter)
+	x.start(ctx, &x.large, udpTime)
+	late := time.NewTimer(patience)
 	defer late.Stop()
-	var udpErr error
 	select {
-	case udpErr = <-udp:
-		if !errors.Is(udpErr, errTruncated) && !errors.Is(udpErr, ErrSilent) { // it has spoken
-			return false, udpErr
+	case err := <-x.large.done:
+		x.large.done, x.large.err = nil, err
+		if err == nil || isSpoken(err) {
+			return x.large.manner, err
 		}
-		udp = nil
 	case <-late.C:
 	}
-	tests.Go(func() { tcp <- r.testTCP(ctx, client) })
-	for {
+	if !errors.Is(x.large.err, errTruncated) {
+		x.start(ctx, &x.small, udpTime-patience)
+	}
+	x.start(ctx, &x.tcp, tcpTime)
+	return x.others(ctx)
+}
+
+// others waits for what else is tried.
+func (x *finding) others(ctx context.Context) (manner, error) {
+	for x.large.done != nil || x.small.done != nil || x.tcp.done != nil {
+		var over *trial
+		var err error
 		select {
-		case udpErr = <-udp:
-			if udpErr == nil {
-				return false, nil
-			}
-			udp = nil
-		case tcpErr := <-tcp:
-			switch {
-			case tcpErr == nil:
-				return r.testUDP(ctx, client, againTime) != nil, nil
-			case udp != nil:
-				return false, <-udp
-			case errors.Is(udpErr, errTruncated):
-				return false, fmt.Errorf("%w: %w", ErrTCP, tcpErr)
-			case isSpoken(tcpErr):
-				return false, tcpErr
-			}
-			return false, udpErr
+		case err = <-x.large.done:
+			over = &x.large
+		case err = <-x.small.done:
+			over = &x.small
+		case err = <-x.tcp.done:
+			over = &x.tcp
+		}
+		over.done, over.err = nil, err
+		switch {
+		case err == nil && over == &x.tcp:
+			return x.again(ctx), nil
+		case err == nil, isSpoken(err):
+			return over.manner, err
 		}
 	}
+	for _, t := range []*trial{&x.large, &x.small} {
+		if errors.Is(t.err, errTruncated) {
+			return manner{}, fmt.Errorf("%w: %w", ErrTCP, x.tcp.err)
+		}
+	}
+	return manner{}, x.large.err
 }
 
-// isSpoken tells an answer from silence.
-func isSpoken(err error) bool {
-	return slices.ContainsFunc(advice, func(a advised) bool { return errors.Is(err, a.err) }) && !errors.Is(err, ErrSilent)
+// again tests UDP once more, when TCP has shown the gateway who asks.
+func (x *finding) again(ctx context.Context) manner {
+	for _, t := range []*trial{&x.large, &x.small} {
+		if !errors.Is(t.err, ErrSilent) && x.try(ctx, x.client, t.manner, againTime) == nil {
+			return t.manner
+		}
+	}
+	return manner{stream: true, takes: maxDown}
 }
 
-// message returns a test, and what its answer has as the question.
-func (r *resolver) message(client uint64) (m, raw []byte) {
-	size := binary.BigEndian.AppendUint16(nil, heldLen+maxDown)
-	m = appendQuestion(nil, uint16(rand.Uint32()), r.z, query{client: client, number: rand.Uint32(), test: true, data: size})
-	return m, m[messageHeader : len(m)-optLen]
-}
-
-// testUDP asks by UDP, several times.
-func (r *resolver) testUDP(ctx context.Context, client uint64, limit time.Duration) error {
+// try tests one manner.
+func (r *resolver) try(ctx context.Context, client uint64, m manner, limit time.Duration) error {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	conn, err := r.dial(ctx, "udp")
+	network := "udp"
+	if m.stream {
+		network = "tcp"
+	}
+	conn, err := r.dial(ctx, network)
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrSilent, err)
 	}
 	defer conn.Close()
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
-	m, raw := r.message(client)
+	size := heldLen + m.takes
+	b := binary.BigEndian.AppendUint16(nil, uint16(size))
+	b = appendQuestion(nil, uint16(rand.Uint32()), r.z, query{client: client, number: rand.Uint32(), test: true, data: b})
+	var got reply
+	if m.stream {
+		got, err = r.testTCP(conn, b)
+	} else {
+		got, err = r.testUDP(ctx, conn, b)
+	}
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrSilent, err)
+	}
+	return verify(got, size)
+}
+
+// rawOf returns what the answer to a question has as the question.
+func rawOf(m []byte) []byte { return m[messageHeader : len(m)-optLen] }
+
+// testUDP asks by UDP, again and again.
+func (r *resolver) testUDP(ctx context.Context, conn net.Conn, m []byte) (reply, error) {
 	var b, scratch [maxMessage]byte
-	for ctx.Err() == nil {
+	for {
 		if _, err := conn.Write(m); err != nil {
-			return fmt.Errorf("%w: %w", ErrSilent, err)
+			return reply{}, err
 		}
 		_ = conn.SetReadDeadline(time.Now().Add(resend))
-		if ctx.Err() != nil {
-			break
-		}
-		for {
+		for ctx.Err() == nil {
 			n, err := conn.Read(b[:])
 			if errors.Is(err, syscall.ECONNREFUSED) {
-				return fmt.Errorf("%w: %w", ErrSilent, err)
+				return reply{}, err
 			}
 			if err != nil {
 				break
 			}
-			if got, err := parseReply(scratch[:0], b[:n], raw); err == nil && got.id == binary.BigEndian.Uint16(m) {
-				return verify(got)
+			if got, err := parseReply(scratch[:0], b[:n], rawOf(m)); err == nil && got.id == binary.BigEndian.Uint16(m) {
+				return got, nil
 			}
 		}
+		if ctx.Err() != nil {
+			return reply{}, ctx.Err()
+		}
 	}
-	return ErrSilent
 }
 
 // testTCP asks by TCP.
-func (r *resolver) testTCP(ctx context.Context, client uint64) error {
-	ctx, cancel := context.WithTimeout(ctx, tcpTime)
-	defer cancel()
-	conn, err := r.dial(ctx, "tcp")
-	if err != nil {
-		return err
-	}
-	defer conn.Close()
-	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
-	defer stop()
-	m, raw := r.message(client)
+func (r *resolver) testTCP(conn net.Conn, m []byte) (reply, error) {
 	var b, scratch [maxMessage]byte
 	n, err := exchange(conn, b[:], m)
 	if err != nil {
-		return err
+		return reply{}, err
 	}
-	got, err := parseReply(scratch[:0], b[:n], raw)
-	if err != nil {
-		return err
-	}
-	return verify(got)
+	return parseReply(scratch[:0], b[:n], rawOf(m))
+}
+
+// isSpoken tells an answer from silence.
+func isSpoken(err error) bool {
+	return slices.ContainsFunc(advice, func(a advised) bool { return errors.Is(err, a.err) }) && !errors.Is(err, ErrSilent)
 }
 
 // exchange sends a message by TCP, and reads one into b.
@@ -224,7 +277,7 @@ func exchange(conn net.Conn, b, m []byte) (n int, err error) {
 }
 
 // verify says what is wrong with the answer to a test.
-func verify(r reply) error {
+func verify(r reply, size int) error {
 	switch {
 	case r.code == codeName:
 		return ErrDelegation
@@ -234,7 +287,7 @@ func verify(r reply) error {
 		return ErrGateway
 	case r.truncated:
 		return errTruncated
-	case !r.found || r.kind != textTest || len(r.text) != heldLen+maxDown:
+	case !r.found || r.kind != textTest || len(r.text) != size:
 		return ErrOther
 	}
 	return nil
