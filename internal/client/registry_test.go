@@ -19,3 +19,14 @@ func TestRegistry(t *testing.T) {
 		}
 	}
 }
+
+// The zone of a gateway is looked for by a resolver, and where the gateway is.
+func TestZoneOfGateway(t *testing.T) {
+	var got []string
+	for _, e := range on("gw.example", []string{"udp://:2002", "dns://t.example.org:5353", "later://:1"}) {
+		got = append(got, e.String())
+	}
+	if want := []string{"udp://gw.example:2002", "dns://t.example.org", "dns://gw.example:5353/t.example.org"}; !slices.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+}

@@ -53,13 +53,16 @@ func usable(c *Config, all []carrier.Endpoint) (some []carrier.Endpoint, err err
 	return nil, err
 }
 
+// resolverPort is where name servers are.
+const resolverPort = 53
+
 // on returns the endpoints of a gateway that is at host, which says that it has these carriers. What is not understood is
 // left out: it may be a later version. A zone of the DNS is found by a resolver, or where the gateway is.
 func on(host string, urls []string) (all []carrier.Endpoint) {
 	for _, url := range urls {
 		if e, err := carrier.ParseDial(url, 0); err == nil && e.Scheme == "dns" {
 			there := e
-			e.Port, there.Host = 53, host
+			e.Port, there.Host = resolverPort, host
 			all = append(all, e, there)
 			continue
 		}

@@ -390,14 +390,14 @@ func (g *Gateway) servers() []string {
 		return g.c().Public
 	}
 	const most = 4 // or the invitation is too long for a QR code
-	var all, others []string
+	var all, others, zone []string
 	for _, l := range g.listeners {
 		if !l.reaches() || l.at.Scheme == "ssh" { // by which no device joins
 			continue
 		}
-		if e := l.at; e.Scheme == "dns" { // whose zone says where it is
+		if e := l.at; e.Scheme == "dns" { // whose zone says where it is, and nothing else says which one that is
 			e.Host, e.Port = "", dns.Port
-			others = append(others, e.String())
+			zone = []string{e.String()}
 			continue
 		}
 		a, ok := addrPort(l.Addr())
@@ -419,7 +419,7 @@ func (g *Gateway) servers() []string {
 		}
 	}
 	all = append(all, others...)
-	return all[:min(len(all), most)]
+	return append(all[:min(len(all), most-len(zone))], zone...)
 }
 
 // carriers are the URLs, without a host, by which a device can reach the gateway on the network where it does now.
