@@ -115,3 +115,62 @@ func TestResolvers(t *testing.T) {
 		})
 	}
 }
+
+// named starts a client that finds a name server in its resolv.conf.
+func named(t *testing.T, ns *lab.Namespace, server string, args ...string) *device {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "resolv.conf")
+	writeFile(t, file, "nameserver "+server+"\n")
+	program := append([]string{filepath.Join(bin, "vpncli"), "--json", "--config="}, args...)
+	return &device{start(t, ns, withFile(file, "/etc/resolv.conf", program...)...), t, ns}
+}
+
+// TestOnlyDNS: a device finds its gateway where nothing passes but questions to the resolver of the network, by itself: one that is connected,
+// one that begins, and one whose traffic all goes into the tunnel, the questions of its programs too.
+func TestOnlyDNS(t *testing.T) {
+	t.Parallel()
+	h := newServed(t, "udp://:2002", "quic://:2003", "wss://:443", "ssh://:2022", "icmp://", "dns://"+tunnelZone)
+	h.resolver()
+	state := h.join(h.c, "cam1")
+	dev := named(t, h.c, hostileISP, "--state", state)
+	dev.waitConnected()
+	until(t, patience, "the device knows the zone", func() bool { return strings.Contains(run(t, h.c, bin+"/vpncli status"), "dns://"+tunnelZone) })
+	ssh := newSession(t, h.c, h.gw, gatewayVPN)
+	ssh.say("before", patience)
+	defer h.onlyDNSThroughResolver()()
+	began := time.Now()
+	ssh.say("behind the wall", 2*patience)
+	t.Logf("a connection inside goes on after %s, by %s", time.Since(began).Round(time.Millisecond), dev.way())
+	stop(t, dev.Proc)
+
+	again := named(t, h.c, hostileISP, "--state", state)
+	again.waitConnected()
+	took := again.event("connected", 0).Time.Sub(again.event("connecting", 0).Time)
+	t.Logf("a new client is connected after %s, by %s", took.Round(time.Millisecond), again.way())
+	if took > 8*time.Second || !strings.Contains(again.way(), "dns://"+tunnelZone) {
+		t.Errorf("by %q after %s, want 5 s", again.way(), took)
+	}
+	ping(t, h.c, gatewayVPN, 3)
+	transfer(t, h.c, h.gw, gatewayVPN, 20_000, time.Minute)
+}
+
+// TestResolverOutage: the session outlives a resolver that is silent for long, and one that comes back.
+func TestResolverOutage(t *testing.T) {
+	t.Parallel()
+	h := newServed(t, "dns://"+tunnelZone)
+	h.parents()
+	p := h.unbound()
+	dev := named(t, h.c, hostileISP, "--state", h.join(h.c, "cam1"), "-s", "dns://"+tunnelZone, "--default-route")
+	dev.waitConnected()
+	ssh := newSession(t, h.c, h.gw, gatewayVPN)
+	ssh.say("before", patience)
+	stop(t, p)
+	time.Sleep(resolverOutage) // the fault itself
+	h.unbound()
+	began := time.Now()
+	ssh.say("after it", time.Minute)
+	t.Logf("a connection inside goes on %s after an outage of %s", time.Since(began).Round(time.Millisecond), resolverOutage)
+	if n := dev.Count(`"event":"address"`); n != 1 {
+		t.Errorf("the client heard of %d addresses", n)
+	}
+}
