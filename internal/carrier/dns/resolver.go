@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/netip"
+	"os"
 	"slices"
 	"sync"
 	"syscall"
@@ -47,12 +48,12 @@ type advised struct {
 }
 
 var advice = []advised{
+	{ErrTCP, "port 53 of TCP has to be open, too"},
 	{ErrDelegation, "its parent needs an NS record for it (docs/carriers.md), and the name may be misspelt"},
 	{ErrRefused, "name another one, as in dns://192.0.2.1/zone, or look whether the gateway listens for this zone"},
 	{ErrGateway, "does vpnsrv run, with --listen dns://zone, is port 53 open for UDP and TCP, and does the NS record lead there?"},
 	{ErrOther, "the records of its parent lead somewhere else"},
 	{ErrSilent, "name another one, as in dns://192.0.2.1/zone, where 'nameserver' of /etc/resolv.conf is of no use"},
-	{ErrTCP, "port 53 of TCP has to be open, too"},
 }
 
 // advise adds what can be done.
@@ -171,7 +172,7 @@ func (x *finding) others(ctx context.Context) (manner, error) {
 	}
 	for _, t := range []*trial{&x.large, &x.small} {
 		if errors.Is(t.err, errTruncated) {
-			return manner{}, fmt.Errorf("%w: %w", ErrTCP, x.tcp.err)
+			return manner{}, fmt.Errorf("%w: by TCP %w", ErrTCP, x.tcp.err)
 		}
 	}
 	return manner{}, x.large.err
@@ -197,7 +198,7 @@ func (r *resolver) try(ctx context.Context, client uint64, m manner, limit time.
 	}
 	conn, err := r.dial(ctx, network)
 	if err != nil {
-		return fmt.Errorf("%w: %w", ErrSilent, err)
+		return silence(err)
 	}
 	defer conn.Close()
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
@@ -212,9 +213,17 @@ func (r *resolver) try(ctx context.Context, client uint64, m manner, limit time.
 		got, err = r.testUDP(ctx, conn, b)
 	}
 	if err != nil {
-		return fmt.Errorf("%w: %w", ErrSilent, err)
+		return silence(err)
 	}
 	return verify(got, size)
+}
+
+// silence says that nobody has answered, and why, if that is more than that it has taken too long.
+func silence(err error) error {
+	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded) {
+		return ErrSilent
+	}
+	return fmt.Errorf("%w: %w", ErrSilent, err)
 }
 
 // rawOf returns what the answer to a question has as the question.
