@@ -66,7 +66,7 @@ func (c *client) search(server carrier.Endpoint) search {
 	s := search{server: server}
 	if s.open = c.c.Policy.DefaultRoute && !c.applied; s.open {
 		for _, e := range c.servers {
-			if _, err := netip.ParseAddr(e.Host); e.OverIP() && err != nil {
+			if _, err := netip.ParseAddr(e.Host); e.OverIP() && e.Host != "" && err != nil {
 				s.names = append(s.names, e)
 			}
 		}
