@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ferry/internal/carrier"
+	"ferry/internal/carrier/netsock"
 	"ferry/internal/carrier/datagram"
 	"ferry/internal/carrier/polling"
 )
@@ -88,11 +89,7 @@ func setSocket(fd int, network string) {
 	default:
 		return
 	}
-	for _, o := range [][2]int{{unix.SO_RCVBUFFORCE, unix.SO_RCVBUF}, {unix.SO_SNDBUFFORCE, unix.SO_SNDBUF}} {
-		if unix.SetsockoptInt(fd, unix.SOL_SOCKET, o[0], socketBuffer) != nil {
-			_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, o[1], socketBuffer)
-		}
-	}
+	netsock.Buffers(fd, socketBuffer)
 }
 
 // controlLen has room for an address of ours.

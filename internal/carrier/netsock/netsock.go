@@ -18,8 +18,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// bufferSize is that of a socket: 25 ms of a gigabit each way, which a busy machine needs to get to it.
-const bufferSize = 4 << 20
+// BufferSize is that of a socket: 25 ms of a gigabit each way, which a busy machine needs to get to it.
+const BufferSize = 4 << 20
 
 // A Socket is one of IPv4 or IPv6.
 type Socket struct {
@@ -36,17 +36,23 @@ func New(fd int, v6 bool, name string) (*Socket, error) {
 		_ = s.f.Close()
 		return nil, err
 	}
-	for _, o := range [][2]int{{unix.SO_RCVBUFFORCE, unix.SO_RCVBUF}, {unix.SO_SNDBUFFORCE, unix.SO_SNDBUF}} {
-		if unix.SetsockoptInt(fd, unix.SOL_SOCKET, o[0], bufferSize) != nil {
-			_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, o[1], bufferSize)
-		}
-	}
+	Buffers(fd, BufferSize)
 	// Nothing is cut on the way: a tunnel that loses large packets is left for another carrier.
 	if v6 {
 		_ = unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_MTU_DISCOVER, unix.IPV6_PMTUDISC_PROBE)
 	}
 	_ = unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_PROBE)
 	return s, nil
+}
+
+// Buffers sets how many bytes a socket may hold each way: beyond what the system allows to everybody, or, without the right for that
+// (CAP_NET_ADMIN), as far as it does.
+func Buffers(fd, size int) {
+	for _, o := range [][2]int{{unix.SO_RCVBUFFORCE, unix.SO_RCVBUF}, {unix.SO_SNDBUFFORCE, unix.SO_SNDBUF}} {
+		if unix.SetsockoptInt(fd, unix.SOL_SOCKET, o[0], size) != nil {
+			_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, o[1], size)
+		}
+	}
 }
 
 // V6 tells whether it is one of IPv6.

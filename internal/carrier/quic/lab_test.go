@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"ferry/internal/carrier"
+	"ferry/internal/carrier/netsock"
 	"ferry/internal/identity"
 	"ferry/internal/proto"
 )
@@ -261,7 +262,7 @@ func loopback(t testing.TB) *net.UDPConn {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_ = c.SetReadBuffer(socketBuffer)
+	_ = c.SetReadBuffer(netsock.BufferSize)
 	return c
 }
 

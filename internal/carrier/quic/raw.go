@@ -12,6 +12,7 @@ import (
 	"github.com/quic-go/quic-go"
 
 	"ferry/internal/carrier"
+	"ferry/internal/carrier/netsock"
 )
 
 // What other protocols over QUIC need of this package: sockets, how strangers are let in, how a name is dialled, what
@@ -57,7 +58,8 @@ func (p *Pending) Connect(ctx context.Context) (*Raw, error) {
 
 // DialRaw is Dial for another protocol.
 func DialRaw(ctx context.Context, e carrier.Endpoint, o carrier.Opener, c *tls.Config) (*Raw, error) {
-	return race(ctx, e, o, func(ctx context.Context, to netip.AddrPort) (*Raw, error) {
+	r, err := netsock.Dial(ctx, e, o, "ip", func(ctx context.Context, addr netip.Addr) (*Raw, error) {
+		to := netip.AddrPortFrom(addr, uint16(e.Port))
 		s, err := socketTo(ctx, to, o, rawBurst)
 		if err != nil {
 			return nil, err
@@ -69,6 +71,10 @@ func DialRaw(ctx context.Context, e carrier.Endpoint, o carrier.Opener, c *tls.C
 		}
 		return &Raw{Conn: q, socket: s}, nil
 	})
+	if err != nil {
+		return nil, explain(err)
+	}
+	return r, nil
 }
 
 // RemoteAddr returns where the other end is now.
