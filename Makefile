@@ -34,7 +34,7 @@ demo-secure: build ## keys: init, invite, join, tcpdump on the wire, removal
 	@scripts/deps.sh demo
 	@scripts/demo-secure.sh
 
-demo-roam: build ## a download goes on while UDP, TCP 2002 and HTTPS are blocked, one after the other
+demo-roam: build ## a download goes on while UDP, TCP 2002 and then all but DNS is blocked
 	@scripts/deps.sh test
 	@scripts/demo-roam.sh
 
