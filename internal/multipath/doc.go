@@ -26,6 +26,10 @@ const (
 	replayAge = time.Second
 	// keepAge is how long frames wait for their acknowledgement, with a path that is slow.
 	keepAge = 2 * time.Second
+	// tail is how many bytes of the newest frames are sent again though they are older than replayAge, up to tailAge: TCP sends one
+	// segment after 0.2, 0.6, 1.4, 3.0 s, and would wait for the next of these times.
+	tail    = 16 << 10
+	tailAge = 10 * time.Second
 	// Limit is how many bytes of frames a session keeps, where the budget has as much.
 	Limit = 8 << 20
 

@@ -474,6 +474,30 @@ func TestNoPathForLong(t *testing.T) {
 	})
 }
 
+// Of a connection that has sent nothing but what TCP repeats now and then, the last of it goes out though it is old: else TCP
+// waits for the next time. What is much older does not.
+func TestTail(t *testing.T) {
+	for _, tt := range []struct {
+		age  time.Duration
+		want int
+	}{{1900 * time.Millisecond, 1}, {5 * time.Second, 1}, {11 * time.Second, 0}} {
+		inBubble(t, func(t *testing.T, a, b *end) {
+			a.links[0].close()
+			b.links[0].close()
+			synctest.Wait()
+			a.s.Send(item(7))
+			time.Sleep(tt.age)
+			a.s.Expire(time.Now())
+			connect(a, b, 1, 20*time.Millisecond, 0, 0)
+			a.s.Use(a.links[1].path, nil, true)
+			time.Sleep(time.Second)
+			if got := b.received(); len(got) != tt.want {
+				t.Errorf("%d frames came of %d that was %s old", len(got), tt.want, tt.age)
+			}
+		})
+	}
+}
+
 // A super-packet that a stream has lost comes in fragments by a carrier of datagrams.
 func TestFragments(t *testing.T) {
 	inBubble(t, func(t *testing.T, a, b *end) {

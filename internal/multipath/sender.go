@@ -95,7 +95,7 @@ func (s *Sender) Send(run []byte) (int, router.Reason) {
 		defer s.mu.Unlock()
 		return s.wait(run, now)
 	}
-	s.expire(now.Add(-keepAge))
+	s.expire(now)
 	first := s.log.Keep(run, now)
 	s.sent = s.log.Next()
 	s.waits(now)
@@ -122,7 +122,7 @@ func (s *Sender) wait(run []byte, now time.Time) (int, router.Reason) {
 	}
 	dropped, why := 0, router.None
 	if s.main == nil {
-		s.expire(now.Add(-replayAge))
+		s.expire(now)
 	} else {
 		n := proto.WholeItems(run, s.c.Limit-s.waiting)
 		if n < len(run) {
@@ -220,17 +220,19 @@ func (s *Sender) Due() (since time.Time, frames int) {
 func (s *Sender) Expire(now time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	age := keepAge
-	if s.main == nil {
-		age = replayAge
-	}
-	s.expire(now.Add(-age))
+	s.expire(now)
 }
 
-// expire forgets what was kept before t. When that was all, none waits any more: the next frame does from its own time
+// expire forgets what is too old at now. When that was all, none waits any more: the next frame does from its own time
 // on. The caller holds mu.
-func (s *Sender) expire(t time.Time) {
-	if s.log.Expire(t); s.log.First() == s.log.Next() {
+func (s *Sender) expire(now time.Time) {
+	if s.main != nil {
+		s.log.Expire(now.Add(-keepAge), 0)
+	} else {
+		s.log.Expire(now.Add(-replayAge), tail)
+		s.log.Expire(now.Add(-tailAge), 0)
+	}
+	if s.log.First() == s.log.Next() {
 		s.due = time.Time{}
 	}
 }
@@ -310,7 +312,7 @@ func (s *Sender) begin() (tell func()) {
 	s.change = nil
 	s.set(c.main, c.also)
 	if c.again {
-		s.log.Expire(time.Now().Add(-replayAge))
+		s.log.Expire(time.Now().Add(-replayAge), tail)
 		if first := max(s.log.First(), s.acked); first < s.sent {
 			s.again.Add(s.sent - first)
 			s.sent = first

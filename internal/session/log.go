@@ -102,9 +102,9 @@ func (l *Log) Acked(next uint64) {
 	}
 }
 
-// Expire forgets the frames that were kept before t.
-func (l *Log) Expire(t time.Time) {
-	for len(l.segments) > 0 && l.segments[0].at.Before(t) && l.dropFirst() {
+// Expire forgets the frames that were kept before t, but for the newest ones in about so many bytes of memory.
+func (l *Log) Expire(t time.Time, tail int) {
+	for len(l.segments) > 0 && l.segments[0].at.Before(t) && l.bytes-l.segments[0].block.Cap() >= tail && l.dropFirst() {
 	}
 }
 

@@ -48,9 +48,13 @@ func TestLog(t *testing.T) {
 			case 3:
 				now = now.Add(time.Second)
 			case 4:
-				l.Expire(now.Add(-time.Second))
-				if f := l.First(); f < l.Next() && l.segments[0].at.Before(now.Add(-time.Second)) {
+				tail, before := rapid.SampledFrom([]int{0, 100_000}).Draw(t, "tail"), l.Bytes()
+				l.Expire(now.Add(-time.Second), tail)
+				if f := l.First(); f < l.Next() && l.segments[0].at.Before(now.Add(-time.Second)) && l.Bytes()-l.segments[0].block.Cap() >= tail {
 					t.Fatalf("frame %d of %s is there at %s", f, times[f], now)
+				}
+				if l.Bytes() < min(tail, before) {
+					t.Fatalf("%d of %d bytes are left, want %d", l.Bytes(), before, tail)
 				}
 			}
 			if acked == l.Next() && l.First() != l.Next() {
@@ -85,7 +89,7 @@ func TestPinned(t *testing.T) {
 	want := frame(1500, 1)
 	_, frames := l.Pin(0)
 	l.Acked(1)
-	l.Expire(time.Unix(9, 0))
+	l.Expire(time.Unix(9, 0), 0)
 	for range 100 {
 		l.Keep(frame(60_000, 2), time.Unix(1, 0))
 	}

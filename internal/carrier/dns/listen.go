@@ -13,8 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ferry/internal/carrier"
-	"ferry/internal/carrier/netsock"
 	"ferry/internal/carrier/datagram"
+	"ferry/internal/carrier/netsock"
 	"ferry/internal/carrier/polling"
 )
 
