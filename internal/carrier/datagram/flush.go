@@ -71,21 +71,50 @@ func (l *Link) say(last *frame) {
 	o := batches.Get().(*batch)
 	defer batches.Put(o)
 	o.reset()
-	now := time.Now()
+	var now time.Time
+	for more := true; more && o.empty(); {
+		now = time.Now()
+		var to Addr
+		to, more = l.composeAll(o, now, last)
+		_ = l.put(o, to, false)
+	}
 	l.mu.Lock()
-	to := l.path.at
-	if l.err == nil || last != nil {
-		for at := range l.levels {
-			for l.compose(o, at, now, nil) {
-			}
-		}
-		if last != nil {
-			l.compose(o, l.top(), now, last)
+	defer l.mu.Unlock()
+	l.unsent(o)
+	l.arm(now, !o.empty())
+}
+
+// composeAll fills a batch. It tells whether there may be more.
+func (l *Link) composeAll(o *batch, now time.Time, last *frame) (to Addr, more bool) {
+	o.reset()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.err != nil && last == nil {
+		return l.path.at, false
+	}
+	for at := range l.levels {
+		for l.compose(o, at, now, nil) {
 		}
 	}
-	l.arm(now)
-	l.mu.Unlock()
-	_ = l.put(o, to, false) // what is not taken is sent again
+	if o.full(l.max) {
+		return l.path.at, true
+	}
+	if last != nil {
+		l.compose(o, l.top(), now, last)
+	}
+	return l.path.at, false
+}
+
+// unsent has segments sent again that were in packets which the transport had no room for. The caller holds mu.
+func (l *Link) unsent(o *batch) {
+	for _, of := range o.of[min(o.sent, len(o.of)):] {
+		segments := l.levels[of.level].sending.segments
+		for i := range segments {
+			if segments[i].number == of.number {
+				segments[i].lost = true
+			}
+		}
+	}
 }
 
 // top returns the highest level that there are keys for. The caller holds mu.
@@ -102,7 +131,7 @@ func (l *Link) top() int {
 func (l *Link) compose(o *batch, at int, now time.Time, last *frame) bool {
 	v := &l.levels[at]
 	timeout := l.timeout(&v.sending)
-	if v.out.key == nil || len(o.lens) == maxBatch || cap(o.buf)-len(o.buf) < l.max || !l.due(at, now, timeout, last) {
+	if v.out.key == nil || o.full(l.max) || !l.due(at, now, timeout, last) {
 		return false
 	}
 	k, err := v.out.at(v.number)
@@ -124,6 +153,7 @@ func (l *Link) compose(o *batch, at int, now time.Time, last *frame) bool {
 	sealed := k.seal(&o.nonce, o.buf[start:], header, v.number)
 	o.buf = o.buf[:start+len(sealed)]
 	o.lens = append(o.lens, len(sealed))
+	o.of = append(o.of, sealedAs{at, v.number})
 	l.path.spend(len(sealed))
 	v.number++
 	return true
@@ -235,9 +265,12 @@ func (l *Link) put(o *batch, to Addr, wait bool) error {
 	return err
 }
 
-// arm sets the timer to when something is due. The caller holds mu.
-func (l *Link) arm(now time.Time) {
+// arm sets the timer to when something is due: soon, if there was no room for what is. The caller holds mu.
+func (l *Link) arm(now time.Time, soon bool) {
 	var at time.Time
+	if soon {
+		at = now
+	}
 	for i := range l.levels {
 		v := &l.levels[i]
 		if v.out.key == nil {

@@ -18,8 +18,9 @@ const (
 type batch struct {
 	buf   []byte
 	lens  []int
-	sent  int // of lens
-	from  int // byte of the first that was not sent
+	sent  int        // of lens
+	from  int        // byte of the first that was not sent
+	of    []sealedAs // of packets that flush has made; empty: none did
 	nonce nonce
 
 	// Of the datagram that is being filled:
@@ -28,13 +29,19 @@ type batch struct {
 	known bool   // next is
 }
 
+// A sealedAs says which packet it was.
+type sealedAs struct {
+	level  int
+	number uint64
+}
+
 // batches: one get (Link.batch), one put (Link.giveBack).
 var batches = sync.Pool{New: func() any {
 	return &batch{buf: make([]byte, 0, batchSize), lens: make([]int, 0, maxBatch)}
 }}
 
 func (o *batch) reset() {
-	o.buf, o.lens = o.buf[:0], o.lens[:0]
+	o.buf, o.lens, o.of = o.buf[:0], o.lens[:0], o.of[:0]
 	o.sent, o.from, o.start = 0, 0, -1
 }
 
@@ -92,7 +99,7 @@ func (p *packer) put(o *batch, item []byte, counted bool) (fits, full bool) {
 			switch {
 			case shortLen+size+tagLen > p.max:
 				return false, false
-			case len(o.lens) == maxBatch || cap(o.buf)-len(o.buf) < p.max:
+			case o.full(p.max):
 				return false, true
 			}
 			o.begin()
@@ -108,6 +115,9 @@ func (p *packer) put(o *batch, item []byte, counted bool) (fits, full bool) {
 		return true, false
 	}
 }
+
+// full tells that there is no room for another datagram of up to max bytes.
+func (o *batch) full(max int) bool { return len(o.lens) == maxBatch || cap(o.buf)-len(o.buf) < max }
 
 // begin begins a datagram.
 func (o *batch) begin() {

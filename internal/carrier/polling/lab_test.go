@@ -51,6 +51,10 @@ func (m *medium) later(f func()) {
 	if m.rand.Float64() < m.loss {
 		return
 	}
+	if m.delay == 0 {
+		f()
+		return
+	}
 	m.nr++ // what is sent later arrives later
 	time.AfterFunc(m.delay+m.nr, f)
 }

@@ -6,6 +6,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"ferry/internal/carrier"
+	"ferry/internal/carrier/carriertest"
 	"ferry/internal/carrier/datagram"
 	"ferry/internal/identity"
 )
@@ -50,6 +52,20 @@ func links(t testing.TB, m *medium, c Config, d datagram.Config) (client, gatewa
 		}
 	})
 	return client, r.l
+}
+
+// TestLink: what is made of questions and answers is a link as any other.
+func TestLink(t *testing.T) {
+	for name, m := range map[string]func() *medium{
+		"icmp": func() *medium { return newMedium(1440, 1440, 0, 0) },
+		"dns":  func() *medium { return newMedium(120, 900, 0, 0) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			carriertest.TestLink(t, func(t testing.TB) (client, gateway carrier.Link) {
+				return links(t, m(), Config{Bound: name == "dns", Polls: 64}, datagram.Config{Proven: name == "dns"})
+			})
+		})
+	}
 }
 
 // TestHandshake: over mediums of all sizes, with losses.

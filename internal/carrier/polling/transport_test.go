@@ -201,9 +201,10 @@ func TestStrangers(t *testing.T) {
 		if len(s.clients) != 0 {
 			t.Error("a client that has gone is not forgotten")
 		}
+		_, _, before := m.counts()
 		m.questions <- Question[uint32]{From: one, Number: 2, Back: 2} // and is one that has come
 		time.Sleep(3 * time.Second)
-		if _, _, empty := m.counts(); empty == 0 {
+		if _, _, empty := m.counts(); empty != before+1 {
 			t.Error("nothing is answered after a time without clients")
 		}
 	})
@@ -313,12 +314,33 @@ func TestDown(t *testing.T) {
 				time.Sleep(3 * time.Second)
 				before2, _, _ := m.counts()
 				time.Sleep(20 * time.Second)
-				if after, _, _ := m.counts(); after-before2 > 6 {
+				after, _, _ := m.counts()
+				if after-before2 > 6 {
 					t.Errorf("%d polls in 20 s though nothing happens", after-before2)
+				}
+				say(t, k, gatewayAt, 100)
+				time.Sleep(time.Second)
+				if again, _, _ := m.counts(); again-after > 8 && tt.c.Hold >= 0 {
+					t.Errorf("%d questions though hardly anything happens", again-after)
 				}
 			})
 		})
 	}
+}
+
+// Where each answer comes at once, an empty one does not bring about the next poll at once.
+func TestPace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMedium(1000, 1000, time.Millisecond, 0)
+		k, s := transports(t, m, Config{Hold: -1})
+		drain(k)
+		drain(s)
+		say(t, k, gatewayAt, 100)
+		time.Sleep(20 * time.Second)
+		if asked, _, _ := m.counts(); asked < 2*20*2 || asked > 2*20*4+20 {
+			t.Errorf("%d questions, want 4 each 50 ms, for 2 s", asked)
+		}
+	})
 }
 
 // Where questions are bound, datagrams go up no faster than answers come, and yet as fast as that.
