@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"math"
 	"sync"
 	"testing"
 
@@ -19,21 +20,26 @@ const (
 	maxItem  = 1<<16 - 1 // an IP packet
 )
 
-// testItems sends rounds of items both ways at once.
+// testItems sends rounds of items both ways at once. An end that has all goes on to read: what the other one has acknowledged comes that way.
 func testItems(t *testing.T, client, gateway carrier.Link) {
-	var both sync.WaitGroup
+	var sending, reading sync.WaitGroup
 	for name, ends := range map[string][2]carrier.Link{"up": {client, gateway}, "down": {gateway, client}} {
-		both.Go(func() {
+		sending.Add(1)
+		reading.Go(func() {
 			from, r := ends[0], &reader{link: ends[1]}
 			for nr := range rounds {
 				if err := exchange(from, r, nr); err != nil {
 					t.Errorf("%s, round %d of %d, items of up to %d bytes: %v", name, nr, rounds, from.Max(), err)
-					return
+					break
 				}
 			}
+			sending.Done()
+			_, _ = r.read(math.MaxInt) // until it is closed
 		})
 	}
-	both.Wait()
+	sending.Wait()
+	_, _ = client.Close(), gateway.Close()
+	reading.Wait()
 }
 
 // exchange sends the items of a round, and wants them at the other end.
