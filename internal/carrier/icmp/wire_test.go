@@ -4,12 +4,14 @@ import (
 	"bytes"
 	"encoding/hex"
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"ferry/internal/carrier/netsock"
+	"ferry/internal/carrier/polling"
 	"ferry/internal/packet"
 )
 
@@ -56,6 +58,8 @@ func FuzzParse(f *testing.F) {
 	f.Add(append([]byte{0x45, 19: 1}, appendHeader(nil, echoRequest, echo{identifier: 1, number: 1 << 20, data: []byte("x")})...))
 	f.Add(append([]byte{0x46, 23: 1}, appendHeader(nil, echoReply, echo{identifier: 1, number: 1 << 20, held: time.Second})...))
 	f.Add([]byte{0x45})
+	f.Add([]byte{0x4f, 19: 1}) // a header of 60 bytes in 20
+	f.Add([]byte{0x41, 19: 1})
 	f.Fuzz(func(t *testing.T, ip []byte) {
 		b := payloadOf(ip)
 		for _, kind := range []byte{echoRequest, echoReply} {
@@ -134,6 +138,112 @@ func TestFilter(t *testing.T) {
 			t.Errorf("got %+v, %v", e, ok)
 		}
 	}
+}
+
+// A client takes answers of its gateway only.
+func TestAnotherHost(t *testing.T) {
+	fd, err := netsock.Ping()
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, err := newAsker(fd, loopback, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.Close()
+	for i, from := range []string{"127.0.0.2", "127.0.0.1"} {
+		out := rawPing(t)
+		if err := unix.Bind(out, netsock.Sockaddr(netip.AddrPortFrom(netip.MustParseAddr(from), 0))); err != nil {
+			t.Fatal(err)
+		}
+		b := appendHeader(nil, echoReply, echo{identifier: a.identifier, number: uint32(i)})
+		if err := unix.Sendto(out, b, 0, netsock.Sockaddr(loopback)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	answers := make([]polling.Answer, batch)
+	if n, err := a.Receive(answers); n != 1 || answers[0].Number != 1 || err != nil {
+		t.Errorf("got %d answers, the first to %d, %v", n, answers[0].Number, err)
+	}
+}
+
+// Empty answers are not sent, wherever they stand among others.
+func TestEmptyAnswers(t *testing.T) {
+	a, err := bind(netip.MustParseAddr("127.0.0.1"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.Close()
+	in := rawPing(t)
+	for _, lens := range [][]int{{0, 5, 0, 0, 7, 0}, {0, 0}, {3}, {0, 4, 0, 0, 65530, 6, 0}} { // one is too long, and lost
+		var to []polling.Reply[back]
+		for i := range lens {
+			to = append(to, polling.Reply[back]{Number: uint32(i), Back: back{to: [4]byte{127, 0, 0, 1}, identifier: 55}})
+		}
+		if n, err := a.Answer(to, make([]byte, sum(lens)), lens, true); n != len(lens) || err != nil {
+			t.Errorf("%v: %d are taken, %v", lens, n, err)
+		}
+		var got, want []int
+		for buf := make([]byte, 2000); ; {
+			n, _, err := unix.Recvfrom(in, buf, 0)
+			if err != nil {
+				break
+			}
+			if e, ok := parse(payloadOf(buf[:n]), echoReply); ok && e.identifier == 55 {
+				got = append(got, int(e.number)*100+len(e.data))
+			}
+		}
+		for i, l := range lens {
+			if l > 0 && l < 65530 {
+				want = append(want, i*100+l)
+			}
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("%v: got %v, want %v", lens, got, want)
+		}
+	}
+}
+
+// A message that is too long for the way is lost, and nothing else.
+func TestTooLong(t *testing.T) {
+	fd, err := netsock.Ping()
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, err := newAsker(fd, loopback, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.Close()
+	gateway, err := bind(netip.MustParseAddr("127.0.0.1"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer gateway.Close()
+	lens := []int{100, 65530, 200, 0}
+	if n, err := a.Ask(1<<32-2, make([]byte, sum(lens)), lens, false); n != 4 || err != nil {
+		t.Fatal(n, err)
+	}
+	var got []int
+	for questions := make([]polling.Question[back], batch); len(got) < 6; {
+		n, err := gateway.Receive(questions)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, q := range questions[:n] {
+			got = append(got, int(int32(q.Number)), len(q.Data))
+		}
+	}
+	if want := []int{-2, 100, 0, 200, 1, 0}; !slices.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+}
+
+func sum(lens []int) (n int) {
+	for _, l := range lens {
+		n += l
+	}
+	return n
 }
 
 // A gateway sends a stranger no more than it got, and nothing to what is no question.

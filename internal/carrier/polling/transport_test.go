@@ -15,10 +15,13 @@ import (
 )
 
 // drained counts what a transport receives, until it is closed.
-type drained struct{ bytes, datagrams, chunks atomic.Int64 }
+type drained struct {
+	bytes, datagrams, chunks atomic.Int64
+	err                      chan error
+}
 
 func drain(t datagram.Transport) *drained {
-	d := &drained{}
+	d := &drained{err: make(chan error, 1)}
 	go func() { // ends with the transport
 		chunks := make([]*datagram.Chunk, 8)
 		for i := range chunks {
@@ -27,6 +30,7 @@ func drain(t datagram.Transport) *drained {
 		for {
 			n, err := t.Receive(chunks)
 			if err != nil {
+				d.err <- err
 				return
 			}
 			for _, c := range chunks[:n] {
@@ -379,7 +383,7 @@ func TestWait(t *testing.T) {
 		m := newMedium(120, 900, 10*time.Millisecond, 0)
 		k, s := transports(t, m, Config{Bound: true})
 		drain(k)
-		drain(s)
+		up := drain(s)
 		say(t, k, gatewayAt, 100)
 		time.Sleep(15 * time.Millisecond)
 		one := make([]byte, 100)
@@ -402,7 +406,7 @@ func TestWait(t *testing.T) {
 		if n, _ := s.Send(one, []int{100}, clientAt, true); n != 0 || time.Since(start) > 60*time.Millisecond {
 			t.Errorf("closed: took %d after %v", n, time.Since(start))
 		}
-		if _, err := s.Receive(nil); !errors.Is(err, net.ErrClosed) {
+		if err := <-up.err; !errors.Is(err, net.ErrClosed) {
 			t.Errorf("got %v", err)
 		}
 	})
