@@ -104,6 +104,19 @@ func TestOnlyPing(t *testing.T) {
 	ping(t, h.c, gatewayVPN, 3)
 }
 
+// TestICMPFullTunnel: all goes into the tunnel but what carries it, and its answers pass where the host looks from where packets come.
+func TestICMPFullTunnel(t *testing.T) {
+	t.Parallel()
+	n := newSecure(t, "--listen", "tcp://:2002", "--listen", "icmp://", "--nat")
+	run(t, n.c1, "sysctl -qw net.ipv4.conf.all.rp_filter=1 net.ipv4.conf.eth0.rp_filter=1")
+	newClient(t, n.c1, "--state", n.join(n.c1, "cam1"), "-s", "icmp://"+gatewayC1, "--default-route").waitConnected()
+	ping(t, n.c1, lanHost, 3)
+	transfer(t, n.c1, n.lan, lanHost, 1<<20, patience)
+	if route := run(t, n.c1, "ip route get "+lanHost); !strings.Contains(route, "ferry0") {
+		t.Errorf("it went by %s", route)
+	}
+}
+
 // TestICMPRate says how much passes by icmp, up and down, without a delay and with one.
 func TestICMPRate(t *testing.T) {
 	for _, tt := range []struct {

@@ -5,17 +5,32 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"os/exec"
 	"runtime"
+	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"ferry/internal/carrier"
 	"ferry/internal/carrier/carriertest"
 	"ferry/internal/identity"
 )
 
-// No goroutine is left when all is closed.
+// namespaceEnv says that this process is the one in a namespace of its own.
+const namespaceEnv = "FERRY_ICMP_NAMESPACE"
+
+// Tests run in a network namespace of their own: raw sockets take no rights of the host there, and nobody else pings. No goroutine is left when all is
+// closed.
 func TestMain(m *testing.M) {
+	if os.Getenv(namespaceEnv) == "" {
+		os.Exit(inNamespace())
+	}
+	if err := loopbackUp(); err != nil {
+		fmt.Println("bring lo up:", err)
+		os.Exit(1)
+	}
 	code := m.Run()
 	const own = 2 // this one, and one of package os/signal
 	for range 100 {
@@ -27,6 +42,39 @@ func TestMain(m *testing.M) {
 	b := make([]byte, 64<<10)
 	fmt.Printf("goroutines are left:\n%s\n", b[:runtime.Stack(b, true)])
 	os.Exit(1)
+}
+
+// inNamespace runs the tests again, and returns their status.
+func inNamespace() int {
+	c := exec.Command("/proc/self/exe", os.Args[1:]...)
+	c.Env = append(os.Environ(), namespaceEnv+"=1", "GORACE=atexit_sleep_ms=0")
+	c.Stdin, c.Stdout, c.Stderr = os.Stdin, os.Stdout, os.Stderr
+	c.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
+	if os.Getuid() != 0 {
+		c.SysProcAttr.Cloneflags |= unix.CLONE_NEWUSER
+		c.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{HostID: os.Getuid(), Size: 1}}
+		c.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{HostID: os.Getgid(), Size: 1}}
+	}
+	err := c.Run()
+	if c.ProcessState == nil {
+		fmt.Println("no namespace can be made:", err)
+		return 1
+	}
+	return c.ProcessState.ExitCode()
+}
+
+func loopbackUp() error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	lo, err := unix.NewIfreq("lo")
+	if err != nil {
+		return err
+	}
+	lo.SetUint16(unix.IFF_UP | unix.IFF_RUNNING)
+	return unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, lo)
 }
 
 func everybody(identity.Protocol, identity.Public) error { return nil }
