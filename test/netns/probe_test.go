@@ -13,7 +13,7 @@ import (
 )
 
 // probeWays are the listeners of a gateway by every carrier that is probed; there are two for UDP's port 2002, so QUIC has another.
-var probeWays = []string{"--listen", "tcp://:2002", "--listen", "udp://:2002", "--listen", "quic://:2003", "--listen", "wss://:443", "--listen", "ssh://:2022"}
+var probeWays = []string{"--listen", "tcp://:2002", "--listen", "udp://:2002", "--listen", "quic://:2003", "--listen", "wss://:443", "--listen", "ssh://:2022", "--listen", "icmp://"}
 
 // probeFrom runs 'vpncli probe', and returns what came of each way by its URL.
 func probeFrom(t *testing.T, ns *lab.Namespace, args string) (results map[string]client.ProbeResult, status string) {
@@ -63,7 +63,7 @@ func TestProbe(t *testing.T) {
 	if status != "" {
 		t.Errorf("something works, and the status is %s", status)
 	}
-	for _, way := range []string{"tcp://192.168.101.1:2002", "udp://192.168.101.1:2002", "quic://192.168.101.1:2003", "wss://192.168.101.1:443/ferry", "ssh://192.168.101.1:2022"} {
+	for _, way := range []string{"tcp://192.168.101.1:2002", "udp://192.168.101.1:2002", "quic://192.168.101.1:2003", "wss://192.168.101.1:443/ferry", "ssh://192.168.101.1:2022", "icmp://192.168.101.1"} {
 		r := open[way]
 		if !r.Works || r.RTT <= 0 || r.RTT > 0.5 || r.Largest < 1350 || r.Estimate < 1e6 || r.Reason != "" {
 			t.Errorf("%s: got %+v", way, r)
@@ -73,7 +73,7 @@ func TestProbe(t *testing.T) {
 		t.Errorf("QUIC where there is none: got %+v", r)
 	}
 	equalState(t, n.c1, before)
-	until(t, patience, "all ended", func() bool { return n.causes()["closed"] >= 5 })
+	until(t, patience, "all ended", func() bool { return n.causes()["closed"] >= 6 })
 	for cause, count := range n.causes() {
 		if cause != "closed" && cause != "joined" && count > 0 {
 			t.Errorf("%d connections ended by %s", count, cause)
@@ -85,6 +85,7 @@ func TestProbe(t *testing.T) {
 	run(t, n.gw, "nft add rule inet hostile in iifname eth1 meta l4proto udp drop")
 	run(t, n.gw, "nft add rule inet hostile in iifname eth1 tcp dport 443 reject with tcp reset")
 	run(t, n.gw, "nft add rule inet hostile in iifname eth1 tcp dport 2022 drop")
+	run(t, n.gw, "nft add rule inet hostile in iifname eth1 icmp type echo-request drop")
 	hostile, status := probeFrom(t, n.c1, ways)
 	if status != "" {
 		t.Errorf("TCP works, and the status is %s", status)
@@ -94,6 +95,7 @@ func TestProbe(t *testing.T) {
 		"quic://192.168.101.1:2003":     "UDP may be blocked",
 		"wss://192.168.101.1:443/ferry": "refused: nothing listens there",
 		"ssh://192.168.101.1:2022":      "the port is filtered",
+		"icmp://192.168.101.1":          "pings may be blocked",
 	} {
 		if r := hostile[way]; r.Works || !strings.Contains(r.Reason, reason) {
 			t.Errorf("%s: got %+v, want %q", way, r, reason)
