@@ -27,9 +27,7 @@ func (l *lopsided) Send(b []byte, lens []int, to Addr, wait bool) (int, error) {
 	if l.few > 0 && !wait {
 		lens = lens[:min(len(lens), l.few)]
 	}
-	for _, n := range lens {
-		l.sent = append(l.sent, n)
-	}
+	l.sent = append(l.sent, lens...)
 	return l.memory.Send(b, lens, to, wait)
 }
 

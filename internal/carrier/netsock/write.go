@@ -23,7 +23,6 @@ type Writer struct {
 
 	step     func(errno unix.Errno, sent int) (n int) // of a call
 	n        int
-	err      error
 	tryOnce  func(fd uintptr) // bound once
 	tryUntil func(fd uintptr) bool
 }

@@ -10,13 +10,12 @@ import (
 
 // A round is 64 datagrams up, and as many down, through both ends, without a medium between them: what that would receive is made here.
 type round struct {
-	asking  *asking
-	server  *Server[uint32]
-	ask     []Question[uint32]
-	answers []Answer
-	chunks  []*datagram.Chunk
-	data    []byte
-	lens    []int
+	asking *asking
+	server *Server[uint32]
+	ask    []Question[uint32]
+	chunks []*datagram.Chunk
+	data   []byte
+	lens   []int
 }
 
 func newRound(t testing.TB) *round {

@@ -26,11 +26,10 @@ type Client struct {
 
 	timers sync.Pool // of *time.Timer, for await
 
-	mu     sync.Mutex // guards what follows
-	a      *asking
-	aside  aside
-	armed  time.Time // when run looks next
-	closed bool
+	mu    sync.Mutex // guards what follows
+	a     *asking
+	aside aside
+	armed time.Time // when run looks next
 
 	// Of the goroutine that receives:
 	answers    []Answer
@@ -181,7 +180,7 @@ func (t *Client) ask() bool {
 	t.mu.Lock()
 	now := time.Now()
 	var b []byte
-	lens := noLens[:0]
+	var lens []int
 	if k := min(len(t.aside.lens), t.a.room(), maxBatch); k > 0 {
 		lens = slices.Clone(t.aside.lens[:k]) // seldom
 		b = slices.Clone(t.aside.bytes[:sum(lens)])

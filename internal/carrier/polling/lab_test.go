@@ -18,7 +18,6 @@ import (
 type medium struct {
 	up, down int // longest datagrams
 	delay    time.Duration
-	bounded  bool // a question has one answer
 	from     func() netip.AddrPort
 
 	mu        sync.Mutex // guards what follows
