@@ -35,12 +35,13 @@ func TestAnnounced(t *testing.T) {
 			listening("ws", carrier.TLS|carrier.Web, atLoopback{}),
 			listening("vsock", carrier.TLS, at{}),
 			{entrance: at{}, allow: carrier.TLS, at: carrier.Endpoint{Scheme: "dns", Host: "192.0.2.1", Port: 5353, Path: "/t.example.org"}},
+			listening("icmp", carrier.TLS, at{}),
 		}
 		l.g.protect([]netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("127.0.0.1")})
-		if got, want := l.g.servers(), []string{"tcp://192.0.2.1:443", "udp://192.0.2.1:443", "dns://t.example.org"}; !slices.Equal(got, want) {
+		if got, want := l.g.servers(), []string{"tcp://192.0.2.1:443", "udp://192.0.2.1:443", "icmp://192.0.2.1", "dns://t.example.org"}; !slices.Equal(got, want) {
 			t.Errorf("an invitation names %v, want %v", got, want)
 		}
-		if got, want := l.g.carriers(), []string{"ssh://:443", "udp://:443", "tcp://:443", "wss://:443/ferry", "dns://t.example.org:5353"}; !slices.Equal(got, want) {
+		if got, want := l.g.carriers(), []string{"ssh://:443", "udp://:443", "tcp://:443", "wss://:443/ferry", "dns://t.example.org:5353", "icmp://"}; !slices.Equal(got, want) {
 			t.Errorf("devices are told of %v, want %v", got, want)
 		}
 		return nil
