@@ -106,8 +106,8 @@ func TestResolvers(t *testing.T) {
 			addr := dev.waitConnected()
 			took := dev.event("connected", 0).Time.Sub(dev.event("connecting", 0).Time)
 			ping(t, h.c, gatewayVPN, 3)
-			down := speed(t, h.gw, h.c, addr, 300_000)
-			up := speed(t, h.c, h.gw, gatewayVPN, 50_000)
+			down := speed(t, h.gw, h.c, addr, 2_000_000)
+			up := speed(t, h.c, h.gw, gatewayVPN, 200_000)
 			t.Logf("connected after %d ms, %.0f KB/s down, %.1f KB/s up", took.Milliseconds(), down, up)
 			if down < tt.least || up < 3 {
 				t.Errorf("want %.0f KB/s down and 3 up", tt.least)

@@ -44,7 +44,6 @@ const (
 type asker struct {
 	*resolver
 	client uint64
-	key    uint16 // what questions have in their ids beside the number
 	udp    net.Conn
 
 	answers   chan *arrived  // sent to by who reads
@@ -56,8 +55,9 @@ type asker struct {
 	work      sync.WaitGroup // all goroutines
 	free      sync.Pool      // of *arrived
 
-	mu      sync.Mutex // guards what follows
-	pending [under]pending
+	mu      sync.Mutex     // guards what follows
+	pending [under]pending // by what is left of their ids when they are divided by that
+	next    uint16         // where a slot was free last
 	missed  int
 	err     error // set before done is closed
 
@@ -93,7 +93,7 @@ func newAsker(ctx context.Context, r *resolver, client uint64, m manner) (*asker
 	}
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	a := &asker{
-		resolver: r, client: client, takes: m.takes, key: uint16(rand.Uint32()), udp: conn, cancel: cancel,
+		resolver: r, client: client, takes: m.takes, udp: conn, cancel: cancel,
 		answers: make(chan *arrived, maxAnswers), questions: make(chan []byte, maxAnswers), done: make(chan struct{}),
 		free: sync.Pool{New: func() any { return new(arrived) }},
 	}
@@ -121,19 +121,35 @@ func (a *asker) Ask(first uint32, b []byte, lens []int, _ bool) (int, error) {
 	return len(lens), nil
 }
 
-// note makes a question, and remembers it. The slot of one that was asked long ago is used again.
+// note makes a question, and remembers it.
 func (a *asker) note(b []byte, number uint32, data []byte) []byte {
-	id := uint16(number) ^ a.key
-	b = appendQuestion(b, id, a.z, query{client: a.client, number: number, data: data})
+	b = appendQuestion(b, 0, a.z, query{client: a.client, number: number, data: data})
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	p := &a.pending[number%under]
-	if p.open {
-		a.missed++
-	}
-	p.open, p.id, p.number, p.at = true, id, number, time.Now()
+	slot := a.slot()
+	p := &a.pending[slot]
+	p.open, p.number, p.at = true, number, time.Now()
+	p.id = uint16(rand.Uint32())/under*under + slot
+	binary.BigEndian.PutUint16(b, p.id)
 	p.n = copy(p.m[:], b)
 	return b
+}
+
+// slot returns where a question can be remembered: where none is, or else the one that was asked first. The caller holds mu.
+func (a *asker) slot() uint16 {
+	for range under {
+		if a.next++; !a.pending[a.next%under].open {
+			return a.next % under
+		}
+	}
+	oldest := 0
+	for i := range a.pending {
+		if a.pending[i].at.Before(a.pending[oldest].at) {
+			oldest = i
+		}
+	}
+	a.missed++
+	return uint16(oldest)
 }
 
 // queue has a question asked by TCP.
@@ -191,7 +207,7 @@ func (a *asker) settle(scratch, m []byte, stream bool) (r reply, number uint32, 
 	id := binary.BigEndian.Uint16(m)
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	p := &a.pending[(id^a.key)%under]
+	p := &a.pending[id%under]
 	if !p.open || p.id != id {
 		return r, 0, nil, false
 	}

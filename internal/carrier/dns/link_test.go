@@ -2,7 +2,9 @@ package dns
 
 import (
 	"context"
+	"errors"
 	"net/netip"
+	"syscall"
 	"testing"
 	"time"
 
@@ -17,6 +19,12 @@ func listen(t testing.TB, host string) (*datagram.Listener, carrier.Endpoint) {
 	t.Helper()
 	e := carrier.Endpoint{Scheme: "dns", Host: host, Path: "/t.example.org"}
 	l, err := Listen(t.Context(), e)
+	for range 20 {
+		if !errors.Is(err, syscall.EADDRINUSE) { // a port that is free for UDP may be taken for TCP
+			break
+		}
+		l, err = Listen(t.Context(), e)
+	}
 	if err != nil {
 		t.Fatal(err)
 	}

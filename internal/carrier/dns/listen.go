@@ -23,7 +23,7 @@ type Listener = datagram.Listener
 
 // config says how questions are kept, at both ends.
 func config() polling.Config {
-	return polling.Config{Polls: 16, Bound: true, Hold: hold}
+	return polling.Config{Polls: 32, Bound: true, Hold: hold}
 }
 
 // Listen serves an endpoint dns://[host:port/]zone, by UDP and by TCP, on IPv4 and IPv6 where no host is given.
