@@ -174,3 +174,35 @@ func TestResolverOutage(t *testing.T) {
 		t.Errorf("the client heard of %d addresses", n)
 	}
 }
+
+// TestZone: who looks at the zone as an operator does finds what a zone has; from the root on, at the gateway itself, and through a resolver.
+func TestZone(t *testing.T) {
+	t.Parallel()
+	h := newServed(t, "dns://"+tunnelZone)
+	h.parents()
+	h.unbound()
+	for _, tt := range []struct{ dig, want string }{
+		{"@" + hostileGateway + " SOA " + tunnelZone, "ns." + tunnelZone + ". hostmaster." + tunnelZone + "."},
+		{"@" + hostileGateway + " NS " + tunnelZone, "NS ns." + tunnelZone + "."},
+		{"@" + hostileGateway + " A ns." + tunnelZone, "A " + hostileGateway},
+		{"@" + hostileGateway + " +tcp A nothing." + tunnelZone, "SOA"},
+		{"@" + hostileGateway + " +tcp A nothing." + tunnelZone, "status: NOERROR"},
+		{"@" + hostileGateway + " +tcp +noedns AAAA ns." + tunnelZone, "status: NOERROR"},
+		{"@" + hostileGateway + " A example.", "status: REFUSED"},
+		{"@" + hostileGateway + " +tcp AXFR " + tunnelZone, "Transfer failed"},
+		{"@" + hostileGateway + " CH TXT version.bind", "status: REFUSED"},
+		{"@" + hostileGateway + " +opcode=NOTIFY SOA " + tunnelZone, "status: NOTIMP"},
+		{"@" + hostileGateway + " +ednsopt=100:00 +edns=1 +noednsneg A a." + tunnelZone, "status: BADVERS"},
+		{"@" + hostileISP + " NS " + tunnelZone, "NS ns." + tunnelZone + "."},
+		{"@" + hostileISP + " TXT nothing." + tunnelZone, "status: NOERROR"},
+		{"@" + hostileISP + " TXT a.b.c.d." + tunnelZone, "status: NOERROR"},
+	} {
+		out := strings.Join(strings.Fields(run(t, h.c, "dig +tries=2 +time=3 +norec -r "+tt.dig)), " ")
+		if strings.HasPrefix(tt.dig, "@"+hostileISP) {
+			out = strings.Join(strings.Fields(run(t, h.c, "dig +tries=2 +time=3 -r "+tt.dig)), " ")
+		}
+		if !strings.Contains(out, tt.want) {
+			t.Errorf("dig %s: want %q\n%s", tt.dig, tt.want, out)
+		}
+	}
+}
