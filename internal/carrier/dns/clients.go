@@ -17,7 +17,7 @@ const (
 	// maxProven is how many networks a client can have proven at a time: resolvers ask from many addresses.
 	maxProven = 16
 	// maxSaid is how many answers of a client are kept, for a resolver that asks once more; maxSaidBytes bounds all of them.
-	maxSaid      = 16
+	maxSaid      = 64
 	maxSaidBytes = 16 << 20
 )
 
