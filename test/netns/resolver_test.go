@@ -106,8 +106,8 @@ func TestResolvers(t *testing.T) {
 			addr := dev.waitConnected()
 			took := dev.event("connected", 0).Time.Sub(dev.event("connecting", 0).Time)
 			ping(t, h.c, gatewayVPN, 3)
-			down := speed(t, h.gw, h.c, addr, 2_000_000)
-			up := speed(t, h.c, h.gw, gatewayVPN, 200_000)
+			down := speed(t, h.gw, h.c, addr, 1_000_000)
+			up := speed(t, h.c, h.gw, gatewayVPN, 100_000)
 			t.Logf("connected after %d ms, %.0f KB/s down, %.1f KB/s up", took.Milliseconds(), down, up)
 			if down < tt.least || up < 3 {
 				t.Errorf("want %.0f KB/s down and 3 up", tt.least)
@@ -150,8 +150,17 @@ func TestOnlyDNS(t *testing.T) {
 	if took > 8*time.Second || !strings.Contains(again.way(), "dns://"+tunnelZone) {
 		t.Errorf("by %q after %s, want 5 s", again.way(), took)
 	}
-	ping(t, h.c, gatewayVPN, 3)
+	until(t, patience, "a ping is answered", func() bool { return answers(h.c, gatewayVPN) })
 	transfer(t, h.c, h.gw, gatewayVPN, 20_000, time.Minute)
+	stop(t, again.Proc)
+
+	way := "dns://" + hostileISP + ":53/" + tunnelZone
+	if r := one(t, h.c, "--state "+state+" -s "+way); !r.Works || r.RTT <= 0 || r.Largest < 48 || r.Estimate <= 0 || r.Reason != "" {
+		t.Errorf("probed: %+v", r)
+	}
+	if r := one(t, h.c, "--state "+state+" -s dns://"+hostileISP+"/other.example"); r.Works || !strings.Contains(r.Reason, "resolver") {
+		t.Errorf("another zone: %+v", r)
+	}
 }
 
 // TestResolverOutage: the session outlives a resolver that is silent for long, and one that comes back.
