@@ -1,7 +1,15 @@
 package netns
 
 import (
+	"bufio"
+	"bytes"
+	"crypto/tls"
+	"encoding/binary"
+	"errors"
 	"fmt"
+	"io"
+	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -11,6 +19,7 @@ import (
 	"time"
 
 	"ferry/test/lab"
+	"ferry/test/rawvpn"
 )
 
 // stockURL is where a client that knows RFC 9484 and nothing of Ferry comes to.
@@ -156,5 +165,180 @@ func TestStockPlain(t *testing.T) {
 	again := newStock(t, program, n.c2, gatewayC2, "-request", b)
 	if got := again.assigned(); got != b {
 		t.Errorf("the address that was freed: got %s", got)
+	}
+}
+
+// A capsules is a client of RFC 9484 over HTTP/1.1, as its text has it, byte by byte.
+type capsules struct {
+	t *testing.T
+	net.Conn
+	in *bufio.Reader
+}
+
+// getIP makes the request of RFC 9484, section 4.4, over TLS, and returns the first line of the answer and what comes of it.
+func getIP(t *testing.T, ns *lab.Namespace, addr, cert string) (*capsules, string) {
+	t.Helper()
+	c := &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"http/1.1"}}
+	if cert != "" {
+		own, err := tls.LoadX509KeyPair(cert, cert)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.Certificates = []tls.Certificate{own}
+	}
+	var raw net.Conn
+	if err := ns.Do(func() (err error) { raw, err = net.DialTimeout("tcp4", addr, patience); return err }); err != nil {
+		t.Fatal(err)
+	}
+	return askIP(t, tls.Client(raw, c))
+}
+
+// askIP is getIP on a connection.
+func askIP(t *testing.T, conn net.Conn) (*capsules, string) {
+	t.Helper()
+	t.Cleanup(func() { _ = conn.Close() })
+	_ = conn.SetDeadline(time.Now().Add(4 * patience))
+	_, err := io.WriteString(conn, "GET /.well-known/masque/ip/*/*/ HTTP/1.1\r\nHost: gateway.example\r\n"+
+		"Connection: Upgrade\r\nUpgrade: connect-ip\r\nCapsule-Protocol: ?1\r\n\r\n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	k := &capsules{t, conn, bufio.NewReader(conn)}
+	status, err := k.in.ReadString('\n')
+	if err != nil {
+		t.Fatal(err)
+	}
+	head := ""
+	for line := ""; line != "\r\n"; head += line {
+		if line, err = k.in.ReadString('\n'); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if strings.Contains(status, " 101 ") {
+		for _, want := range []string{"connection: upgrade\r\n", "upgrade: connect-ip\r\n", "capsule-protocol: ?1\r\n"} {
+			if !strings.Contains(strings.ToLower(head), want) {
+				t.Errorf("the answer has no %q:\n%s", want, head)
+			}
+		}
+	}
+	return k, strings.TrimSpace(status)
+}
+
+// integer reads one of RFC 9000, section 16.
+func (k *capsules) integer() (v uint64, err error) {
+	b, err := k.in.ReadByte()
+	if err != nil {
+		return 0, err
+	}
+	v = uint64(b & 63)
+	for range 1<<(b>>6) - 1 {
+		if b, err = k.in.ReadByte(); err != nil {
+			return 0, err
+		}
+		v = v<<8 + uint64(b)
+	}
+	return v, nil
+}
+
+// next returns the type and the value of the next capsule: RFC 9297, section 3.2.
+func (k *capsules) next() (kind uint64, value []byte, err error) {
+	if kind, err = k.integer(); err != nil {
+		return 0, nil, err
+	}
+	n, err := k.integer()
+	if err != nil {
+		return 0, nil, err
+	}
+	value = make([]byte, n)
+	_, err = io.ReadFull(k.in, value)
+	return kind, value, err
+}
+
+// assigned reads the ADDRESS_ASSIGN and the ROUTE_ADVERTISEMENT that a session begins with: RFC 9484, sections 4.7.1 and 4.7.3.
+func (k *capsules) assigned() netip.Addr {
+	k.t.Helper()
+	kind, v, err := k.next()
+	if err != nil || kind != 1 || len(v) != 7 || v[0] != 0 || v[1] != 4 || v[6] != 32 {
+		k.t.Fatalf("the first capsule is of type %d: % x, %v", kind, v, err)
+	}
+	if kind, v, err := k.next(); err != nil || kind != 3 || !bytes.Equal(v, []byte{4, 10, 0, 0, 0, 10, 0, 255, 255, 0}) {
+		k.t.Fatalf("the second capsule is of type %d: % x, %v", kind, v, err)
+	}
+	return netip.AddrFrom4([4]byte(v[2:6]))
+}
+
+// send sends a packet in a DATAGRAM capsule with context 0: RFC 9484, section 6.
+func (k *capsules) send(packet []byte) {
+	k.t.Helper()
+	n := len(packet) + 1
+	if _, err := k.Write(append([]byte{0, 0x40 | byte(n>>8), byte(n), 0}, packet...)); err != nil {
+		k.t.Fatal(err)
+	}
+}
+
+// packet returns the next one.
+func (k *capsules) packet() ([]byte, error) {
+	kind, v, err := k.next()
+	if err == nil && (kind != 0 || len(v) < 21 || v[0] != 0) {
+		return nil, fmt.Errorf("a capsule of type %d: % x", kind, v)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return v[1:], nil
+}
+
+// ping sends an echo request, and wants the answer to be the next packet.
+func (k *capsules) ping(src netip.Addr, seq uint16) {
+	k.t.Helper()
+	gateway := netip.MustParseAddr(gatewayVPN)
+	k.send(rawvpn.Echo(src, gateway, 7, seq, make([]byte, 600)))
+	got, err := k.packet()
+	if err != nil {
+		k.t.Fatal(err)
+	}
+	if err := rawvpn.Intact(got); err != nil || rawvpn.Src(got) != gateway || rawvpn.Dst(got) != src || got[20] != 0 || binary.BigEndian.Uint16(got[26:]) != seq {
+		k.t.Errorf("the answer to ping %d is % x, %v", seq, got, err)
+	}
+}
+
+// TestStockHTTP1: a client by HTTP/1.1 has the address of its key, what is not its own is dropped, what it says beyond RFC 9484 is
+// passed over, and it is gone when it is removed.
+func TestStockHTTP1(t *testing.T) {
+	t.Parallel()
+	n := newSecure(t, "--listen", "tcp://:2002", "--listen", "wss://:443")
+	cert, _ := certificate(t, n.c1, n.join(n.c1, "stock1"))
+	at := gatewayC1 + ":443"
+	for name, cert := range map[string]string{"no certificate": "", "an unknown key": stranger(t, n.c1)} {
+		k, status := getIP(t, n.c1, at, cert)
+		if page, err := io.ReadAll(k.in); status != "HTTP/1.1 403 Forbidden" || err != nil || !strings.Contains(string(page), "vpn") {
+			t.Errorf("%s: %s, %s, %v", name, status, page, err)
+		}
+	}
+	k, status := getIP(t, n.c1, at, cert)
+	if status != "HTTP/1.1 101 Switching Protocols" {
+		t.Fatal(status)
+	}
+	own := k.assigned()
+	if own.String() != "10.0.127.254" {
+		t.Errorf("it has %s", own)
+	}
+	for seq := range uint16(3) {
+		k.ping(own, seq)
+	}
+	_, _ = k.Write([]byte{0x40, 64, 2, 1, 2}) // a type that nobody has, RFC 9297, section 5.4
+	k.send(rawvpn.Echo(netip.MustParseAddr("10.0.127.253"), netip.MustParseAddr(gatewayVPN), 7, 99, nil))
+	k.ping(own, 3) // and no answer to 99 before
+	if st := n.vpnsrv("status"); !strings.Contains(st, "source 1") {
+		t.Errorf("the foreign source was not counted:\n%s", st)
+	}
+	_, _ = k.Write([]byte{2, 7, 5, 4, 10, 0, 3, 3, 32}) // another address, which this device does not have: ADDRESS_REQUEST 5
+	kind, v, err := k.next()
+	if want := []byte{5, 4, 0, 0, 0, 0, 32, 0, 4, 10, 0, 127, 254, 32}; err != nil || kind != 1 || !bytes.Equal(v, want) {
+		t.Errorf("the answer is of type %d: % x, %v", kind, v, err)
+	}
+	n.vpnsrv("peer rm stock1")
+	if _, err := k.packet(); !errors.Is(err, io.EOF) {
+		t.Errorf("removed: got %v, want EOF", err)
 	}
 }

@@ -82,7 +82,11 @@ func (g *gateway) endpoint() carrier.Endpoint {
 // next waits for what has become of the next client.
 func (g *gateway) next(t testing.TB) arrived {
 	t.Helper()
-	return await(t, g.arrived)
+	a := await(t, g.arrived)
+	if a.link != nil {
+		t.Cleanup(func() { _ = a.link.Close() })
+	}
+	return a
 }
 
 // pair returns both ends of a connection of Ferry's own.

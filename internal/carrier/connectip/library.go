@@ -57,11 +57,13 @@ func (t *tunnel3) prefix(b []byte, context uint64) []byte {
 // send sends a QUIC datagram, and waits while 32 are queued. One that is longer than what fits now is not sent: then it returns
 // that length, and no error. The library copies b.
 func (t *tunnel3) send(b []byte) (limit int, err error) {
-	err = t.raw.Conn.SendDatagram(b)
+	if err = t.raw.Conn.SendDatagram(b); err == nil {
+		return 0, nil
+	}
 	if long := new(quicgo.DatagramTooLargeError); errors.As(err, &long) {
 		return int(long.MaxDatagramPayloadSize), nil
 	}
-	return 0, err
+	return 0, t.meaning(err)
 }
 
 // limit returns the length of the longest datagram that fits into a packet now. scratch has tooLong bytes or more, of any content.

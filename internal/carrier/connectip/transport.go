@@ -42,6 +42,7 @@ type transport struct {
 	box     *[outboxSize]byte
 	used    int   // of box
 	lens    []int // of the datagrams in box
+	spare   []int // memory for lens; nil: the pump has it
 	pumping bool
 	closed  bool
 
@@ -175,12 +176,14 @@ func (w *transport) pump() {
 			at += n
 		}
 		outboxes.Put(box)
-		w.mu.Lock()
-		if w.lens == nil {
-			w.lens = lens[:0]
-		}
-		w.mu.Unlock()
+		w.giveBack(lens)
 	}
+}
+
+func (w *transport) giveBack(lens []int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.spare = lens[:0]
 }
 
 // take returns what waits; nil: nothing does.
@@ -188,9 +191,10 @@ func (w *transport) take() (*[outboxSize]byte, []int) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	box, lens := w.box, w.lens
-	w.box, w.lens = nil, nil
+	w.box, w.lens, w.spare = nil, w.spare, nil
 	if box == nil {
 		w.pumping = false
+		w.lens = nil // an idle link holds no memory
 		return nil, nil
 	}
 	notify(w.room)

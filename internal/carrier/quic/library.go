@@ -60,8 +60,8 @@ type socket struct {
 	users int
 }
 
-func newSocket(udp *net.UDPConn, burst int) *socket {
-	return &socket{udp: udp, users: 1, transport: &quic.Transport{Conn: newPacedConn(udp, burst), ConnectionIDLength: connectionIDLen, DisableVersionNegotiationPackets: true}}
+func newSocket(udp *net.UDPConn) *socket {
+	return &socket{udp: udp, users: 1, transport: &quic.Transport{Conn: newPacedConn(udp), ConnectionIDLength: connectionIDLen, DisableVersionNegotiationPackets: true}}
 }
 
 func (s *socket) join() {

@@ -41,10 +41,10 @@ type Listener struct {
 
 // Listen serves an endpoint quic://[host]:port, on IPv4 and IPv6 where no host is given. c decides who may come in.
 func Listen(ctx context.Context, e carrier.Endpoint, c *tls.Config) (*Listener, error) {
-	return listen(ctx, e, c, config(1), maxBurst)
+	return listen(ctx, e, c, config(1))
 }
 
-func listen(ctx context.Context, e carrier.Endpoint, c *tls.Config, of *quic.Config, burst int) (*Listener, error) {
+func listen(ctx context.Context, e carrier.Endpoint, c *tls.Config, of *quic.Config) (*Listener, error) {
 	udp, err := listenUDP(ctx, "udp", hostPort(e), func(string, string, syscall.RawConn) error { return nil })
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):
@@ -54,7 +54,7 @@ func listen(ctx context.Context, e carrier.Endpoint, c *tls.Config, of *quic.Con
 	case err != nil:
 		return nil, fmt.Errorf("listen on %s: %w", e, err)
 	}
-	l := &Listener{socket: newSocket(udp, burst), pending: make(chan *Pending, maxHandshakes), closing: make(chan struct{})}
+	l := &Listener{socket: newSocket(udp), pending: make(chan *Pending, maxHandshakes), closing: make(chan struct{})}
 	c = c.Clone()
 	c.GetConfigForClient = l.admit
 	if l.accepted, err = l.socket.listen(c, of, door{crowded: l.crowded, arrived: l.arrived}); err != nil {

@@ -32,7 +32,7 @@ func Dial(ctx context.Context, e carrier.Endpoint, o carrier.Opener, c *tls.Conf
 }
 
 func dial(ctx context.Context, to netip.AddrPort, o carrier.Opener, c *tls.Config) (*Link, error) {
-	s, err := socketTo(ctx, to, o, maxBurst)
+	s, err := socketTo(ctx, to, o)
 	if err != nil {
 		return nil, err
 	}
@@ -45,7 +45,7 @@ func dial(ctx context.Context, to netip.AddrPort, o carrier.Opener, c *tls.Confi
 }
 
 // socketTo returns a socket on the way to an address, that of an opener if there is one.
-func socketTo(ctx context.Context, to netip.AddrPort, o carrier.Opener, burst int) (*socket, error) {
+func socketTo(ctx context.Context, to netip.AddrPort, o carrier.Opener) (*socket, error) {
 	network, here := "udp4", "0.0.0.0:0"
 	if to.Addr().Is6() {
 		network, here = "udp6", "[::]:0"
@@ -56,7 +56,7 @@ func socketTo(ctx context.Context, to netip.AddrPort, o carrier.Opener, burst in
 	if err != nil {
 		return nil, err
 	}
-	return newSocket(udp, burst), nil
+	return newSocket(udp), nil
 }
 
 // listenUDP makes a UDP socket with large buffers. control is called before it is bound.

@@ -19,8 +19,6 @@ import (
 // errors mean. Package connectip makes HTTP/3 of it.
 
 const (
-	// rawBurst is less than maxBurst, for a queue of HTTP/3 has 32 datagrams and not 128.
-	rawBurst = 16
 	// rawStreams is how many streams of each kind the other end may have open: HTTP/3 needs three of one direction.
 	rawStreams = 8
 	// rawKeepAlive is how often an end without traffic is asked whether it is there.
@@ -43,7 +41,7 @@ type Raw struct {
 
 // ListenRaw is Listen for another protocol: c has its ALPN. Its clients come in by Pending.Connect.
 func ListenRaw(ctx context.Context, e carrier.Endpoint, c *tls.Config) (*Listener, error) {
-	return listen(ctx, e, c, rawConfig(rawStreams), rawBurst)
+	return listen(ctx, e, c, rawConfig(rawStreams))
 }
 
 // Connect makes the handshake with a client, until ctx is done.
@@ -60,7 +58,7 @@ func (p *Pending) Connect(ctx context.Context) (*Raw, error) {
 func DialRaw(ctx context.Context, e carrier.Endpoint, o carrier.Opener, c *tls.Config) (*Raw, error) {
 	r, err := netsock.Dial(ctx, e, o, "ip", func(ctx context.Context, addr netip.Addr) (*Raw, error) {
 		to := netip.AddrPortFrom(addr, uint16(e.Port))
-		s, err := socketTo(ctx, to, o, rawBurst)
+		s, err := socketTo(ctx, to, o)
 		if err != nil {
 			return nil, err
 		}

@@ -17,17 +17,16 @@ const maxBurst = 64
 type pacedConn struct {
 	*net.UDPConn
 	batch *ipv4.PacketConn // reads both versions of IP
-	most  int              // packets without a break
 	burst int
 }
 
-func newPacedConn(udp *net.UDPConn, most int) *pacedConn {
-	return &pacedConn{UDPConn: udp, batch: ipv4.NewPacketConn(udp), most: most}
+func newPacedConn(udp *net.UDPConn) *pacedConn {
+	return &pacedConn{UDPConn: udp, batch: ipv4.NewPacketConn(udp)}
 }
 
 // ReadBatch is what the library reads by.
 func (p *pacedConn) ReadBatch(m []ipv4.Message, flags int) (int, error) {
-	if p.burst >= p.most {
+	if p.burst >= maxBurst {
 		p.burst = 0
 		runtime.Gosched()
 	}
