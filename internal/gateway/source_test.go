@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"ferry/internal/carrier"
+	"ferry/internal/carrier/connectip"
 	"ferry/internal/carrier/quic"
 	"ferry/internal/carrier/udp"
 	"ferry/internal/identity"
@@ -27,8 +28,9 @@ func TestSourceOfCarriers(t *testing.T) {
 	}
 	for scheme, come := range map[string]func(ctx context.Context, at string){
 		"tcp": plain, "ssh": plain,
-		"quic": func(ctx context.Context, at string) { _, _ = quic.Dial(ctx, endpointAt(at), nil, keys) },
-		"udp":  func(ctx context.Context, at string) { _, _ = udp.Dial(ctx, endpointAt(at), nil, keys) },
+		"quic":       func(ctx context.Context, at string) { _, _ = quic.Dial(ctx, endpointAt(at), nil, keys) },
+		"connect-ip": func(ctx context.Context, at string) { _, _ = connectip.Dial(ctx, endpointAt(at), nil, keys) },
+		"udp":        func(ctx context.Context, at string) { _, _ = udp.Dial(ctx, endpointAt(at), nil, keys) },
 	} {
 		t.Run(scheme, func(t *testing.T) {
 			in, err := ways[scheme].listen(t.Context(), carrier.Listening{Endpoint: carrier.Endpoint{Scheme: scheme, Host: "127.0.0.1"}}, newDoorkeeper(key))

@@ -106,6 +106,11 @@ func TestStock(t *testing.T) {
 	if out, err := n.gw.Run("ping -n -c 1 -W 3 -M do -s 1472 " + addr); err == nil || !strings.Contains(out, "mtu") {
 		t.Errorf("a packet of 1500 bytes that must not be fragmented: %v\n%s", err, out)
 	}
+	until(t, 2*patience, "the path is known to carry more", func() bool {
+		run(t, n.gw, "ip route flush cache") // the kernel has heard of less
+		out, _ := n.gw.Run("ping -n -q -c 1 -W 1 -M do -s 1350 " + addr)
+		return strings.Contains(out, "1 received")
+	})
 	if st := n.vpnsrv("sessions"); !strings.Contains(st, addr) {
 		t.Errorf("vpnsrv status does not show it:\n%s", st)
 	}

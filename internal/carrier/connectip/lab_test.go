@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 	"net/http"
+	"net/netip"
 	"sync"
 	"testing"
 	"time"
@@ -75,7 +76,10 @@ func newGateway(t testing.TB, g Gate) *gateway {
 }
 
 func (g *gateway) endpoint() carrier.Endpoint {
-	at := g.Addr().(Addr).AddrPort()
+	return endpointOf(g.Addr().(Addr).AddrPort())
+}
+
+func endpointOf(at netip.AddrPort) carrier.Endpoint {
 	return carrier.Endpoint{Scheme: "connect-ip", Host: at.Addr().String(), Port: uint32(at.Port())}
 }
 

@@ -147,6 +147,7 @@ func accept3(ctx context.Context, t *tunnel3, c *tls.Config) (carrier.Link, iden
 		err = ctx.Err()
 	}
 	if err != nil {
+		way.linger.Store(ctx.Err() == nil) // why is the last word
 		_ = l.Close()
 		return nil, "", none, errors.Join(ctx.Err(), err)
 	}
