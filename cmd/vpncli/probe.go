@@ -29,9 +29,10 @@ prints what works, how well, or why not. It changes nothing on this device, and 
 for no address; a vpncli that is connected goes on.
 
 Tried is what -s names, or what this device has joined; where no carrier is named, the usual port
-of each too: tcp, udp and quic 2002, wss 443, ssh 2022, and icmp. RTT is the shortest round trip of 20.
-LARGEST is the longest frame of 576, 1000, 1280 and 1400 bytes that came back. ESTIMATE is rough:
-what came back within half a second while as much was sent, both ways at once, alone on the line.
+of each too: tcp, udp and quic 2002, wss and connect-ip 443, ssh 2022, and icmp. RTT is the shortest
+of 20 round trips. LARGEST is the longest frame of 576, 1000, 1280 and 1400 bytes that came back.
+ESTIMATE is rough: what came back within half a second while as much was sent, both ways at once,
+alone on the line.
 Without a key there are tcp, vsock and unix, and nothing but round trips.
 
 The exit status is 0 when something works.`,

@@ -53,7 +53,7 @@ const (
 )
 
 // probedCarriers are those of which the usual port is tried too, where a gateway is known without one.
-var probedCarriers = []string{"tcp", "udp", "quic", "wss", "ssh", "icmp"}
+var probedCarriers = []string{"tcp", "udp", "quic", "wss", "connect-ip", "ssh", "icmp"}
 
 // A ProbeResult is what came of one way.
 type ProbeResult struct {

@@ -302,14 +302,14 @@ func TestProbeInterrupted(t *testing.T) {
 }
 
 func TestProbeWays(t *testing.T) {
-	const usual = "tcp://gw:2002 udp://gw:2002 quic://gw:2002 wss://gw:443/ferry ssh://gw:2022 icmp://gw"
+	const usual = "tcp://gw:2002 udp://gw:2002 quic://gw:2002 wss://gw:443/ferry connect-ip://gw:443 ssh://gw:2022 icmp://gw"
 	key := identity.NewKey()
 	for name, tt := range map[string]struct {
 		c    Config
 		want string // an error begins with "error"
 	}{
 		"a name":              {Config{Servers: []string{"gw"}, Key: key}, usual},
-		"a name and a port":   {Config{Servers: []string{"gw"}, Key: key, Port: 77}, "tcp://gw:77 udp://gw:77 quic://gw:77 wss://gw:443/ferry ssh://gw:2022 icmp://gw"},
+		"a name and a port":   {Config{Servers: []string{"gw"}, Key: key, Port: 77}, "tcp://gw:77 udp://gw:77 quic://gw:77 wss://gw:443/ferry connect-ip://gw:443 ssh://gw:2022 icmp://gw"},
 		"a URL":               {Config{Servers: []string{"tcp://gw:2002"}, Key: key}, "tcp://gw:2002"},
 		"known by joining":    {Config{Servers: []string{"tcp://gw:7"}, Key: key, Found: true}, "tcp://gw:7 " + usual},
 		"both":                {Config{Servers: []string{"gw", "vsock://2:9"}, Key: key}, usual + " vsock://2:9"},

@@ -13,7 +13,7 @@ import (
 )
 
 // probeWays are the listeners of a gateway by every carrier that is probed; there are two for UDP's port 2002, so QUIC has another.
-var probeWays = []string{"--listen", "tcp://:2002", "--listen", "udp://:2002", "--listen", "quic://:2003", "--listen", "wss://:443", "--listen", "ssh://:2022", "--listen", "icmp://"}
+var probeWays = []string{"--listen", "tcp://:2002", "--listen", "udp://:2002", "--listen", "quic://:2003", "--listen", "wss://:443", "--listen", "connect-ip://:443", "--listen", "ssh://:2022", "--listen", "icmp://"}
 
 // probeFrom runs 'vpncli probe', and returns what came of each way by its URL.
 func probeFrom(t *testing.T, ns *lab.Namespace, args string) (results map[string]client.ProbeResult, status string) {
@@ -57,13 +57,13 @@ func TestProbe(t *testing.T) {
 	t.Parallel()
 	n := newSecure(t, probeWays...)
 	state := n.join(n.c1, "cam1")
-	ways := "--state " + state + " -s " + gatewayC1 + ",quic://" + gatewayC1 + ":2003"
+	ways := "--state " + state + " -s " + gatewayC1 + ",quic://" + gatewayC1 + ":2003,connect-ip+h1://" + gatewayC1
 	before := hostState(t, n.c1)
 	open, status := probeFrom(t, n.c1, ways)
 	if status != "" {
 		t.Errorf("something works, and the status is %s", status)
 	}
-	for _, way := range []string{"tcp://192.168.101.1:2002", "udp://192.168.101.1:2002", "quic://192.168.101.1:2003", "wss://192.168.101.1:443/ferry", "ssh://192.168.101.1:2022", "icmp://192.168.101.1"} {
+	for _, way := range []string{"tcp://192.168.101.1:2002", "udp://192.168.101.1:2002", "quic://192.168.101.1:2003", "wss://192.168.101.1:443/ferry", "connect-ip://192.168.101.1:443", "connect-ip+h1://192.168.101.1:443", "ssh://192.168.101.1:2022", "icmp://192.168.101.1"} {
 		r := open[way]
 		if !r.Works || r.RTT <= 0 || r.RTT > 0.5 || r.Largest < 1350 || r.Estimate < 1e6 || r.Reason != "" {
 			t.Errorf("%s: got %+v", way, r)
@@ -73,7 +73,7 @@ func TestProbe(t *testing.T) {
 		t.Errorf("QUIC where there is none: got %+v", r)
 	}
 	equalState(t, n.c1, before)
-	until(t, patience, "all ended", func() bool { return n.causes()["closed"] >= 6 })
+	until(t, patience, "all ended", func() bool { return n.causes()["closed"] >= 8 })
 	for cause, count := range n.causes() {
 		if cause != "closed" && cause != "joined" && count > 0 {
 			t.Errorf("%d connections ended by %s", count, cause)
@@ -91,11 +91,12 @@ func TestProbe(t *testing.T) {
 		t.Errorf("TCP works, and the status is %s", status)
 	}
 	for way, reason := range map[string]string{
-		"udp://192.168.101.1:2002":      "UDP may be blocked",
-		"quic://192.168.101.1:2003":     "UDP may be blocked",
-		"wss://192.168.101.1:443/ferry": "refused: nothing listens there",
-		"ssh://192.168.101.1:2022":      "the port is filtered",
-		"icmp://192.168.101.1":          "pings may be blocked",
+		"udp://192.168.101.1:2002":       "UDP may be blocked",
+		"quic://192.168.101.1:2003":      "UDP may be blocked",
+		"wss://192.168.101.1:443/ferry":  "refused: nothing listens there",
+		"ssh://192.168.101.1:2022":       "the port is filtered",
+		"connect-ip://192.168.101.1:443": "UDP may be blocked",
+		"icmp://192.168.101.1":           "pings may be blocked",
 	} {
 		if r := hostile[way]; r.Works || !strings.Contains(r.Reason, reason) {
 			t.Errorf("%s: got %+v, want %q", way, r, reason)
