@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"ferry/internal/client"
 	"ferry/test/lab"
 	"ferry/test/rawvpn"
 )
@@ -345,5 +346,30 @@ func TestStockHTTP1(t *testing.T) {
 	n.vpnsrv("peer rm stock1")
 	if _, err := k.packet(); !errors.Is(err, io.EOF) {
 		t.Errorf("removed: got %v, want EOF", err)
+	}
+}
+
+// TestJoinByConnectIP: a device that gets out by HTTP/3 alone, or by HTTP/1.1 alone, joins and connects.
+func TestJoinByConnectIP(t *testing.T) {
+	t.Parallel()
+	for _, scheme := range []string{"connect-ip", "connect-ip+h1"} {
+		t.Run(scheme, func(t *testing.T) {
+			t.Parallel()
+			n := newSecure(t, "--listen", scheme+"://:443", "--public", scheme+"://"+gatewayC1)
+			dev := newClient(t, n.c1, "--state", n.join(n.c1, "cam1"))
+			addr := dev.waitConnected()
+			ping(t, n.c1, gatewayVPN, 3)
+			transfer(t, n.c1, n.gw, gatewayVPN, 8<<20, 30*time.Second)
+			transfer(t, n.gw, n.c1, addr, 8<<20, 30*time.Second)
+			began := time.Now()
+			n.vpnsrv("peer rm cam1")
+			lost := dev.event(client.EventLost, 0)
+			if d := lost.Time.Sub(began); d > 2*time.Second || !strings.Contains(lost.Reason, "removed") {
+				t.Errorf("removed: %s, %q", d, lost.Reason)
+			}
+			if again := dev.event(client.EventReconnecting, 1); !strings.Contains(again.Reason, "does not take this device's key") {
+				t.Errorf("a removed device hears %q", again.Reason)
+			}
+		})
 	}
 }
