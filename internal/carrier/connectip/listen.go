@@ -134,7 +134,7 @@ func (t *tunnel3) linger(ctx context.Context) {
 func accept3(ctx context.Context, t *tunnel3, c *tls.Config) (carrier.Link, identity.Protocol, identity.Public, error) {
 	var none identity.Public
 	way := newTransport(t)
-	l := datagram.Listen(way, datagram.Config{Single: true})
+	l := datagram.Listen(way, datagram.Config{Handshakes: 1})
 	stop := context.AfterFunc(ctx, func() { _ = way.Close() })
 	p, err := l.Accept()
 	var link *datagram.Link

@@ -57,12 +57,15 @@ type transport struct {
 	foreign atomic.Uint64 // datagrams of other contexts, or malformed
 }
 
-var _ datagram.Transport = (*transport)(nil)
+var _ datagram.Single = (*transport)(nil)
 
 func newTransport(t *tunnel3) *transport {
 	at := t.raw.RemoteAddr().AddrPort()
 	return &transport{t: t, peer: datagram.Addr{Remote: at}, room: make(chan struct{}, 1), done: make(chan struct{})}
 }
+
+// Single implements datagram.Single.
+func (w *transport) Single() {}
 
 // Receive implements datagram.Transport: one datagram at a time.
 func (w *transport) Receive(chunks []*datagram.Chunk) (int, error) {

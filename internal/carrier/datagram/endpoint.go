@@ -19,7 +19,6 @@ type endpoint struct {
 	drops  counters
 	reads  sync.WaitGroup // of run
 	listen *Listener      // nil: a client's
-	single bool           // the transport brings one datagram at a time
 
 	mu     sync.Mutex       // guards what follows
 	links  map[uint64]*Link // by the id by which this end knows them
@@ -47,7 +46,7 @@ func (e *endpoint) drop(why Reason) { e.drops.drop(why) }
 // run reads until the transport is closed.
 func (e *endpoint) run() {
 	count, size := readChunks, LargeChunk
-	if e.single {
+	if _, single := e.t.(Single); single {
 		count, size = 1, smallChunk
 	}
 	chunks := make([]*Chunk, count)

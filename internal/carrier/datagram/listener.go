@@ -23,9 +23,6 @@ type Config struct {
 	// Proven says that the transport takes nothing from an address that is not proven, or answers it with less than came: so the first
 	// packets need no padding, nobody has to show a cookie, and the gateway may say more than the client before the handshake is done.
 	Proven bool
-	// Single is set where the transport is that of one client, which another carrier has let in, and brings one datagram of
-	// at most 2 KiB at a time.
-	Single bool
 }
 
 // A Listener takes the connections of clients.
@@ -45,15 +42,12 @@ func Listen(t Transport, c Config) *Listener {
 	if c.Cookies == 0 {
 		c.Cookies = 64
 	}
-	switch {
-	case c.Single:
-		c.Handshakes = 1
-	case c.Handshakes == 0:
+	if c.Handshakes == 0 {
 		c.Handshakes = 1024
 	}
 	l := &Listener{c: c, e: newEndpoint(t), accept: make(chan *Pending, c.Handshakes), start: time.Now()}
 	_, _ = rand.Read(l.secret[:]) // never fails
-	l.e.listen, l.e.single = l, c.Single
+	l.e.listen = l
 	l.e.reads.Go(l.e.run)
 	return l
 }

@@ -50,6 +50,12 @@ type Prover interface {
 	Proven(a Addr)
 }
 
+// A Single transport is that of one connection, which another carrier has made. It brings one datagram of at most 2 KiB at a time.
+type Single interface {
+	Transport
+	Single()
+}
+
 // An Addr is where datagrams come from and go to.
 type Addr struct {
 	Remote netip.AddrPort
