@@ -198,10 +198,13 @@ func (s *Stock) Held() int { return 0 }
 func (s *Stock) Write(b []byte, progress func()) error {
 	for len(b) > 0 {
 		k, n, err := proto.Framer{FromServer: true}.Next(b)
-		if err != nil || n == 0 {
-			panic("connectip: items for a client of 2013 are whole")
+		if err == nil && n == 0 {
+			err = io.ErrUnexpectedEOF // a part of an item: nobody can tell where the next one begins
 		}
-		if err = s.item(k, b[:n]); err != nil {
+		if err == nil {
+			err = s.item(k, b[:n])
+		}
+		if err != nil {
 			return s.opError("write", err)
 		}
 		if b = b[n:]; progress != nil {

@@ -41,6 +41,10 @@ func (l *lane3) capsules(b []byte) error {
 
 func (l *lane3) flush() error { return nil }
 
-func (l *lane3) max() int { return l.t.limit(make([]byte, tooLong)) - len(l.head) - 1 }
+// leastPacket fits into the smallest packet of QUIC (RFC 9000, section 14), with all that is around it.
+const leastPacket = 1150
+
+// max is no less where the connection has ended: whoever asks once goes on with what he heard.
+func (l *lane3) max() int { return max(l.t.limit(make([]byte, tooLong))-len(l.head)-1, leastPacket) }
 
 func (l *lane3) end() { l.t.close() }

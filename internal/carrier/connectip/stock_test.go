@@ -195,6 +195,12 @@ func TestStock(t *testing.T) {
 		t.Errorf("the longest packet has %d bytes", max)
 	}
 	_ = link.Close()
+	if max := link.Max(); max < leastPacket {
+		t.Errorf("behind the end the longest packet has %d bytes", max)
+	}
+	if err := link.Write(down[:100], nil); !errors.Is(err, io.ErrUnexpectedEOF) {
+		t.Errorf("a part of a packet: %v", err)
+	}
 	if _, err := conn.ReadPacket(b); err == nil {
 		t.Error("the client does not hear that the gateway has gone")
 	}
