@@ -23,7 +23,9 @@ type kind struct {
 	port uint32 // where the URL has none; 0: the port that the caller says
 	path string // likewise; empty: the carrier has no path
 	bare bool   // it has no ports
-	zone bool   // the path is a zone of the DNS, and the host may be left out: zoneURL
+	// datagrams: each item has to fit into one, which may get lost.
+	datagrams bool
+	zone      bool // the path is a zone of the DNS, and the host may be left out: zoneURL
 }
 
 // DefaultPath is where a gateway's WebSocket is in the names of its HTTP server.
@@ -33,16 +35,22 @@ const DefaultPath = "/ferry"
 // others do not; SSH's own port has a server already, as a rule.
 var kinds = map[string]kind{
 	"tcp":  {},
-	"udp":  {},
-	"dns":  {port: 53, zone: true},
-	"quic": {},
-	"icmp": {bare: true},
+	"udp":  {datagrams: true},
+	"dns":  {port: 53, zone: true, datagrams: true},
+	"quic": {datagrams: true},
+	"icmp": {bare: true, datagrams: true},
 	"ssh":  {port: 2022},
 	"ws":   {port: 80, path: DefaultPath},
 	"wss":  {port: 443, path: DefaultPath},
 
-	"connect-ip":    {port: 443},
+	"connect-ip":    {port: 443, datagrams: true},
 	"connect-ip+h1": {port: 443},
+}
+
+// ByDatagrams tells whether packets that come by the carrier of a URL have to fit into datagrams, which may get lost.
+func ByDatagrams(url string) bool {
+	scheme, _, _ := strings.Cut(url, ":")
+	return kinds[scheme].datagrams
 }
 
 // Names returns all that a URL can begin with.

@@ -29,13 +29,13 @@ var more = map[string]kind{
 	"ws":   {dial: stream(web), class: failover.ClassWeb},
 	"wss":  {dial: stream(web), class: failover.ClassWeb},
 	"ssh":  {dial: secureShell, class: failover.ClassSSH},
-	"quic": {dial: handshaking(quic.Dial), class: failover.ClassDatagram, lossy: true},
-	"udp":  {dial: handshaking(udp.Dial), class: failover.ClassDatagram, lossy: true},
-	"icmp": {dial: handshaking(icmp.Dial), class: failover.ClassICMP, lossy: true, polling: true},
+	"quic": {dial: handshaking(quic.Dial), class: failover.ClassDatagram},
+	"udp":  {dial: handshaking(udp.Dial), class: failover.ClassDatagram},
+	"icmp": {dial: handshaking(icmp.Dial), class: failover.ClassICMP, polling: true},
 
-	"connect-ip":    {dial: handshaking(connectip.Dial), class: failover.ClassWeb, lossy: true},
+	"connect-ip":    {dial: handshaking(connectip.Dial), class: failover.ClassWeb},
 	"connect-ip+h1": {dial: stream(connectip.DialStream), class: failover.ClassWeb},
-	"dns":           {dial: handshaking(names), class: failover.ClassDNS, lossy: true, polling: true, full: dns.Full},
+	"dns":           {dial: handshaking(names), class: failover.ClassDNS, polling: true, full: dns.Full},
 }
 
 // handshaking reaches a gateway by a carrier that makes the handshake itself.

@@ -64,7 +64,7 @@ func noAnswer(e carrier.Endpoint, err error) string {
 	switch {
 	case e.Scheme == "icmp":
 		return fmt.Sprintf("no answer within %s: pings may be blocked, or vpnsrv does not listen for them", probeDial)
-	case carriers[e.Scheme].lossy:
+	case carrier.ByDatagrams(e.Scheme):
 		return fmt.Sprintf("no answer within %s: UDP may be blocked, or vpnsrv does not listen there", probeDial)
 	case errors.As(err, &op) && op.Op == "dial":
 		return fmt.Sprintf("no answer within %s: the port is filtered, or the host is down", probeDial)

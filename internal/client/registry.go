@@ -15,7 +15,6 @@ import (
 type kind struct {
 	dial  dialer
 	class failover.Class
-	lossy bool // packets get lost, and large ones may not pass
 	plain bool // it carries the 2013 protocol
 	// polling is set where the gateway may only answer, full where echoes are shorter than elsewhere: failover.Way.
 	polling bool

@@ -97,7 +97,7 @@ func (r *roamer) addWay(e carrier.Endpoint) {
 		return
 	}
 	k, name := carriers[e.Scheme], e.String()
-	r.m.Add(failover.Way{Name: name, Class: k.class, Datagram: k.lossy, Polling: k.polling, Full: k.full})
+	r.m.Add(failover.Way{Name: name, Class: k.class, Datagram: carrier.ByDatagrams(e.Scheme), Polling: k.polling, Full: k.full})
 	r.ways = append(r.ways, way{e, name})
 }
 

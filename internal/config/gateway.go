@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"ferry/internal/admission"
+	"ferry/internal/carrier"
 	"ferry/internal/gateway/settings"
 	"ferry/internal/identity"
 	"ferry/internal/proto"
@@ -123,11 +124,6 @@ func shortest(d time.Duration) string {
 	return d.String()
 }
 
-// byDatagrams tells whether packets that come by a listener have to fit into datagrams.
-func byDatagrams(url string) bool {
-	return strings.HasPrefix(url, "udp:") || strings.HasPrefix(url, "quic:") || strings.HasPrefix(url, "icmp:")
-}
-
 // Load reads the file of --config, if any, and returns what it and the flags say, checked, with a
 // logger to stderr. A fault of the command line is a *UsageError.
 func (g *Gateway) Load() (settings.Config, error) { return g.load(os.Open) }
@@ -173,7 +169,7 @@ func (g *Gateway) load(open open) (settings.Config, error) {
 	if !c.Key.IsZero() {
 		c.NextKey = read(s, "key", g.Key+settings.NextKeySuffix, nextPin(open))
 	}
-	if !g.flags.Changed("mtu") && !s.isSet("mtu") && slices.ContainsFunc(g.Listen, byDatagrams) {
+	if !g.flags.Changed("mtu") && !s.isSet("mtu") && slices.ContainsFunc(g.Listen, carrier.ByDatagrams) {
 		c.MTU = settings.DatagramMTU
 	}
 	if s.err != nil { // what follows is judged by the pool
