@@ -163,48 +163,46 @@ func TestStrangers(t *testing.T) {
 		for i := range 1000 {
 			m.questions <- Question[uint32]{From: at(i), Number: 1, Back: 1}
 		}
-		synctest.Wait()
-		if len(s.clients) != 50 || s.strangers != 50 {
-			t.Errorf("%d clients, %d strangers", len(s.clients), s.strangers)
-		}
 		var one netip.AddrPort
-		for one = range s.clients {
-			break
-		}
-		held := func() int {
+		// known returns how many clients there are, how many of them are strangers, and how many questions of one of them wait.
+		known := func() (all, strangers, held int) {
 			synctest.Wait()
 			s.mu.Lock()
 			defer s.mu.Unlock()
-			return s.clients[one].holding.n
+			if held = -1; s.clients[one] != nil {
+				held = s.clients[one].holding.n
+			}
+			return len(s.clients), s.strangers, held
 		}
+		want := func(when string, all, strangers, held int) {
+			t.Helper()
+			if a, b, c := known(); a != all || b != strangers || c != held {
+				t.Errorf("%s: %d clients, %d strangers, %d questions; want %d, %d, %d", when, a, b, c, all, strangers, held)
+			}
+		}
+		want("a crowd", 50, 50, -1)
+		s.mu.Lock()
+		for one = range s.clients {
+			break
+		}
+		s.mu.Unlock()
 		for i := range uint32(30) {
 			m.questions <- Question[uint32]{From: one, Number: 2 + i, Back: 2 + i}
 		}
-		if n := held(); n != strangerHeld {
-			t.Errorf("%d questions of a stranger wait", n)
-		}
+		want("a stranger who asks much", 50, 50, strangerHeld)
 		s.Proven(datagram.Addr{Remote: one})
 		for i := range uint32(30) {
 			m.questions <- Question[uint32]{From: one, Number: 32 + i, Back: 32 + i}
 		}
-		if n := held(); n != 16 {
-			t.Errorf("%d questions of a client wait", n)
-		}
+		want("a client who does", 50, 49, 16)
 		for i := range 1000 {
 			m.questions <- Question[uint32]{From: at(2000 + i), Number: 1, Back: 1}
 		}
-		if held(); s.clients[one] == nil || len(s.clients) != 51 {
-			t.Errorf("%d clients, and the one who is none of the strangers: %v", len(s.clients), s.clients[one])
-		}
+		want("a crowd beside him", 51, 50, 16)
 		time.Sleep(strangerForgotten + 2*time.Second)
-		if held(); len(s.clients) != 1 || s.strangers != 0 {
-			t.Errorf("%d clients, %d strangers", len(s.clients), s.strangers)
-		}
+		want("the crowd has gone", 1, 0, 16)
 		time.Sleep(forgotten)
-		synctest.Wait()
-		if len(s.clients) != 0 {
-			t.Error("a client that has gone is not forgotten")
-		}
+		want("he has gone", 0, 0, -1)
 		_, _, before := m.counts()
 		m.questions <- Question[uint32]{From: one, Number: 2, Back: 2} // and is one that has come
 		time.Sleep(3 * time.Second)
