@@ -26,10 +26,10 @@ func TestICMPPings(t *testing.T) {
 	if out, err := n.c1.Output(exec.Command("sysctl", "-qw", "net.ipv4.ping_group_range=0 2147483647")); err != nil {
 		t.Fatal(out, err)
 	}
-	dev := newClient(t, n.c1, "--state", n.join(n.c1, "cam1"), "-s", "icmp://"+gatewayC1)
+	dev := newClient(t, n.c1, "--state", n.join(n.c1, "cam1 --server icmp://"+gatewayC1)) // which is all that it knows
 	dev.waitConnected()
-	if sockets := run(t, n.c1, "cat /proc/net/icmp"); strings.Count(sockets, "\n") != 2 {
-		t.Errorf("not one socket for pings:\n%s", sockets)
+	if sockets := run(t, n.c1, "cat /proc/net/icmp"); strings.Count(sockets, "\n") != 2 || !strings.Contains(dev.way(), "icmp") {
+		t.Errorf("by %s, and not one socket for pings:\n%s", dev.way(), sockets)
 	}
 	for ns, addr := range map[*lab.Namespace]string{n.c1: gatewayC1, n.c2: gatewayC2} {
 		if out := run(t, ns, "ping -n -c 10 -i 0.02 "+addr); strings.Contains(out, "DUP!") || !strings.Contains(out, "10 received") {
