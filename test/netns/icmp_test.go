@@ -76,6 +76,16 @@ func TestICMPPings(t *testing.T) {
 	none("the next one has stopped")
 }
 
+// TestICMPWithoutNft: where the kernel replies to each question as well, the client tells its replies from answers.
+func TestICMPWithoutNft(t *testing.T) {
+	t.Parallel()
+	n := newSecure(t, "--listen", "tcp://:2002", "--listen", "icmp://")
+	run(t, n.gw, "nft flush ruleset")
+	newClient(t, n.c1, "--state", n.join(n.c1, "cam1"), "-s", "icmp://"+gatewayC1).waitConnected()
+	ping(t, n.c1, gatewayVPN, 20)
+	transfer(t, n.c1, n.gw, gatewayVPN, 3<<20, patience)
+}
+
 // TestOnlyPing: a device finds its gateway where nothing passes but pings, by itself, through a NAT.
 func TestOnlyPing(t *testing.T) {
 	t.Parallel()

@@ -23,7 +23,7 @@
 //
 // A question waits for 12 s at most: longer than two polls of an idle client are apart, so the gateway can speak at once where firewalls
 // remember a ping for as long (Linux: 30 s; some forget it after 2 s, and lose what it says first after a pause). Up to 1024 questions are
-// under way: 75 MB/s at a round trip of 20 ms. For what a stranger can make a gateway hold see package polling; B is 40 bytes here.
+// under way: 75 MB/s at a round trip of 20 ms. For what a stranger can make a gateway hold see package polling; Back is 10 bytes here.
 package icmp
 
 import (
@@ -34,8 +34,8 @@ import (
 
 // The markers that payloads begin with.
 const (
-	Question = 0x4672793f
-	Answer   = 0x46727921
+	Question = 0x4672793f // "Fry?"
+	Answer   = 0x46727921 // "Fry!"
 )
 
 const (

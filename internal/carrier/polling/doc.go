@@ -31,9 +31,9 @@
 // datagram: it never takes a second one. Send takes questions as long as there are some; then it waits, for a while, or puts a few datagrams
 // aside for the next questions (maxAside), which is for handshakes and acks.
 //
-// What a stranger can make a gateway hold: 8 questions of the size of a Back and 16 bytes, for 2 seconds, and 4 KiB of datagrams, which are not
-// more than it has sent (package datagram), in an entry of some 200 bytes, which is forgotten after 10 s; at most 4096 strangers, of whom any goes for
-// the next one: 2.5 MiB with 32 bytes of Back, and 16 MiB if all have a handshake open, which package datagram keeps to 1024. Once its
+// What a stranger can make a gateway hold: 8 questions of the size of a Back and 32 bytes, for 2 seconds, and 4 KiB of datagrams, which are not
+// more than it has sent (package datagram), in an entry of some 250 bytes, which is forgotten after 10 s; at most 4096 strangers, of whom any goes for
+// the next one: 2.5 MiB with a Back of 16 bytes, and 4 MiB more if as many have a handshake open as package datagram lets (1024). Once its
 // handshake is done (Server.Proven, which package datagram calls) a client has Held questions; of those there are as many as the gateway lets in.
 //
 // An answer is sent for a question only, and a medium's answer must add no more to a datagram than its question does: then no more goes to an
