@@ -3,12 +3,12 @@
 //	question   [type 8][code 0][checksum 2][identifier 2][sequence 2] [marker "Fry?" 4][number, upper half 2][0 2]    [datagram]
 //	answer     [type 0][code 0][checksum 2][identifier 2][sequence 2] [marker "Fry!" 4][number, upper half 2][held 2] [datagram]
 //
-// The sequence is the lower half of the number; held is for how many milliseconds the question has waited. Both are as long as the other, but for the
-// datagram. Numbers are big endian.
+// The sequence is the lower half of the number; held is for how many milliseconds the question has waited. An answer has no more around its
+// datagram than a question, so it is no larger if the datagram is not. Numbers are big endian.
 //
 //	client                                       gateway
 //	ping socket, or a raw one   question ──────▶ raw socket: echo requests with our marker (BPF)
-//	                                             kernel: its own echo reply, which an nft rule drops (hostnet.State.Echo)
+//	                                             kernel: its own echo reply, which an nft rule drops (hostnet.State.Pings)
 //	   BPF: our marker          ◀────── answer   raw socket
 //
 // A client is known by its address and the identifier, which is to ICMP what a port is to UDP: NATs map it, and keep one apart
