@@ -273,7 +273,7 @@ func (r *roamer) failed(id failover.WayID, err error) {
 func (r *roamer) holdOff(err error) {
 	d := retryAfter(err)
 	if saysBye(err, proto.ReasonReplaced) { // or two devices with one key would displace each other all the time
-		d = max(d, r.c.RetryMax)
+		d = max(d, r.c.RetryMax/3)
 	}
 	if d > 0 {
 		r.until = time.Now().Add(d)

@@ -190,7 +190,7 @@ func TestGoodbyeEndsPaths(t *testing.T) {
 		if ends := r.tunnel == nil; ends != tt.ends || standby.hasEnded() != tt.ends {
 			t.Errorf("%s: the session ended: %v, its other path: %v; want %v", tt.reason, ends, standby.hasEnded(), tt.ends)
 		}
-		if waits := time.Until(r.until) > r.c.RetryMax/2; waits != tt.waits {
+		if waits := time.Until(r.until) > r.c.RetryMax/4; waits != tt.waits {
 			t.Errorf("%s: comes back at %s, now it is %s; want a pause: %v", tt.reason, r.until, time.Now(), tt.waits)
 		}
 	}

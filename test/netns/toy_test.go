@@ -15,7 +15,7 @@ import (
 
 // toyLines are what docs/carriers.md says that a carrier needs beside its package: each goes behind a line that is there once.
 var toyLines = []struct{ file, behind, line string }{
-	{"internal/carrier/endpoint.go", `	"quic": {},`, `	"toy":  {},`},
+	{"internal/carrier/endpoint.go", `	"tcp":  {},`, `	"toy":  {},`},
 	{"internal/gateway/registry.go", `	"ferry/internal/carrier/tcp"`, `	"ferry/internal/carrier/toy"`},
 	{"internal/gateway/registry.go", `	"tcp":   stream(tcp.Listen, nil),`, `	"toy":   stream(toy.Listen, nil),`},
 	{"internal/client/carriers_full.go", `	"ferry/internal/carrier/ssh"`, `	"ferry/internal/carrier/toy"`},
