@@ -184,11 +184,16 @@ func (p *Proc) Stop(limit time.Duration) (status int, err error) {
 }
 
 // Wait waits for the program to end by itself and returns its exit status; after limit it is killed,
-// which is an error.
+// which is an error, with all that it has said and, of one in Go, all goroutines.
 func (p *Proc) Wait(limit time.Duration) (status int, err error) {
 	select {
 	case <-p.done:
 	case <-time.After(limit):
+		_ = p.Signal(unix.SIGQUIT) // a program in Go says where it hangs
+		select {
+		case <-p.done:
+		case <-time.After(2 * time.Second):
+		}
 		p.Kill()
 		return -1, fmt.Errorf("%s did not end within %s:\n%s", p.name(), limit, p.Output())
 	}
