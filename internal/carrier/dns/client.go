@@ -332,24 +332,31 @@ func (a *asker) fetch(ctx context.Context) {
 func (a *asker) ask(ctx context.Context, old net.Conn, b, m []byte) (conn net.Conn, n int, err error) {
 	ctx, cancel := context.WithTimeout(ctx, tcpWait)
 	defer cancel()
-	for try := range 2 {
-		if conn = old; conn == nil || try > 0 {
-			if conn, err = a.dial(ctx, "tcp"); err != nil {
-				return nil, 0, err
-			}
-		}
-		stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
-		n, err = exchange(conn, b, m)
-		stopped := stop()
-		if err == nil && stopped {
-			return conn, n, nil
-		}
-		hangUp(conn)
-		if old == nil || ctx.Err() != nil {
-			break
+	if old != nil {
+		if n, err = within(ctx, old, b, m); err == nil {
+			return old, n, nil
 		}
 	}
-	return nil, n, err
+	if conn, err = a.dial(ctx, "tcp"); err != nil {
+		return nil, 0, err
+	}
+	if n, err = within(ctx, conn, b, m); err != nil {
+		return nil, 0, err
+	}
+	return conn, n, nil
+}
+
+// within exchanges messages until ctx is done. A connection by which that fails is closed.
+func within(ctx context.Context, conn net.Conn, b, m []byte) (n int, err error) {
+	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
+	n, err = exchange(conn, b, m)
+	if !stop() {
+		err = context.Cause(ctx)
+	}
+	if err != nil {
+		_ = conn.Close()
+	}
+	return n, err
 }
 
 func hangUp(conn net.Conn) net.Conn {

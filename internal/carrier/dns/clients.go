@@ -25,7 +25,7 @@ const (
 type clients struct {
 	mu   sync.Mutex // guards what follows
 	all  map[uint64]*client
-	said int // bytes of memory in what was said
+	said int // bytes that there are for what was said
 }
 
 // A client is what is known of one.
@@ -115,9 +115,7 @@ func (c *clients) evict(now time.Time) bool {
 	if oldest == nil {
 		return false
 	}
-	for i := range oldest.said {
-		c.said -= cap(oldest.said[i].data)
-	}
+	c.said -= len(oldest.said) * maxDown
 	delete(c.all, victim)
 	return true
 }
@@ -133,15 +131,14 @@ func (c *clients) keep(id uint64, number uint32, data []byte, now time.Time) {
 	one.given = now
 	if len(one.said) < maxSaid && c.said < maxSaidBytes {
 		one.said = append(one.said, said{})
+		c.said += maxDown
 	}
 	if len(one.said) == 0 {
 		return
 	}
 	one.newest = (one.newest + 1) % len(one.said)
 	s := &one.said[one.newest]
-	c.said -= cap(s.data)
 	s.number, s.data = number, append(s.data[:0], data...)
-	c.said += cap(s.data)
 }
 
 // again appends the datagram that was in the answer to a question, if it is kept.

@@ -33,8 +33,12 @@ func Dial(ctx context.Context, e carrier.Endpoint, o carrier.Opener, c *tls.Conf
 	if err != nil {
 		return nil, fmt.Errorf("dial %s: %w", e, err)
 	}
+	atOnce := polls
+	if m.stream {
+		atOnce = maxConns
+	}
 	to := datagram.Addr{Remote: r.at}
-	l, err := datagram.Dial(ctx, polling.NewClient(a, to, config()), to, c)
+	l, err := datagram.Dial(ctx, polling.NewClient(a, to, config(atOnce)), to, c)
 	if err != nil {
 		return nil, fmt.Errorf("dial %s by %s: %w", e, r.at, err)
 	}

@@ -29,10 +29,12 @@ type fake struct {
 	at      netip.AddrPort // of the gateway
 	conn    *net.UDPConn
 	tcp     net.Listener
+	closed  bool // to TCP
 	work    sync.WaitGroup
 	sources []string
 	lose    float64      // of the answers of the gateway
 	mix     bool         // the case of letters
+	lazy    bool         // what is truncated is handed on
 	largest atomic.Int64 // of messages that pass by UDP; 0: any
 }
 
@@ -54,6 +56,9 @@ func newFake(t testing.TB, e carrier.Endpoint, change func(*fake)) (*fake, carri
 			}
 		}
 	}
+	if f.closed {
+		_ = f.tcp.Close()
+	}
 	f.work.Go(f.read)
 	f.work.Go(f.accept)
 	t.Cleanup(func() { _, _ = f.conn.Close(), f.tcp.Close(); f.work.Wait() })
@@ -69,7 +74,7 @@ func (f *fake) read() {
 			return
 		}
 		f.work.Go(func() {
-			if a := f.resolve(b[:n]); a != nil {
+			if a := f.resolve(b[:n], !f.lazy); a != nil {
 				if n := int(f.largest.Load()); n > 0 && len(a) > n {
 					return
 				}
@@ -97,7 +102,7 @@ func (f *fake) accept() {
 			if _, err := io.ReadFull(conn, b[:n]); err != nil {
 				return
 			}
-			if a := f.resolve(b[:n]); a != nil {
+			if a := f.resolve(b[:n], true); a != nil {
 				_, _ = conn.Write(append(binary.BigEndian.AppendUint16(nil, uint16(len(a))), a...))
 			}
 		})
@@ -105,7 +110,7 @@ func (f *fake) accept() {
 }
 
 // resolve asks the gateway, up to five times, and returns what it says.
-func (f *fake) resolve(m []byte) []byte {
+func (f *fake) resolve(m []byte, tcp bool) []byte {
 	d := net.Dialer{Timeout: time.Second, LocalAddr: &net.UDPAddr{IP: net.ParseIP(f.sources[rand.IntN(len(f.sources))])}}
 	conn, err := d.Dial("udp4", f.at.String())
 	if err != nil {
@@ -130,7 +135,7 @@ func (f *fake) resolve(m []byte) []byte {
 		if err != nil || rand.Float64() < f.lose {
 			continue
 		}
-		if b[2]&(flagTruncated>>8) != 0 {
+		if tcp && b[2]&(flagTruncated>>8) != 0 {
 			if k = f.byTCP(conn.LocalAddr().(*net.UDPAddr).IP, own, b[:]); k == 0 {
 				return nil
 			}
@@ -224,6 +229,11 @@ func TestResolver(t *testing.T) {
 		{"one", nil},
 		{"many addresses", func(f *fake) { f.sources = []string{"127.0.0.1", "127.0.1.1", "127.0.2.1", "127.0.3.1", "127.0.3.2"} }},
 		{"every case", func(f *fake) { f.mix = true }},
+		{"truncated ones are handed on", func(f *fake) {
+			f.sources = []string{"127.0.0.1", "127.0.1.1", "127.0.2.1"}
+			f.lazy = true
+		}},
+		{"TCP only", func(f *fake) { f.largest.Store(1) }},
 		{"answers are lost", func(f *fake) { f.lose = 0.1 }},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -238,13 +248,18 @@ func TestResolver(t *testing.T) {
 
 // Where large answers are lost, short ones are asked for.
 func TestNoLargeAnswers(t *testing.T) {
-	l, e := listen(t, "127.0.0.1")
-	_, through := newFake(t, e, func(f *fake) { f.largest.Store(leastBuffer) })
-	client, gateway := pair(t, l, through)
-	if gateway.Max() != smallDown-32-12 {
-		t.Errorf("an answer has room for %d bytes, want %d", gateway.Max(), smallDown-32-12)
+	for _, closed := range []bool{false, true} {
+		l, e := listen(t, "127.0.0.1")
+		_, through := newFake(t, e, func(f *fake) {
+			f.largest.Store(leastBuffer)
+			f.closed = closed
+		})
+		client, gateway := pair(t, l, through)
+		if gateway.Max() != smallDown-32-12 {
+			t.Errorf("an answer has room for %d bytes, want %d", gateway.Max(), smallDown-32-12)
+		}
+		pass(t, gateway, client, numbered(100, 160))
 	}
-	pass(t, gateway, client, numbered(100, 160))
 }
 
 // When they are lost later, the connection says so.
@@ -380,14 +395,16 @@ func TestClients(t *testing.T) {
 	for i := range uint32(3 * maxSaid) {
 		c.keep(7, i, make([]byte, maxDown), now)
 	}
-	if _, ok := c.again(nil, 7, 3*maxSaid-1); !ok || c.said > maxSaid*1024 {
+	if _, ok := c.again(nil, 7, 3*maxSaid-1); !ok || c.said != maxSaid*maxDown {
 		t.Errorf("%t, and %d bytes are kept", ok, c.said)
 	}
 	if _, ok := c.again(nil, 7, 0); ok {
 		t.Error("the first answer is kept for ever")
 	}
 	for id := range c.all { // there is no room then
-		c.keep(id, 1, []byte{1}, now)
+		for i := range uint32(8) {
+			c.keep(id, i, make([]byte, maxDown), now)
+		}
 	}
 	if c.prove(1<<30, at(1), now) {
 		t.Error("one who was given something had to go")
@@ -432,7 +449,7 @@ func TestStreams(t *testing.T) {
 	var all []net.Conn
 	for range networkStreams {
 		conn := dial()
-		if !works(conn) || !works(conn) {
+		if !works(conn) {
 			t.Fatalf("connection %d does not work", len(all))
 		}
 		all = append(all, conn)

@@ -21,9 +21,12 @@ import (
 // A Listener takes the connections of clients.
 type Listener = datagram.Listener
 
-// config says how questions are kept, at both ends.
-func config() polling.Config {
-	return polling.Config{Polls: 32, Bound: true, Hold: hold}
+// polls is how many questions are under way at most.
+const polls = 32
+
+// config says how questions are asked, at most so many at a time, and kept.
+func config(polls int) polling.Config {
+	return polling.Config{Polls: polls, Bound: true, Hold: hold}
 }
 
 // Listen serves an endpoint dns://[host:port/]zone, by UDP and by TCP, on IPv4 and IPv6 where no host is given.
@@ -50,7 +53,7 @@ func Listen(ctx context.Context, e carrier.Endpoint) (*Listener, error) {
 		return nil, fmt.Errorf("listen on %s: %w", e, err)
 	}
 	g := newGate(newZone(e.Path[1:]), udp, tcp)
-	return datagram.Listen(polling.NewServer(g, config()), datagram.Config{Proven: true}), nil
+	return datagram.Listen(polling.NewServer(g, config(polls)), datagram.Config{Proven: true}), nil
 }
 
 // bind makes both sockets, on the same port.

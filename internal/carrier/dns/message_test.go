@@ -15,6 +15,7 @@ var example = newZone("t.example.org")
 // What goes into a name comes out of it, in whatever case it comes back, and never from a part of it.
 func TestNames(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
+	parts, taken := 0, 0
 	for _, z := range []*zone{example, newZone("a.b"), newZone(strings.Repeat("long.", 15) + "zone")} {
 		for n := range z.maxUp() + 1 {
 			q := query{client: r.Uint64() & clientMask, number: r.Uint32(), data: make([]byte, n), test: n == 2}
@@ -35,14 +36,18 @@ func TestNames(t *testing.T) {
 				t.Fatalf("%s: %+v becomes %+v, %v", z.name, q, got, ok)
 			}
 			for rest := name[1+name[0]:]; len(rest) > len(z.wire); rest = rest[1+rest[0]:] {
-				if q, ok := z.parseName(make([]byte, maxName), rest); ok && q.number == got.number {
-					t.Fatalf("%s: a part of a name of %d bytes is %+v", z.name, n, q)
+				parts++
+				if _, ok := z.parseName(make([]byte, maxName), rest); ok {
+					taken++
 				}
 			}
 		}
 		if n := z.maxUp(); n < 96 {
 			t.Errorf("%s: a question carries %d bytes", z.name, n)
 		}
+	}
+	if taken > parts/50 { // one in 256 has the right length by chance
+		t.Errorf("%d of %d parts of names are taken for names", taken, parts)
 	}
 	if got := example.maxUp(); got != 137 {
 		t.Errorf("a question below t.example.org carries %d bytes, want 137", got)

@@ -89,6 +89,8 @@ const (
 	againTime = 900 * time.Millisecond
 	// patience is how long a large answer by UDP may take before something else is tried, too.
 	patience = 900 * time.Millisecond
+	// networks is how many a resolver may show before it is believed that it has more.
+	networks = 3
 	// resend is after how long a test by UDP is sent again.
 	resend = 300 * time.Millisecond
 
@@ -181,11 +183,24 @@ func (x *finding) others(ctx context.Context) (manner, error) {
 // again tests UDP once more, when TCP has shown the gateway who asks.
 func (x *finding) again(ctx context.Context) manner {
 	for _, t := range []*trial{&x.large, &x.small} {
-		if !errors.Is(t.err, ErrSilent) && x.try(ctx, x.client, t.manner, againTime) == nil {
+		if !errors.Is(t.err, ErrSilent) && x.passes(ctx, t.manner) {
 			return t.manner
 		}
 	}
 	return manner{stream: true, takes: maxDown}
+}
+
+// passes tells whether answers come by UDP. Of a resolver in several networks each has to be shown to the gateway; the others will be as they are
+// met.
+func (x *finding) passes(ctx context.Context, m manner) bool {
+	for range networks {
+		err := x.try(ctx, x.client, m, againTime)
+		if !errors.Is(err, errTruncated) {
+			return err == nil
+		}
+		_ = x.try(ctx, x.client, x.tcp.manner, againTime)
+	}
+	return true
 }
 
 // try tests one manner.
