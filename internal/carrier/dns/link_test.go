@@ -95,3 +95,58 @@ func TestHandshake(t *testing.T) {
 		})
 	}
 }
+
+// Packets need no new memory, at either end.
+func TestLinkAllocations(t *testing.T) {
+	l, e := listen(t, "127.0.0.1")
+	client, gateway := pair(t, l, e)
+	up, down := numbered(1, 80)[0], numbered(1, 800)[0]
+	move := func(from, to carrier.Link, p []byte) {
+		if err := from.Write(p, nil); err != nil {
+			t.Fatal(err)
+		}
+		_, start, end, err := to.Fill()
+		if err != nil {
+			t.Fatal(err)
+		}
+		to.Consume(end - start)
+	}
+	n := testing.AllocsPerRun(500, func() {
+		move(client, gateway, up)
+		move(gateway, client, down)
+	})
+	if n > 2 { // pools forget, above all under the race detector
+		t.Errorf("%v allocations for a packet each way", n)
+	}
+}
+
+// BenchmarkLink is what a packet each way costs both ends, by loopback.
+func BenchmarkLink(b *testing.B) {
+	l, e := listen(b, "127.0.0.1")
+	client, gateway := pair(b, l, e)
+	down := numbered(1, 840)[0]
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for range b.N {
+			if gateway.Write(down, nil) != nil {
+				return
+			}
+		}
+	}()
+	b.SetBytes(int64(len(down)))
+	b.ReportAllocs()
+	b.ResetTimer()
+	late := time.AfterFunc(30*time.Second, func() { _ = client.Close() })
+	defer late.Stop()
+	for n := 0; n < b.N*len(down)*9/10; {
+		_, start, end, err := client.Fill()
+		if err != nil {
+			b.Fatal(err)
+		}
+		n += end - start
+		client.Consume(end - start)
+	}
+	_ = gateway.Close()
+	<-done
+}

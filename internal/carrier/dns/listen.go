@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"strconv"
+	"strings"
 	"syscall"
 	"unsafe"
 
@@ -84,14 +85,10 @@ const socketBuffer = 1 << 20
 
 // setSocket sets the options of a socket. Without any of them it works, only not as well.
 func setSocket(fd int, network string) {
-	switch network {
-	case "udp4":
-		_ = unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_PKTINFO, 1)
-	case "udp6":
-		_ = unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_RECVPKTINFO, 1)
-	default:
+	if !strings.HasPrefix(network, "udp") {
 		return
 	}
+	netsock.AskLocal(fd, network == "udp6")
 	netsock.Buffers(fd, socketBuffer)
 }
 
@@ -104,14 +101,7 @@ func localOf(control []byte) netip.Addr {
 		return netip.Addr{}
 	}
 	h := (*unix.Cmsghdr)(unsafe.Pointer(&control[0]))
-	b := control[unix.CmsgLen(0):]
-	switch {
-	case h.Level == unix.IPPROTO_IP && h.Type == unix.IP_PKTINFO && len(b) >= unix.SizeofInet4Pktinfo:
-		return netip.AddrFrom4([4]byte(b[4:]))
-	case h.Level == unix.IPPROTO_IPV6 && h.Type == unix.IPV6_PKTINFO && len(b) >= unix.SizeofInet6Pktinfo:
-		return netip.AddrFrom16([16]byte(b)).Unmap()
-	}
-	return netip.Addr{}
+	return netsock.To(h.Level, h.Type, control[unix.CmsgLen(0):])
 }
 
 // appendLocal says from which address of ours an answer is to come.
