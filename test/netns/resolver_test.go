@@ -163,16 +163,23 @@ func TestOnlyDNS(t *testing.T) {
 	}
 }
 
-// TestResolverOutage: the session outlives a resolver that is silent for long, and one that comes back.
+// TestResolverOutage: the session outlives a resolver that is silent for long, and one that comes back, though the name servers in place are those
+// behind the tunnel.
 func TestResolverOutage(t *testing.T) {
 	t.Parallel()
-	h := newServed(t, "dns://"+tunnelZone)
+	h := newHostile(t)
+	file := filepath.Join(t.TempDir(), "vpnsrv.toml")
+	run(t, h.gw, fmt.Sprintf("%s/vpnsrv init --state %s --config %s", bin, h.state, file))
+	h.startSecure("--config", file, "--listen", "tcp://:2002?allow=tls", "--listen", "dns://"+tunnelZone, "--nat", "--push-dns", gatewayVPN)
 	h.parents()
 	p := h.unbound()
 	dev := named(t, h.c, hostileISP, "--state", h.join(h.c, "cam1"), "-s", "dns://"+tunnelZone, "--default-route")
 	dev.waitConnected()
 	ssh := newSession(t, h.c, h.gw, gatewayVPN)
 	ssh.say("before", patience)
+	if conf := run(t, h.c, fmt.Sprintf("nsenter -t %d -m cat /etc/resolv.conf", dev.Pid())); !strings.Contains(conf, "\nnameserver "+gatewayVPN+"\n") {
+		t.Errorf("the name servers in place: %s", conf)
+	}
 	stop(t, p)
 	time.Sleep(resolverOutage) // the fault itself
 	h.unbound()
