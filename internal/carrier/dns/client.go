@@ -280,8 +280,8 @@ func (a *asker) watch(ctx context.Context) {
 			a.stream.Store(a.try(ctx, a.client, manner{takes: a.takes}, againTime) != nil)
 			tested = time.Now()
 		case missed >= maxMissed && !a.stream.Load():
-			if err := a.try(ctx, a.client, manner{takes: a.takes}, againTime); err != nil && ctx.Err() == nil {
-				a.end(ErrLarge)
+			if err := a.ceased(ctx); err != nil {
+				a.end(err)
 				return
 			}
 			a.mu.Lock()
@@ -289,6 +289,18 @@ func (a *asker) watch(ctx context.Context) {
 			a.mu.Unlock()
 		}
 	}
+}
+
+// ceased tells why answers do not come any more; nil: they do.
+func (a *asker) ceased(ctx context.Context) error {
+	err := a.try(ctx, a.client, manner{takes: a.takes}, againTime)
+	if err == nil || errors.Is(err, errTruncated) {
+		return nil
+	}
+	if errors.Is(err, ErrSilent) && a.try(ctx, a.client, manner{}, againTime) == nil {
+		return ErrLarge
+	}
+	return advise(err)
 }
 
 // expire gives up questions, and returns how many answers are missed.

@@ -2,10 +2,11 @@ package dns
 
 import (
 	"context"
+	"crypto/rand"
 	"crypto/tls"
+	"encoding/binary"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"net/netip"
 
 	"ferry/internal/carrier"
@@ -24,7 +25,7 @@ func Dial(ctx context.Context, e carrier.Endpoint, o carrier.Opener, c *tls.Conf
 	if err != nil {
 		return nil, fmt.Errorf("dial %s: %w", e, err)
 	}
-	client := rand.Uint64() & clientMask
+	client := newClient()
 	r, m, err := first(ctx, resolvers, client)
 	if err != nil {
 		return nil, fmt.Errorf("dial %s: %w", e, err)
@@ -43,6 +44,13 @@ func Dial(ctx context.Context, e carrier.Endpoint, o carrier.Opener, c *tls.Conf
 		return nil, fmt.Errorf("dial %s by %s: %w", e, r.at, err)
 	}
 	return l, nil
+}
+
+// newClient returns a number that nobody can guess, and so nobody can ask with.
+func newClient() uint64 {
+	var b [8]byte
+	_, _ = rand.Read(b[:]) // never fails
+	return binary.BigEndian.Uint64(b[:]) & clientMask
 }
 
 // resolversOf returns whom to ask.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -115,9 +116,25 @@ func TestLinkAllocations(t *testing.T) {
 		move(client, gateway, up)
 		move(gateway, client, down)
 	})
-	if n > 2 { // pools forget, above all under the race detector
+	most := 1.0
+	if poolsForget() {
+		most = 16
+	}
+	if n > most {
 		t.Errorf("%v allocations for a packet each way", n)
 	}
+}
+
+// poolsForget tells whether pools forget on purpose, as they do under the race detector.
+func poolsForget() bool {
+	var p sync.Pool
+	for range 100 {
+		p.Put(new(int))
+		if p.Get() == nil {
+			return true
+		}
+	}
+	return false
 }
 
 // BenchmarkLink is what a packet each way costs both ends, by loopback.
