@@ -54,6 +54,7 @@ type asker struct {
 	cancel    func()         // ends what fetch and watch wait for
 	work      sync.WaitGroup // all goroutines
 	free      sync.Pool      // of *arrived
+	out       sync.Pool      // of *questionBuffer
 
 	mu      sync.Mutex     // guards what follows
 	pending [under]pending // by what is left of their ids when they are divided by that
@@ -73,8 +74,11 @@ type pending struct {
 	number uint32
 	at     time.Time
 	n      int // of m
-	m      [messageHeader + maxName + questionTail + optLen]byte
+	m      questionBuffer
 }
+
+// A questionBuffer has room for the longest question.
+type questionBuffer [messageHeader + maxName + questionTail + optLen]byte
 
 // raw is what the answer has as the question.
 func (p *pending) raw() []byte { return p.m[messageHeader : p.n-optLen] }
@@ -95,7 +99,7 @@ func newAsker(ctx context.Context, r *resolver, client uint64, m manner) (*asker
 	a := &asker{
 		resolver: r, client: client, takes: m.takes, udp: conn, cancel: cancel,
 		answers: make(chan *arrived, maxAnswers), questions: make(chan []byte, maxAnswers), done: make(chan struct{}),
-		free: sync.Pool{New: func() any { return new(arrived) }},
+		free: sync.Pool{New: func() any { return new(arrived) }}, out: sync.Pool{New: func() any { return new(questionBuffer) }},
 	}
 	a.stream.Store(m.stream)
 	a.work.Go(a.read)
@@ -108,7 +112,8 @@ func newAsker(ctx context.Context, r *resolver, client uint64, m manner) (*asker
 
 // Ask implements polling.Asker. There is always room: what the socket does not take is lost.
 func (a *asker) Ask(first uint32, b []byte, lens []int, _ bool) (int, error) {
-	var m [messageHeader + maxName + questionTail + optLen]byte
+	m := a.out.Get().(*questionBuffer)
+	defer a.out.Put(m)
 	for i, n := range lens {
 		out := a.note(m[:0], first+uint32(i), b[:n])
 		b = b[n:]
