@@ -3,164 +3,222 @@ package main
 import (
 	"context"
 	"fmt"
-	"sync"
+	"slices"
+	"strings"
 	"time"
 )
 
 const (
-	warm    = 2 * time.Second // of traffic before anything fails
-	settled = time.Second     // of traffic after it has come back
+	warm    = 3 * time.Second // of traffic before anything fails
+	least   = 4 * time.Second // of traffic after it has failed: what comes late is seen as well
+	settled = 1500 * time.Millisecond
 	silence = 5 * time.Second
 )
 
 // A failure is what happens to the network while traffic passes.
 type failure struct {
 	name, about string
-	strike      func(*road, *contender) error
+	ways        string // of ours: the first one is in use, the others are there
+	strike      strike
 	// undo, if there is one, ends the failure after silence, and what is measured is measured from there.
-	undo     func(*road) error
-	subjects []subject
-	limit    time.Duration // nobody waits longer
-	bars     [3][]bar      // for the pause, TCP inside, lost pings
+	undo  func(*road) error
+	peers []subject
+	limit time.Duration // nobody waits longer
+	bars  bars
+	// forgives says that what was on the way when it happened may be lost.
+	forgives bool
 }
+
+// bars are those of the lines of a failure.
+type bars struct{ pause, stall, lost, disorder, broken []bar }
 
 var (
-	everybody  = []subject{ours, wireguardGo, openvpnUDP, openvpnTCP}
-	overTCP    = []subject{ours, openvpnTCP}
-	reconnects = []subject{ours, openvpnUDP, openvpnTCP}
+	everybody  = []subject{wireguardGo, openvpnUDP, openvpnTCP}
+	reconnects = []subject{openvpnUDP, openvpnTCP}
+	byUDP      = []subject{wireguardGo, openvpnUDP}
 )
 
-// failures are the rows of bench/FAILOVER.md.
+func within(seconds float64) []bar {
+	return []bar{atMost(seconds, fmt.Sprintf("<= %g s", seconds))}
+}
+
+func none(what string) []bar { return []bar{atMost(0, what)} }
+
+// moves are the targets when the client's own network changes.
+var moves = bars{pause: within(0.5), broken: none("same address, TCP alive")}
+
+// failures are most of the rows of bench/FAILOVER.md.
 var failures = []failure{
-	{"reset", "the connection is reset", (*road).reset, nil, overTCP, 30 * time.Second,
-		[3][]bar{{atMost(0.5, "<= 0.5 s (cold)")}, nil, {atMost(0, "none lost")}}},
-	{"silence", "the connection alone goes silent", (*road).forsake, nil, reconnects, 120 * time.Second,
-		[3][]bar{{atMost(2, "<= 2 s (cold)")}}},
-	{"blackhole", fmt.Sprintf("all goes silent for %s: after its end", silence), (*road).drop, (*road).pass, everybody, 90 * time.Second, [3][]bar{}},
-	{"large", "packets above 600 bytes vanish", (*road).shrink, nil, everybody, 20 * time.Second, [3][]bar{nil, {atMost(2, "<= 2 s")}}},
-	{"address", "the client gets another address", (*road).renumber, nil, everybody, 120 * time.Second, [3][]bar{}},
-	{"cable", "the cable is pulled, there is another way", (*road).pull, nil, everybody, 120 * time.Second,
-		[3][]bar{{atMost(0.5, "<= 0.5 s")}}},
+	{"reset-standby", "the connection is reset, another carrier stands by", "tcp,wss", (*road).reset, nil, nil, 10 * time.Second,
+		bars{pause: within(0.15), lost: none("0 lost")}, false},
+	{"reset-cold", "the connection is reset, nothing stands by", "tcp", (*road).reset, nil, []subject{openvpnTCP}, 20 * time.Second,
+		bars{pause: within(0.5), lost: none("0 lost")}, false},
+	{"silence-udp", "udp goes silent, tcp stands by", "udp,tcp", block("udp", 2002, ""), nil, nil, 20 * time.Second, bars{pause: within(1)}, false},
+	{"silence-tcp", "tcp goes silent, wss stands by", "tcp,wss", block("tcp", ferryPort, ""), nil, nil, 20 * time.Second, bars{pause: within(1)}, false},
+	{"silence-cold", "the connection alone goes silent, nothing stands by (ferry: tcp)", "tcp", (*road).forsake, nil, reconnects, 30 * time.Second, bars{pause: within(2)}, false},
+	{"silence-cold-udp", "the connection alone goes silent, nothing stands by (ferry: udp)", "udp", (*road).forsake, nil, nil, 30 * time.Second, bars{pause: within(2)}, false},
+	{"blackhole", fmt.Sprintf("all goes silent for %s: after its end", silence), "udp,tcp", (*road).drop, (*road).pass, everybody, 30 * time.Second, bars{}, false},
+	{"large", fmt.Sprintf("packets above %d bytes vanish (ferry: udp)", largest), "udp,tcp", (*road).shrink, nil, everybody, 15 * time.Second,
+		bars{pause: within(2), stall: within(2)}, false},
+	{"large-tcp", fmt.Sprintf("packets of tcp above %d bytes vanish, wss stands by", largest), "tcp,wss", block("tcp", ferryPort, fmt.Sprintf("meta length > %d", largest)), nil, nil,
+		15 * time.Second, bars{pause: within(2), stall: within(2)}, false},
+	{"address", "the client gets another address (ferry: udp, tcp)", "udp,tcp", (*road).renumber, nil, everybody, 30 * time.Second, moves, false},
+	{"address-tcp", "the client gets another address (ferry: tcp alone)", "tcp", (*road).renumber, nil, nil, 30 * time.Second, moves, false},
+	{"cable", "the cable is pulled, there is another way (ferry: udp, tcp)", "udp,tcp", (*road).pull, nil, everybody, 30 * time.Second, moves, false},
+	{"cable-tcp", "the cable is pulled, there is another way (ferry: tcp alone)", "tcp", (*road).pull, nil, nil, 30 * time.Second, moves, false},
+	{"route", "the default route moves to another link (ferry: udp, tcp)", "udp,tcp", (*road).reroute, nil, everybody, 30 * time.Second, moves, false},
+	{"route-tcp", "the default route moves to another link (ferry: tcp alone)", "tcp", (*road).reroute, nil, nil, 30 * time.Second, moves, false},
+	{"nat", "NAT forgets and maps to other ports (ferry: udp)", "udp", (*road).rebind, nil, byUDP, 20 * time.Second,
+		bars{lost: none("none but those on the way")}, true},
+	{"nat-quic", "NAT forgets and maps to other ports (ferry: quic)", "quic", (*road).rebind, nil, nil, 20 * time.Second,
+		bars{lost: none("none but those on the way")}, true},
 }
 
-var interruptions = layout{
-	title: "Interruptions", maker: "make bench-failover", file: "bench/FAILOVER.md", subjects: everybody,
-	explanation: "Two ways of 20 ms round trip and 50 Mbit/s with a queue of 50 ms (test/wire), a TCP flow of iperf3 to the gateway and 20 pings a second inside of the tunnel. " +
-		"Figures are the median of the runs (least..greatest). What stands in one row was measured at the same time, each in a network of its own.",
-	notes: []string{
-		"pause: the longest time between two answered pings, so 0.05 s is none; after a silence that ends: from its end until the first answer. " +
-			"A figure as long as was waited at most means: not within that time.",
-		"packets above 600 bytes vanish: pings are small, so only what was put into the same stream as large packets stands still.",
-		"TCP inside: from the failure, or the end of the silence, until the flow of iperf3 arrives again at the gateway, in tenths of a second; its own retransmission timer is part of that.",
-		"pings lost: never answered; a few may be lost where the flow fills the queue of the way.",
-		"Ferry has one carrier, TLS over TCP, and no warm standby: what is compared with targets is the column that those call cold. Keepalive as by default, 15 s.",
-		"OpenVPN 2.6 has 'keepalive 10 60' of its manual, persist-tun and nobind. wireguard-go has persistent keepalives of 25 s as its quick start recommends.",
-		"the connection alone goes silent: a middlebox drops what it has a connection for, and lets new ones pass. WireGuard is not in that row, for it keeps " +
-			"its port: it waits for as long as the middlebox does. A reset means nothing to UDP.",
-	},
-}
-
-// failoverRows makes a row of each failure.
-func failoverRows() (rows []row) {
-	for _, f := range failures {
-		rows = append(rows, row{f.name, f.about, func(ctx context.Context, b *bench) ([]*line, error) { return b.interrupt(ctx, f) }})
+// group makes the lines of a failure.
+func (f failure) group() *group {
+	g := &group{name: f.name, about: f.about, lines: []*line{
+		{what: f.about + ": pause, s", short: "pause", bars: f.bars.pause},
+		{what: f.about + ": TCP inside stands still, s", short: "TCP stands still", bars: f.bars.stall},
+		{what: f.about + ": pings lost", short: "lost", bars: f.bars.lost},
+		{what: f.about + ": pings overtaken, or answered twice", short: "disorder", bars: f.bars.disorder},
+		{what: f.about + ": TCP inside ended, or another address inside", short: "broken", bars: f.bars.broken},
+	}}
+	for _, s := range append([]subject{ours}, f.peers...) {
+		g.trials = append(g.trials, trial{s, func(ctx context.Context, b *bench, seed uint64) ([]float64, error) { return b.strike(ctx, f, s, seed) }})
 	}
-	return rows
+	return g
 }
 
-// interrupt measures a failure in each run, for all subjects at the same time.
-func (b *bench) interrupt(ctx context.Context, f failure) ([]*line, error) {
-	lines := []*line{
-		{what: fmt.Sprintf("%s: pause, s (waited %s at most)", f.about, f.limit), bars: f.bars[0]},
-		{what: f.about + ": TCP inside goes on after, s", bars: f.bars[1]},
-		{what: f.about + ": pings lost", bars: f.bars[2]},
-	}
-	for run := range b.runs {
-		var all sync.WaitGroup
-		var mu sync.Mutex // guards lines and failed
-		var failed error
-		for _, s := range f.subjects {
-			if s == wireguardGo && b.wireguard == "" {
-				continue
-			}
-			all.Go(func() { // ends with ctx, or within the limits of f
-				got, err := b.interruptOne(ctx, f, s)
-				mu.Lock()
-				defer mu.Unlock()
-				if err != nil {
-					failed = fmt.Errorf("%s: %w", subjectNames[s], err)
-					return
-				}
-				for i, l := range lines {
-					l.got[s] = append(l.got[s], got[i])
-				}
-				progress("  run %d/%d  %-12s  pause %s s, TCP after %s s, %.0f pings lost", run+1, b.runs, subjectNames[s], figure(got[0]), figure(got[1]), got[2])
-			})
-		}
-		all.Wait()
-		if failed != nil {
-			return nil, failed
-		}
-	}
-	return lines, nil
-}
-
-// interruptOne measures one subject: the pause, when TCP went on, and how many pings were lost.
-func (b *bench) interruptOne(ctx context.Context, f failure, s subject) ([]float64, error) {
-	r, err := newRoad()
+// strike measures one subject.
+func (b *bench) strike(ctx context.Context, f failure, s subject, seed uint64) ([]float64, error) {
+	r, err := newRoad(seed)
 	if err != nil {
 		return nil, err
 	}
 	defer r.Close()
-	own := *b
-	own.net = &r.network
-	c, err := contenders[s](&own)
+	c, err := b.start(ctx, s, r, f.ways)
 	if err != nil {
 		return nil, err
 	}
 	defer c.stop()
-	flow, err := startFlow(&r.network, c.addr)
+	defer func() { b.keep(f.name+"-"+subjectNames[s], c) }()
+	t, err := startTraffic(ctx, r, c)
 	if err != nil {
 		return nil, err
 	}
-	defer flow.Close()
-	p, err := startPings(r.c1, c.addr)
+	defer t.Close()
+	addr, err := r.inside()
 	if err != nil {
 		return nil, err
 	}
-	defer p.Close()
+	if way := f.ways; s == ours && !strings.HasPrefix(c.way(), strings.Split(way, ",")[0]+"://") {
+		return nil, fmt.Errorf("ferry has left the carrier that is to fail, and goes by %s", c.way())
+	}
 
-	if !sleep(ctx, warm) {
-		return nil, ctx.Err()
-	}
-	if n := p.lost(); n > int(warm/pingPause)/4 || !flow.flows() {
-		return nil, fmt.Errorf("before anything failed %d pings were lost, and the TCP flow arrives: %t: is the machine busy?", n, flow.flows())
-	}
 	began := time.Now()
 	if err := f.strike(r, c); err != nil {
 		return nil, err
+	}
+	from, counted := began, began.Add(-time.Second)
+	if f.forgives {
+		counted = time.Now()
 	}
 	if f.undo != nil {
 		if !sleep(ctx, silence) {
 			return nil, ctx.Err()
 		}
-		began = time.Now()
+		from = time.Now()
 		if err := f.undo(r); err != nil {
 			return nil, err
 		}
+	} else if !sleep(ctx, least) {
+		return nil, ctx.Err()
 	}
-	mark := len(flow.rates())
-	again := p.await(ctx, time.Now(), f.limit)
-	on := flow.await(ctx, mark, f.limit)
+	on := t.goesOn(ctx, time.Now(), f.limit-time.Since(from))
 	if !sleep(ctx, settled) {
 		return nil, ctx.Err()
 	}
-	pause := p.longest(began.Add(-warm / 2))
-	if f.undo != nil {
-		pause = again.Sub(began)
+	return f.figures(t, r, addr, from, counted, on)
+}
+
+// figures are those of the lines of group.
+func (f failure) figures(t *traffic, r *road, addr string, from, counted time.Time, on bool) ([]float64, error) {
+	now := time.Now()
+	pause, still := t.longest(from, now), stall(t.since(from.Add(-warm)), from, now)
+	if f.undo != nil { // since its end
+		pause, still = f.limit, f.limit
+		if first := t.firstSince(from); !first.IsZero() {
+			pause = first.Sub(from)
+		}
+		if all := t.flow.since(from); len(all) > 0 {
+			still = all[0].at.Sub(from)
+		}
 	}
-	if again.IsZero() {
-		pause = f.limit
+	if !on {
+		still = max(still, f.limit)
 	}
-	return []float64{pause.Seconds(), on.Seconds(), float64(p.lost())}, nil
+	broken := 0.0
+	if now, err := r.inside(); err != nil {
+		return nil, err
+	} else if now != addr || t.hasEnded() {
+		broken = 1
+	}
+	return []float64{pause.Seconds(), still.Seconds(), float64(t.lost(counted, now)), float64(t.disorder()), broken}, nil
+}
+
+var interruptions = layout{
+	title: "Interruptions", maker: "make bench-failover", file: "bench/FAILOVER.md", subjects: []subject{ours, wireguardGo, openvpnUDP, openvpnTCP, iodine}, targets: true,
+	explanation: "Two ways of 20 ms round trip and 50 Mbit/s, each with NAT and a queue of 50 ms (test/wire; where packets get lost, delay and loss are those of test/wire, too). Inside of the tunnel " +
+		"there are a TCP connection to the gateway that fills the line, and 20 pings a second. Figures are the median of the runs (least..greatest). Each one was measured in a network of its own, " +
+		"several at the same time, and all of them once before any of them twice.",
+	notes: []string{
+		"pause: the longest time between two answered pings, so 0.05 s is none; after a silence that ends: from its end until the first answer.",
+		"TCP inside stands still: the longest time in which nothing arrived at the gateway; its own retransmission timer is part of that. As long as was waited at most: it did not go on.",
+		"pings lost: never answered. What is answered late is not lost.",
+		"The connection has a window of 192 KiB: so the line is full, and the queue before it does not overflow, which would lose pings that no change has lost. (Not where 1 % is lost.)",
+		"The carriers of Ferry are those named: the first one is in use, and the other one stands by, if it is of another class. Its times are those by default (keepalive 15 s).",
+		"OpenVPN 2.6: keepalive 1 2, connect-retry 1 1, server-poll-timeout 2, tls-timeout 1, persist-tun, nobind; wireguard-go: persistent keepalives of 25 s, as its quick start recommends; " +
+			"iodine 0.7: directly to its server, by DNS only.",
+		"A dash: it does not apply. WireGuard keeps its port, so a middlebox that has lost its connection keeps it out for as long as it does; a reset means nothing to UDP; the others have one carrier each.",
+		"Changes back and forth are counted for a shorter time than the 5 minutes of the target: 'go run ./bench -failover -only back -observe 5m' takes the whole.",
+	},
+}
+
+// interrupt measures what the names in only begin with into r.
+func (b *bench) interrupt(ctx context.Context, only []string, r *report) error {
+	var chosen []*group
+	for _, g := range b.groups() {
+		if slices.ContainsFunc(only, func(o string) bool { return strings.HasPrefix(g.name, o) }) {
+			chosen = append(chosen, g)
+		}
+	}
+	if len(chosen) == 0 {
+		return fmt.Errorf("there is no row that begins with %s", strings.Join(only, " or "))
+	}
+	err := b.tries(ctx, chosen)
+	for _, g := range chosen {
+		r.lines = append(r.lines, g.lines...)
+	}
+	if err != nil {
+		r.failures = strings.Split(err.Error(), "\n")
+	}
+	r.took = time.Since(r.began)
+	return err
+}
+
+// groups are the rows of bench/FAILOVER.md. What takes long comes first, so that it does not end alone.
+func (b *bench) groups() (all []*group) {
+	all = append(all, backGroups(b.observe)...)
+	all = append(all, b.dnsGroups()...)
+	for _, f := range failures {
+		all = append(all, f.group())
+	}
+	all = append(all, b.firstGroups()...)
+	all = append(all, lossyGroups()...)
+	for _, g := range all {
+		if b.wireguard == "" {
+			g.trials = slices.DeleteFunc(g.trials, func(t trial) bool { return t.subject == wireguardGo })
+		}
+	}
+	return all
 }

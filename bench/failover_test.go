@@ -1,43 +1,60 @@
 package main
 
 import (
+	"context"
+	"errors"
+	"math"
 	"slices"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 )
 
-func TestFlowRates(t *testing.T) {
+func TestStall(t *testing.T) {
+	began := time.Now()
+	at := func(ms int) time.Time { return began.Add(time.Duration(ms) * time.Millisecond) }
 	for _, tt := range []struct {
-		line string
-		want []float64
+		name     string
+		arrivals []int // ms
+		from, to int
+		want     int
 	}{
-		{"[  5]   1.20-1.30   sec   559 KBytes  45812 Kbits/sec                  \n", []float64{45812}},
-		{"[  5]   1.30-1.40   sec  0.00 Bytes  0.00 Kbits/sec                  \n", []float64{0}},
-		{"[ ID] Interval           Transfer     Bitrate\n", nil},
-		{"Accepted connection from 10.0.127.254, port 44562\n", nil},
+		{"nothing at all", nil, 100, 500, 400},
+		{"a gap in the middle", []int{100, 110, 300, 310, 490}, 100, 500, 190},
+		{"one before does not count", []int{0, 90, 100, 130, 490}, 100, 500, 360},
+		{"one that had begun before does", []int{20, 250, 260, 400, 495}, 100, 500, 230},
+		{"one that has not ended", []int{100, 120, 140}, 100, 500, 360},
+		{"what comes later does not count", []int{100, 300, 480, 900}, 100, 500, 200},
 	} {
-		if got := ratesIn(tt.line); !slices.Equal(got, tt.want) {
-			t.Errorf("%q: %v, want %v", tt.line, got, tt.want)
+		var all []arrival
+		for _, ms := range tt.arrivals {
+			all = append(all, arrival{at(ms), 1})
+		}
+		if got, want := stall(all, at(tt.from), at(tt.to)), time.Duration(tt.want)*time.Millisecond; got != want {
+			t.Errorf("%s: %s, want %s", tt.name, got, want)
 		}
 	}
 }
 
-func TestFlowGoesOn(t *testing.T) {
-	steady := slices.Repeat([]float64{1}, 10)
+func TestFlows(t *testing.T) {
+	now := time.Now()
 	for _, tt := range []struct {
 		name string
-		all  []float64
-		want time.Duration
-		ok   bool
+		ms   []int // before now
+		want bool
 	}{
-		{"never stopped", append([]float64{0, 0}, steady...), 0, true},
-		{"stopped for three", slices.Concat([]float64{5, 5, 0, 0, 0}, steady), 3 * flowEvery, true},
-		{"some came at first", slices.Concat([]float64{5, 5, 7, 0, 0}, steady), 3 * flowEvery, true},
-		{"too few to say", append([]float64{5, 5}, steady[1:]...), 0, false},
-		{"stands still", slices.Concat([]float64{5, 5}, steady, []float64{0}), 0, false},
+		{"steady", []int{950, 850, 750, 650, 550, 450, 350, 250, 150, 50}, true},
+		{"stands still", []int{950, 850, 750, 650, 550, 450}, false},
+		{"has begun a moment ago", []int{50}, false},
+		{"a gap", []int{950, 850, 750, 650, 550, 450, 350, 150, 50}, false},
 	} {
-		if got, ok := goesOn(tt.all, 2); got != tt.want || ok != tt.ok {
-			t.Errorf("%s: %s, %t, want %s, %t", tt.name, got, ok, tt.want, tt.ok)
+		f := &flow{}
+		for _, ms := range tt.ms {
+			f.arrivals = append(f.arrivals, arrival{now.Add(-time.Duration(ms) * time.Millisecond), 1})
+		}
+		if got := f.flowed(now); got != tt.want {
+			t.Errorf("%s: %t, want %t", tt.name, got, tt.want)
 		}
 	}
 }
@@ -54,17 +71,32 @@ func TestPinger(t *testing.T) {
 		p.answer(i, at(50*i+20))
 	}
 	p.answer(99, at(0)) // somebody else's
-	if n := p.lost(); n != 4 {
+	if n := p.lost(at(-1), at(1000)); n != 4 {
 		t.Errorf("%d are lost, want 4", n)
 	}
-	if got := p.longest(at(0)); got != 300*time.Millisecond {
+	if n := p.lost(at(220), at(460)); n != 2 { // 5 and 7; 9 is later
+		t.Errorf("%d are lost from 220 to 460 ms, want 2", n)
+	}
+	if n := p.disorder(); n != 2 {
+		t.Errorf("%d were overtaken or came twice, want 2", n)
+	}
+	if got := p.longest(at(0), at(500)); got != 300*time.Millisecond {
 		t.Errorf("the longest pause is %s, want 300ms", got)
+	}
+	if got := p.longest(at(0), at(900)); got != 430*time.Millisecond {
+		t.Errorf("the longest pause up to 900 ms is %s, want 430ms, which has not ended", got)
 	}
 	if got := p.firstSince(at(160)); got != at(320) {
 		t.Errorf("the first answer after a failure came at %s, want 320ms", got.Sub(began))
 	}
 	if got := p.firstSince(at(470)); !got.IsZero() {
 		t.Errorf("an answer at %s to nothing", got.Sub(began))
+	}
+	if got := p.slowest(0.5, at(-1), at(1000)); got < 0.0199 || got > 0.0201 {
+		t.Errorf("half of all took %g s, want 0.02", got)
+	}
+	if got := p.slowest(0.95, at(-1), at(1000)); !math.IsInf(got, 1) {
+		t.Errorf("nearly all took %g s, though four of ten were lost", got)
 	}
 }
 
@@ -74,5 +106,62 @@ func TestLayout(t *testing.T) {
 		if got, want := len(y.cells(&line{})), len(y.columns()); got != want {
 			t.Errorf("%s: %d cells, %d columns", y.title, got, want)
 		}
+	}
+}
+
+// TestTargets: each line with a bar is in the table of targets, and what was not measured is told from what never came.
+func TestTargets(t *testing.T) {
+	r := &report{layout: interruptions, lines: []*line{
+		{what: "met", bars: within(1), got: [subjects]series{ours: {0.5, math.NaN(), 0.7}}},
+		{what: "never", bars: within(1), got: [subjects]series{ours: {math.Inf(1)}}},
+		{what: "nobody", bars: within(1), got: [subjects]series{ours: {math.NaN()}}},
+		{what: "no target", got: [subjects]series{ours: {1}}},
+	}}
+	want := [][]string{
+		{"what", "target", "ferry", "met"},
+		{"met", "<= 1 s", "0.600 (0.500..0.700)", "yes"},
+		{"never", "<= 1 s", "never", "NO"},
+		{"nobody", "<= 1 s", "-", "not measured"},
+	}
+	all := r.tables()
+	if len(all) != 2 || len(all[1]) != 5 || !slices.EqualFunc(all[0], want, slices.Equal) {
+		t.Errorf("the tables are %q", all)
+	}
+}
+
+// TestTries: each trial is measured in each run, one that fails once is repeated, and one that fails again leaves a hole.
+func TestTries(t *testing.T) {
+	l := &line{what: "a figure"}
+	var mu sync.Mutex
+	calls := map[subject]int{}
+	measure := func(s subject, fails func(call int) bool) trial {
+		return trial{s, func(context.Context, *bench, uint64) ([]float64, error) {
+			mu.Lock()
+			defer mu.Unlock()
+			calls[s]++
+			if fails(calls[s]) {
+				return nil, errors.New("the machine stood still")
+			}
+			return []float64{float64(calls[s])}, nil
+		}}
+	}
+	g := &group{about: "something", lines: []*line{l}, trials: []trial{
+		measure(ours, func(call int) bool { return call == 1 }),
+		measure(openvpnUDP, func(call int) bool { return call <= again }),
+	}}
+	b := &bench{runs: 2, atOnce: 1, limit: time.Minute}
+	err := b.tries(t.Context(), []*group{g})
+	if err == nil || strings.Count(err.Error(), "stood still") != 1 {
+		t.Errorf("%v, want one failure", err)
+	}
+	if got := l.got[ours].known(); !slices.Equal(got, series{2, 3}) {
+		t.Errorf("ours is %v, want 2 and 3", got)
+	}
+	if got := l.got[openvpnUDP]; !math.IsNaN(got[0]) || got[1] != 3 {
+		t.Errorf("the other one is %v, want none and 3", got)
+	}
+	b.limit = -1
+	if err := b.tries(t.Context(), []*group{{about: "something", lines: []*line{{}}, trials: slices.Repeat(g.trials, 100)}}); err == nil || !strings.Contains(err.Error(), "left out") {
+		t.Errorf("%v, want trials left out", err)
 	}
 }

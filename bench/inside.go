@@ -1,14 +1,11 @@
 package main
 
 import (
-	"context"
 	"fmt"
+	"math"
 	"net"
 	"os"
-	"regexp"
 	"slices"
-	"strconv"
-	"strings"
 	"sync"
 	"time"
 
@@ -30,6 +27,9 @@ type pinger struct {
 	sent     []time.Time
 	answered []time.Time // of each sent one; zero: not yet
 	order    []time.Time // of answers, as they came
+	highest  int         // of those that were answered
+	// Answers that came behind a later one's, and those that came once more.
+	overtaken, twice int
 }
 
 // startPings begins to send a ping every pingPause.
@@ -85,7 +85,7 @@ func (p *pinger) receive() {
 		if err != nil || m.Type != ipv4.ICMPTypeEchoReply {
 			continue
 		}
-		if echo, ok := m.Body.(*icmp.Echo); ok {
+		if echo, ok := m.Body.(*icmp.Echo); ok && echo.ID == os.Getpid()&0xffff {
 			p.answer(echo.Seq, time.Now())
 		}
 	}
@@ -94,25 +94,28 @@ func (p *pinger) receive() {
 func (p *pinger) answer(seq int, now time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if seq < len(p.answered) && p.answered[seq].IsZero() {
-		p.answered[seq] = now
-		p.order = append(p.order, now)
+	switch {
+	case seq >= len(p.answered):
+		return
+	case !p.answered[seq].IsZero():
+		p.twice++
+		return
+	case seq < p.highest:
+		p.overtaken++
 	}
+	p.highest = max(p.highest, seq)
+	p.answered[seq] = now
+	p.order = append(p.order, now)
 }
 
-// await waits until a ping that was sent since is answered, and returns when that was; zero: not within limit.
-func (p *pinger) await(ctx context.Context, since time.Time, limit time.Duration) time.Time {
-	for end := time.Now().Add(limit); time.Now().Before(end); {
-		if at := p.firstSince(since); !at.IsZero() {
-			return at
-		}
-		if !sleep(ctx, 5*time.Millisecond) {
-			break
-		}
-	}
-	return time.Time{}
+// disorder returns how many answers came behind a later one's, or once more.
+func (p *pinger) disorder() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.overtaken + p.twice
 }
 
+// firstSince returns when the first answer came to a ping that was sent since a moment; zero: none did.
 func (p *pinger) firstSince(since time.Time) (first time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -124,107 +127,54 @@ func (p *pinger) firstSince(since time.Time) (first time.Time) {
 	return first
 }
 
-// longest is the longest time without an answer since a moment.
-func (p *pinger) longest(since time.Time) (pause time.Duration) {
+// longest is the longest time without an answer from one moment to another.
+func (p *pinger) longest(from, to time.Time) (pause time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for i, at := range p.order {
-		if i > 0 && p.order[i-1].After(since) {
-			pause = max(pause, at.Sub(p.order[i-1]))
+	last := from
+	for _, at := range p.order {
+		switch {
+		case at.After(to):
+		case at.After(from):
+			pause, last = max(pause, at.Sub(last)), at
+		default:
+			last = at
 		}
 	}
-	return pause
+	return max(pause, to.Sub(last))
 }
 
-// lost counts those without an answer; the last second's do not count.
-func (p *pinger) lost() (n int) {
+// lost counts those without an answer that were sent from one moment to another; the last second's do not count.
+func (p *pinger) lost(from, to time.Time) (n int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for i, at := range p.answered {
-		if at.IsZero() && time.Since(p.sent[i]) > time.Second {
+		if sent := p.sent[i]; at.IsZero() && time.Since(sent) > time.Second && sent.After(from) && sent.Before(to) {
 			n++
 		}
 	}
 	return n
 }
 
-// A flow is a TCP flow of iperf3 from c1 to an address of the gateway.
-type flow struct{ server, client *lab.Proc }
-
-func startFlow(n *network, addr string) (*flow, error) {
-	server, err := n.gw.Start("iperf3", "-s", "-i", "0.1", "-f", "k", "--forceflush")
-	if err != nil {
-		return nil, err
-	}
-	f := &flow{server: server}
-	if _, err = server.Await("Server listening", 0, patience); err == nil {
-		f.client, err = n.c1.Start("iperf3", "-c", addr, "-t", "600", "-i", "10", "--forceflush")
-	}
-	if err != nil {
-		f.Close()
-		return nil, err
-	}
-	return f, nil
-}
-
-// Close ends it without a word to the other end, which may be out of reach.
-func (f *flow) Close() {
-	for _, p := range []*lab.Proc{f.server, f.client} {
-		if p != nil {
-			p.Kill()
+// slowest returns the time within which a share of those were answered that were sent from one moment to another; infinite where
+// more are lost.
+func (p *pinger) slowest(share float64, from, to time.Time) float64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var all []float64
+	for i, sent := range p.sent {
+		if sent.Before(from) || sent.After(to) {
+			continue
 		}
-	}
-}
-
-// flowEvery is the interval of the lines that iperf3 prints.
-const flowEvery = 100 * time.Millisecond
-
-var flowRate = regexp.MustCompile(`sec .* ([\d.]+) Kbits/sec`)
-
-// rates returns what has arrived in each interval so far.
-func (f *flow) rates() []float64 { return ratesIn(f.server.Output()) }
-
-// ratesIn finds the intervals in what iperf3 prints.
-func ratesIn(out string) (all []float64) {
-	for line := range strings.Lines(out) {
-		if rate := flowRate.FindStringSubmatch(line); rate != nil {
-			kbits, _ := strconv.ParseFloat(rate[1], 64)
-			all = append(all, kbits)
+		took := math.Inf(1)
+		if at := p.answered[i]; !at.IsZero() {
+			took = at.Sub(sent).Seconds()
 		}
+		all = append(all, took)
 	}
-	return all
-}
-
-// flows tells whether something has arrived in the last ten intervals: a flow that finds its retransmission timer pauses
-// for two or three.
-func (f *flow) flows() bool {
-	all := f.rates()
-	return slices.ContainsFunc(all[max(0, len(all)-10):], func(rate float64) bool { return rate > 0 })
-}
-
-// await waits until the flow goes on, and returns after which time it did, counted from the interval with the number
-// mark; limit if it does not.
-func (f *flow) await(ctx context.Context, mark int, limit time.Duration) time.Duration {
-	for end := time.Now().Add(limit); time.Now().Before(end); {
-		if after, ok := goesOn(f.rates(), mark); ok {
-			return after
-		}
-		if !sleep(ctx, flowEvery) {
-			break
-		}
+	if len(all) == 0 {
+		return math.NaN()
 	}
-	return limit
-}
-
-// goesOn tells when the last interval without anything was over, once there are ten intervals and the last one has something.
-func goesOn(rates []float64, mark int) (after time.Duration, ok bool) {
-	if len(rates) < mark+10 || rates[len(rates)-1] == 0 {
-		return 0, false
-	}
-	for i, rate := range rates[mark:] {
-		if rate == 0 {
-			after = time.Duration(i+1) * flowEvery
-		}
-	}
-	return after, true
+	slices.Sort(all)
+	return all[min(len(all)-1, int(share*float64(len(all))))]
 }

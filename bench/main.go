@@ -32,6 +32,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -45,6 +46,13 @@ type bench struct {
 	runs      int           // how often each figure is measured
 	flow      time.Duration // of one TCP flow
 	sessions  int           // how many idle ones
+
+	// With -failover:
+	atOnce  int           // how many trials run at the same time
+	limit   time.Duration // after which none is begun any more
+	observe time.Duration // for how long changes back and forth are counted
+	logs    string        // directory for what the programs print; empty: none
+	tunnels *atomic.Int32 // of wireguard-go that were made, for their names
 }
 
 // A row is a group of figures that are measured together.
@@ -97,7 +105,7 @@ var generators = map[string]func(args []string) error{
 
 // run measures what the flags say and writes the report.
 func run(ctx context.Context) error {
-	b := &bench{}
+	b := &bench{tunnels: new(atomic.Int32)}
 	var only, out string
 	var failover bool
 	flag.IntVar(&b.runs, "runs", 3, "`times` that each figure is measured")
@@ -105,23 +113,20 @@ func run(ctx context.Context) error {
 	flag.IntVar(&b.sessions, "sessions", 10_000, "`number` of idle sessions")
 	flag.StringVar(&b.bin, "bin", "bin", "`directory` of vpnsrv and vpncli")
 	flag.BoolVar(&failover, "failover", false, "measure how changes of the network interrupt traffic instead")
-	flag.StringVar(&only, "only", "", "measure one `row` only, and write no file: "+names(rows)+"; with -failover "+names(failoverRows()))
+	flag.IntVar(&b.atOnce, "parallel", 4, "with -failover: `number` of trials at the same time")
+	flag.DurationVar(&b.limit, "limit", 17*time.Minute, "with -failover: `duration` after which no trial is begun any more")
+	flag.DurationVar(&b.observe, "observe", time.Minute, "with -failover: `duration` in which changes back and forth are counted")
+	flag.StringVar(&b.logs, "logs", "", "with -failover: existing `directory` for what the programs print in each trial")
+	flag.StringVar(&only, "only", "", "measure these `rows` only, with commas between them, and write no file: "+names(rows)+"; with -failover those that begin so")
 	flag.StringVar(&out, "out", "", "`file` for the report (default bench/RESULTS.md; with -failover bench/FAILOVER.md)")
 	flag.Parse()
-	chosen, layout := rows, measurements
+	layout := measurements
 	if failover {
-		chosen, layout = failoverRows(), interruptions
+		layout = interruptions
 	}
 	out = cmp.Or(out, layout.file)
-	if only != "" {
-		i := slices.IndexFunc(chosen, func(r row) bool { return r.name == only })
-		if i < 0 {
-			return fmt.Errorf("there is no row %q: choose one of %s", only, names(chosen))
-		}
-		chosen = chosen[i : i+1]
-	}
-	if b.runs < 1 || b.flow < time.Second || b.flow%time.Second != 0 {
-		return errors.New("-runs: at least 1; -time: whole seconds, at least 1s")
+	if b.runs < 1 || b.flow < time.Second || b.flow%time.Second != 0 || b.atOnce < 1 {
+		return errors.New("-runs, -parallel: at least 1; -time: whole seconds, at least 1s")
 	}
 	if err := b.find(); err != nil {
 		return err
@@ -136,10 +141,12 @@ func run(ctx context.Context) error {
 	}
 	defer b.net.Close()
 	r := b.newReport(layout)
-	if !failover {
+	if failover {
+		err = b.interrupt(ctx, strings.Split(only, ","), r)
+	} else {
 		r.machine = append(r.machine, [2]string{"TCP flows", b.flow.String()})
+		err = b.measure(ctx, only, r)
 	}
-	err = b.measure(ctx, chosen, r)
 	if ctx.Err() != nil {
 		return errors.New("interrupted")
 	}
@@ -174,10 +181,13 @@ func (b *bench) find() (err error) {
 
 func (b *bench) program(name string) string { return filepath.Join(b.bin, name) }
 
-// measure measures the rows into r. It goes on after an error, unless it is that ctx has ended.
-func (b *bench) measure(ctx context.Context, chosen []row, r *report) error {
+// measure measures rows into r, all unless some are named. It goes on after an error, unless it is that ctx has ended.
+func (b *bench) measure(ctx context.Context, only string, r *report) error {
 	var failed []error
-	for _, row := range chosen {
+	for _, row := range rows {
+		if only != "" && !slices.Contains(strings.Split(only, ","), row.name) {
+			continue
+		}
 		progress("%s: %s", row.name, row.about)
 		lines, err := row.run(ctx, b)
 		if ctx.Err() != nil {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -101,8 +102,11 @@ accept_rate = 100000
 
 // A ferry is a vpnsrv with clients.
 type ferry struct {
-	secure  bool   // with keys and TLS
-	state   string // directory of the gateway and of the clients
+	secure  bool     // with keys and TLS
+	verbose bool     // the clients tell why they change the carrier
+	listen  []string // URLs; none: as by default
+	server  string   // what clients connect to; empty: the gateway, by TCP
+	state   string   // directory of the gateway and of the clients
 	srv     *lab.Proc
 	clients []*lab.Proc
 	addrs   []netip.Addr // of the clients, inside
@@ -158,7 +162,11 @@ func (f *ferry) start(b *bench, lines string) (err error) {
 
 // serve starts vpnsrv, after its file was written.
 func (f *ferry) serve(b *bench) (err error) {
-	if f.srv, err = b.net.gw.Start(b.program("vpnsrv"), "--config", filepath.Join(f.state, "vpnsrv.toml")); err != nil {
+	args := []string{b.program("vpnsrv"), "--config", filepath.Join(f.state, "vpnsrv.toml")}
+	for _, url := range f.listen {
+		args = append(args, "--listen", url)
+	}
+	if f.srv, err = b.net.gw.Start(args...); err != nil {
 		return err
 	}
 	_, err = f.srv.Await("msg=serving", 0, patience)
@@ -175,27 +183,50 @@ func invitationIn(out string) string {
 	return ""
 }
 
-// connect starts a vpncli.
+// connect starts a vpncli, with a key if f is a secure one, and waits until packets pass.
 func (f *ferry) connect(b *bench, ns *lab.Namespace) error {
-	server := bareGateway
-	if ns == b.net.c2 {
-		server = "192.168.102.1"
-	}
-	state := filepath.Join(f.state, ns.Name)
 	if f.secure {
-		out, err := b.net.gw.Run(fmt.Sprintf("%s invite %s --state %s", b.program("vpnsrv"), ns.Name, f.state))
-		if err != nil {
-			return err
-		}
-		if _, err := ns.Run(fmt.Sprintf("%s join %s --state %s", b.program("vpncli"), invitationIn(out), state)); err != nil {
+		if err := f.join(b, ns); err != nil {
 			return err
 		}
 	}
-	p, err := ns.Start(b.program("vpncli"), "--config=", "-s", server, "--state", state, "--json")
+	return f.run(b, ns)
+}
+
+// join makes what runs in ns a device of the gateway.
+func (f *ferry) join(b *bench, ns *lab.Namespace) error {
+	out, err := b.net.gw.Run(fmt.Sprintf("%s invite %s --state %s", b.program("vpnsrv"), ns.Name, f.state))
 	if err != nil {
 		return err
 	}
-	f.clients = append(f.clients, p)
+	return runs(ns, fmt.Sprintf("%s join %s --state %s", b.program("vpncli"), invitationIn(out), f.stateOf(ns)))
+}
+
+func (f *ferry) stateOf(ns *lab.Namespace) string { return filepath.Join(f.state, ns.Name) }
+
+// launch starts a vpncli.
+func (f *ferry) launch(b *bench, ns *lab.Namespace) (*lab.Proc, error) {
+	server := cmp.Or(f.server, bareGateway)
+	if f.server == "" && ns == b.net.c2 {
+		server = "192.168.102.1"
+	}
+	args := []string{b.program("vpncli"), "--config=", "-s", server, "--state", f.stateOf(ns), "--json"}
+	if f.verbose {
+		args = append(args, "--log-level", "debug")
+	}
+	p, err := ns.Start(args...)
+	if err == nil {
+		f.clients = append(f.clients, p)
+	}
+	return p, err
+}
+
+// run starts a vpncli, and waits until packets pass.
+func (f *ferry) run(b *bench, ns *lab.Namespace) error {
+	p, err := f.launch(b, ns)
+	if err != nil {
+		return err
+	}
 	line, err := p.Await(`"event":"connected"`, 0, patience)
 	if err != nil {
 		return err
@@ -206,8 +237,7 @@ func (f *ferry) connect(b *bench, ns *lab.Namespace) error {
 	}
 	f.addrs = append(f.addrs, e.Address)
 	// "connected" is not yet "packets pass".
-	_, err = ns.Run("ping -q -n -c 1 -w 5 " + ferryAddr)
-	return err
+	return runs(ns, "ping -q -n -c 1 -w 5 "+ferryAddr)
 }
 
 // Close stops the clients and the gateway.

@@ -29,36 +29,53 @@ type contender struct {
 	addr string // of the gateway, inside
 	port int    // of the gateway, outside
 	stop func()
+	told func() string // what its programs have printed
+	// What ours goes by now, and how that changed so far; of others nil.
+	way     func() string
+	changes func() []change
 }
 
-// contenders start the subjects in b.net.
-var contenders = [subjects]func(b *bench) (*contender, error){
-	ours: func(b *bench) (*contender, error) {
-		f, err := b.startSecure(b.net.c1)
-		if err != nil {
-			return nil, err
-		}
-		return &contender{ferryAddr, ferryPort, f.Close}, nil
-	},
-	wireguardGo: func(b *bench) (*contender, error) {
+// startPeer starts one of the others in b.net.
+func (b *bench) startPeer(s subject) (*contender, error) {
+	switch s {
+	case wireguardGo:
 		t, err := b.startWireguard()
 		if err != nil {
 			return nil, err
 		}
-		return &contender{wireguardAddr, wireguardPort, t.Close}, nil
-	},
-	openvpnUDP: func(b *bench) (*contender, error) { return b.startOpenVPN("udp4", "udp4") },
-	openvpnTCP: func(b *bench) (*contender, error) { return b.startOpenVPN("tcp4-server", "tcp4-client") },
+		return &contender{addr: wireguardAddr, port: wireguardPort, stop: t.Close, told: t.told}, nil
+	case openvpnUDP:
+		return b.startOpenVPN("udp4", "udp4", "--explicit-exit-notify 1")
+	case openvpnTCP:
+		return b.startOpenVPN("tcp4-server", "tcp4-client", "")
+	case iodine:
+		return b.startIodine()
+	}
+	panic("bench: nobody starts " + subjectNames[s])
 }
 
-// startOpenVPN starts both ends as the samples of its documentation have them, and waits until a ping has passed.
-func (b *bench) startOpenVPN(server, client string) (_ *contender, err error) {
+// printed is what programs have printed.
+func printed(procs []*lab.Proc) string {
+	var all []string
+	for _, p := range procs {
+		all = append(all, p.Output())
+	}
+	return strings.Join(all, "\n\n") + "\n"
+}
+
+// impatient makes OpenVPN notice failures as soon as it can: a ping a second, after two seconds of silence a new connection, and no
+// longer pause before that than a second. Its times are whole seconds.
+const impatient = "--connect-retry 1 1 --server-poll-timeout 2 --tls-timeout 1"
+
+// startOpenVPN starts both ends as the samples of its documentation have them, but for the times, and waits until a ping has passed.
+func (b *bench) startOpenVPN(server, client, more string) (_ *contender, err error) {
 	dir, err := os.MkdirTemp("", "ferry-bench-")
 	if err != nil {
 		return nil, err
 	}
 	var procs []*lab.Proc
-	c := &contender{openvpnAddr, openvpnPort, func() { stop(procs...); _ = os.RemoveAll(dir) }}
+	c := &contender{addr: openvpnAddr, port: openvpnPort, stop: func() { stop(procs...); _ = os.RemoveAll(dir) }}
+	c.told = func() string { return printed(procs) }
 	defer func() {
 		if err != nil {
 			c.stop()
@@ -72,8 +89,8 @@ func (b *bench) startOpenVPN(server, client string) (_ *contender, err error) {
 		name string
 		args string
 	}{
-		{b.net.gw, "server", fmt.Sprintf("--proto %s --port %d --server 10.78.0.0 255.255.255.0 --topology subnet --dh none --keepalive 10 60", server, openvpnPort)},
-		{b.net.c1, "client", fmt.Sprintf("--client --proto %s --remote %s %d --nobind --resolv-retry infinite --remote-cert-tls server", client, bareGateway, openvpnPort)},
+		{b.net.gw, "server", fmt.Sprintf("--proto %s --port %d --server 10.78.0.0 255.255.255.0 --topology subnet --dh none --keepalive 1 2", server, openvpnPort)},
+		{b.net.c1, "client", fmt.Sprintf("--client --proto %s --remote %s %d --nobind --resolv-retry infinite --remote-cert-tls server %s %s", client, bareGateway, openvpnPort, impatient, more)},
 	} {
 		args := fmt.Sprintf("openvpn --cd %s --dev tun --disable-dco --persist-tun --persist-key --ca ca.crt --cert %s.crt --key %s.key %s", dir, end.name, end.name, end.args)
 		p, err := end.ns.Start(strings.Fields(args)...)

@@ -16,10 +16,11 @@ const (
 	wireguardGo
 	openvpnUDP
 	openvpnTCP
+	iodine
 	subjects // how many
 )
 
-var subjectNames = [subjects]string{"bare", "ferry", "wireguard-go", "openvpn udp", "openvpn tcp"}
+var subjectNames = [subjects]string{"bare", "ferry", "wireguard-go", "openvpn udp", "openvpn tcp", "iodine"}
 
 // A path leads from c1 to an address through one of the subjects.
 type path struct {

@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"fmt"
+	"math"
 	"os"
 	"os/exec"
 	"runtime"
@@ -13,8 +14,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A series is one figure in all runs.
+// A series is one figure in all runs; NaN where it was not measured.
 type series []float64
+
+func (s series) known() series {
+	return slices.DeleteFunc(slices.Clone(s), math.IsNaN)
+}
 
 func (s series) median() float64 {
 	sorted := slices.Sorted(slices.Values(s))
@@ -27,7 +32,7 @@ func (s series) median() float64 {
 
 // String is the median with the least and the greatest, or "-" if nothing was measured.
 func (s series) String() string {
-	switch len(s) {
+	switch s = s.known(); len(s) {
 	case 0:
 		return "-"
 	case 1:
@@ -47,6 +52,8 @@ func (s series) over(t series) (ratio series) {
 // figure prints three digits, as many as such measurements are worth.
 func figure(x float64) string {
 	switch {
+	case math.IsInf(x, 1):
+		return "never"
 	case x >= 100:
 		return fmt.Sprintf("%.0f", x)
 	case x >= 10:
@@ -61,6 +68,7 @@ func figure(x float64) string {
 // same run.
 type line struct {
 	what   string // with the unit
+	short  string // for those who wait; empty: as what
 	got    [subjects]series
 	ratios bool // whether Ferry's figure divided by that of another says something
 	bars   []bar
@@ -101,7 +109,7 @@ func ratioTo(than subject) func(*line) series {
 
 // verdict says whether the median keeps the bar, and in how many runs it was so where they differ.
 func (b bar) verdict(l *line) string {
-	s := b.of(l)
+	s := b.of(l).known()
 	if len(s) == 0 {
 		return "not measured"
 	}
@@ -127,6 +135,7 @@ type layout struct {
 	file         string // for the report, unless another one is named
 	subjects     []subject
 	ratios       bool
+	targets      bool // stand in a table of their own before the other one
 	explanation  string
 	notes        []string // what a reader of the table could misunderstand
 }
@@ -177,6 +186,17 @@ func (y *layout) cells(l *line) []string {
 		all = append(all, join(ratios))
 	}
 	return append(all, join(bars), join(kept))
+}
+
+// targetCells are the columns of a target that a line has: what was measured, and the limits.
+func (y *layout) targetCells(l *line) []string {
+	var got, bars, kept []string
+	for _, b := range l.bars {
+		got = append(got, b.of(l).String())
+		bars = append(bars, b.text)
+		kept = append(kept, b.verdict(l))
+	}
+	return []string{l.what, strings.Join(bars, "; "), strings.Join(slices.Compact(got), "; "), strings.Join(kept, "; ")}
 }
 
 // A report is what was measured, on which machine.
@@ -236,12 +256,11 @@ func (r *report) text() string {
 		fmt.Fprintf(&s, "%-13s %s\n", m[0], m[1])
 	}
 	s.WriteString("\n")
-	table := [][]string{r.columns()}
-	for _, l := range r.lines {
-		table = append(table, r.cells(l))
+	for _, table := range r.tables() {
+		writeTable(&s, table, "", "  ", "")
+		s.WriteString("\n")
 	}
-	writeTable(&s, table, "", "  ", "")
-	s.WriteString("\n" + r.explanation + "\n" + strings.Join(r.notes, "\n") + "\n")
+	s.WriteString(r.explanation + "\n" + strings.Join(r.notes, "\n") + "\n")
 	for _, f := range r.failures {
 		fmt.Fprintf(&s, "\nNOT MEASURED: %s\n", f)
 	}
@@ -256,17 +275,31 @@ func (r *report) markdown() string {
 		fmt.Fprintf(&s, "* %s: %s\n", m[0], m[1])
 	}
 	s.WriteString("\n")
-	rule := slices.Repeat([]string{"---"}, len(r.columns()))
-	table := [][]string{r.columns(), rule}
-	for _, l := range r.lines {
-		table = append(table, r.cells(l))
+	for _, table := range r.tables() {
+		rule := slices.Repeat([]string{"---"}, len(table[0]))
+		writeTable(&s, slices.Insert(table, 1, rule), "| ", " | ", " |")
+		s.WriteString("\n")
 	}
-	writeTable(&s, table, "| ", " | ", " |")
-	s.WriteString("\n* " + strings.Join(r.notes, "\n* ") + "\n")
+	s.WriteString("* " + strings.Join(r.notes, "\n* ") + "\n")
 	for _, f := range r.failures {
 		fmt.Fprintf(&s, "\nNot measured: %s\n", f)
 	}
 	return s.String()
+}
+
+// tables are that of the targets, if the layout has one, and that of all lines.
+func (r *report) tables() (all [][][]string) {
+	targets, whole := [][]string{{"what", "target", "ferry", "met"}}, [][]string{r.columns()}
+	for _, l := range r.lines {
+		if len(l.bars) > 0 {
+			targets = append(targets, r.targetCells(l))
+		}
+		whole = append(whole, r.cells(l))
+	}
+	if r.layout.targets {
+		all = append(all, targets)
+	}
+	return append(all, whole)
 }
 
 // writeTable aligns the columns.

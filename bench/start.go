@@ -64,17 +64,18 @@ func (b *bench) startOnce(ctx context.Context) (time.Duration, error) {
 		return 0, err
 	}
 	defer stop(p)
-	if err := firstPing(ctx, conn, p); err != nil {
+	if err := firstPing(ctx, conn, p, ferryAddr); err != nil {
 		return 0, fmt.Errorf("%w:\n%s", err, p.Output())
 	}
 	return time.Since(began), nil
 }
 
-// firstPing pings until an answer has come.
-func firstPing(ctx context.Context, conn net.PacketConn, p *lab.Proc) error {
-	to := &net.IPAddr{IP: net.ParseIP(ferryAddr)}
+// firstPing pings an address until an answer has come, or p has ended.
+func firstPing(ctx context.Context, conn net.PacketConn, p *lab.Proc, addr string) error {
+	to := &net.IPAddr{IP: net.ParseIP(addr)}
 	id := os.Getpid() & 0xffff
 	buf := make([]byte, 1500)
+	began := time.Now()
 	for seq := 0; ctx.Err() == nil; seq++ {
 		request, err := (&icmp.Message{Type: ipv4.ICMPTypeEcho, Body: &icmp.Echo{ID: id, Seq: seq & 0xffff}}).Marshal(nil)
 		if err != nil {
@@ -96,7 +97,7 @@ func firstPing(ctx context.Context, conn net.PacketConn, p *lab.Proc) error {
 			return fmt.Errorf("vpncli ended")
 		default:
 		}
-		if seq > int(patience/time.Millisecond) {
+		if time.Since(began) > patience {
 			return fmt.Errorf("no ping was answered within %s", patience)
 		}
 	}

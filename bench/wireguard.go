@@ -70,7 +70,7 @@ type tunnel struct {
 // A wgEnd is one end of it.
 type wgEnd struct {
 	ns        *lab.Namespace
-	iface     string // named by the process ID, for the socket lies in a directory of all
+	iface     string // named by the process ID and the count of tunnels, for the socket lies in a directory of all
 	addr      string
 	key       *ecdh.PrivateKey
 	peer      string // address inside of the other end
@@ -90,9 +90,10 @@ func (b *bench) startWireguard() (*tunnel, error) {
 func (t *tunnel) start(b *bench) error {
 	_, err := os.Stat(wireguardDir)
 	t.madeDir = errors.Is(err, os.ErrNotExist)
+	n := b.tunnels.Add(1)
 	ends := [2]wgEnd{
-		{ns: b.net.gw, iface: fmt.Sprintf("wg%dg", os.Getpid()), addr: wireguardAddr, peer: wireguardPeer, peerOuter: "192.168.101.2"},
-		{ns: b.net.c1, iface: fmt.Sprintf("wg%dc", os.Getpid()), addr: wireguardPeer, peer: wireguardAddr, peerOuter: bareGateway},
+		{ns: b.net.gw, iface: fmt.Sprintf("wg%dg%d", os.Getpid(), n), addr: wireguardAddr, peer: wireguardPeer, peerOuter: "192.168.101.2"},
+		{ns: b.net.c1, iface: fmt.Sprintf("wg%dc%d", os.Getpid(), n), addr: wireguardPeer, peer: wireguardAddr, peerOuter: bareGateway},
 	}
 	for i := range ends {
 		if ends[i].key, err = ecdh.X25519().GenerateKey(rand.Reader); err != nil {
@@ -159,6 +160,9 @@ func configure(socket string, p *lab.Proc, request string) error {
 	}
 	return nil
 }
+
+// told is what both ends have printed.
+func (t *tunnel) told() string { return printed(t.procs) }
 
 // Close stops both ends; their interfaces vanish with them.
 func (t *tunnel) Close() {

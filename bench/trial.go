@@ -1,0 +1,193 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+)
+
+// A group is some lines of the report that are measured together.
+type group struct {
+	name, about string
+	lines       []*line
+	trials      []trial
+}
+
+// A trial measures one subject once, on a road of its own: a figure for each line of its group, NaN for one that does not apply.
+type trial struct {
+	subject
+	measure func(ctx context.Context, b *bench, seed uint64) ([]float64, error)
+}
+
+// A job is one of the trials of a run.
+type job struct {
+	*group
+	trial
+	run int
+}
+
+// again is how often a trial is repeated that could not be measured: the machine may have stood still.
+const again = 2
+
+// tries measures the groups, all of them once before any of them twice, b.atOnce trials at the same time.
+func (b *bench) tries(ctx context.Context, groups []*group) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	for _, g := range groups {
+		for _, l := range g.lines {
+			for _, t := range g.trials {
+				l.got[t.subject] = slices.Repeat(series{math.NaN()}, b.runs)
+			}
+		}
+	}
+	jobs := make(chan job) // closed when none is to be begun any more
+	var workers sync.WaitGroup
+	var mu sync.Mutex // guards the lines, and failed
+	var failed []error
+	for range b.atOnce {
+		workers.Go(func() { // ends when jobs does, or ctx
+			for j := range jobs {
+				got, err := b.try(ctx, j)
+				mu.Lock()
+				if err != nil && ctx.Err() == nil {
+					err = fmt.Errorf("%s, %s, run %d: %w", j.about, subjectNames[j.subject], j.run+1, err)
+					progress("NOT MEASURED: %v", err)
+					failed = append(failed, err)
+				}
+				for i, x := range got {
+					j.lines[i].got[j.subject][j.run] = x
+				}
+				mu.Unlock()
+			}
+		})
+	}
+	left := b.hand(ctx, groups, jobs)
+	workers.Wait()
+	if left > 0 && ctx.Err() == nil {
+		failed = append(failed, fmt.Errorf("%d measurements were left out, since %s were over: more time by -limit, more at the same time by -parallel", left, b.limit))
+	}
+	return errors.Join(failed...)
+}
+
+// hand gives the trials to jobs, until the time is over, and returns how many it did not.
+func (b *bench) hand(ctx context.Context, groups []*group, jobs chan<- job) (left int) {
+	defer close(jobs)
+	end := time.After(b.limit)
+	over := false
+	for run := range b.runs {
+		for _, g := range groups {
+			for _, t := range g.trials {
+				if !over {
+					select {
+					case jobs <- job{g, t, run}:
+						continue
+					case <-end:
+						over = true
+					case <-ctx.Done():
+						over = true
+					}
+				}
+				left++
+			}
+		}
+	}
+	return left
+}
+
+// try measures a trial, and says so.
+func (b *bench) try(ctx context.Context, j job) (got []float64, err error) {
+	for n := range again {
+		got, err = j.measure(ctx, b, uint64(100*j.run+n+1))
+		if err == nil || ctx.Err() != nil {
+			break
+		}
+		progress("  run %d/%d  %s, %s: %v", j.run+1, b.runs, j.about, subjectNames[j.subject], err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	var all []string
+	for i, l := range j.lines {
+		if !math.IsNaN(got[i]) {
+			all = append(all, fmt.Sprintf("%s %s", l.short, figure(got[i])))
+		}
+	}
+	progress("  run %d/%d  %-12s  %s: %s", j.run+1, b.runs, subjectNames[j.subject], j.about, strings.Join(all, ", "))
+	return got, nil
+}
+
+// start starts a subject on a road; ways are those of ours.
+func (b *bench) start(ctx context.Context, s subject, r *road, ways string) (*contender, error) {
+	own := *b
+	own.net = &r.network
+	if s == ours {
+		return own.startRoaming(ctx, ways)
+	}
+	return own.startPeer(s)
+}
+
+// keep writes what the programs of a trial have printed to where -logs says.
+func (b *bench) keep(name string, c *contender) {
+	if b.logs == "" || c.told == nil {
+		return
+	}
+	file := filepath.Join(b.logs, strings.ReplaceAll(fmt.Sprintf("%s-%s.log", name, time.Now().Format("150405.000")), " ", "-"))
+	if err := os.WriteFile(file, []byte(c.told()), 0o644); err != nil {
+		progress("%v", err)
+	}
+}
+
+// traffic is what passes the tunnel of a contender while something happens to the road.
+type traffic struct {
+	*flow
+	*pinger
+}
+
+// startTraffic starts it, and waits until it flows.
+func startTraffic(ctx context.Context, r *road, c *contender) (*traffic, error) {
+	f, err := startFlow(&r.network, c.addr, false, window)
+	if err != nil {
+		return nil, err
+	}
+	p, err := startPings(r.c1, c.addr)
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	t := &traffic{f, p}
+	began := time.Now()
+	if !sleep(ctx, warm) {
+		t.Close()
+		return nil, ctx.Err()
+	}
+	if n := t.lost(began, time.Now()); n > 0 || !t.flows() {
+		t.Close()
+		return nil, fmt.Errorf("before anything happened %d pings were lost, and the TCP connection inside goes on: %t", n, t.flows())
+	}
+	return t, nil
+}
+
+func (t *traffic) Close() {
+	t.flow.Close()
+	t.pinger.Close()
+}
+
+// goesOn waits until a ping has passed that was sent after a moment, and the flow goes on; it returns false when that is not so within limit.
+func (t *traffic) goesOn(ctx context.Context, since time.Time, limit time.Duration) bool {
+	for end := time.Now().Add(limit); time.Now().Before(end); {
+		if !t.firstSince(since).IsZero() && t.flows() {
+			return true
+		}
+		if !sleep(ctx, 50*time.Millisecond) {
+			break
+		}
+	}
+	return false
+}
