@@ -60,7 +60,7 @@ bench: build minimal ## the table of bench/RESULTS.md, measured side by side in 
 	@scripts/deps.sh bench
 	go run ./bench
 
-bench-failover: build ## bench/FAILOVER.md: how changes of the network interrupt traffic, beside OpenVPN and wireguard-go
+bench-failover: build ## bench/FAILOVER.md: how changes of the network interrupt traffic, beside OpenVPN, wireguard-go and iodine
 	@scripts/deps.sh bench
 	go run ./bench -failover
 

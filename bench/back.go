@@ -29,8 +29,9 @@ func backGroups(observe time.Duration) (all []*group) {
 				{what: planned + ": pings lost", short: "lost", bars: none("0 lost")},
 				{what: planned + ": pings overtaken, or answered twice", short: "disorder", bars: none("0 reordered")},
 				{what: planned + ": pause of pings, s", short: "pause"},
-				{what: planned + ": TCP inside stands still, s", short: "TCP stands still", bars: []bar{atMost(0.02, "<= 1 RTT (20 ms)")}},
-				{what: planned + ": the same in the time before it, s", short: "before"},
+				{what: planned + ": TCP inside stands still, s", short: "TCP stands still"},
+				{what: planned + ": the same in round trips of the pings before it", short: "in round trips", bars: []bar{atMost(1, "<= 1 RTT")}},
+				{what: planned + ": TCP inside stands still in the time before it, s", short: "before"},
 				{what: planned + ": segments of TCP inside out of order", short: "out of order"},
 				{what: planned + ": segments of TCP inside sent again", short: "sent again"},
 				{what: fmt.Sprintf("back on %s after the end of its blockade, s", best), short: "back", bars: within(45)},
@@ -95,7 +96,7 @@ func (t *traffic) planned(ctx context.Context, c *contender, best string, began 
 			return nil, ctx.Err()
 		}
 		if time.Since(began) > backLimit {
-			return []float64{nan, nan, nan, nan, nan, nan, nan, backLimit.Seconds()}, nil
+			return []float64{nan, nan, nan, nan, nan, nan, nan, nan, backLimit.Seconds()}, nil
 		}
 		all := c.changesTo(best, began)
 		if len(all) == 0 {
@@ -108,8 +109,9 @@ func (t *traffic) planned(ctx context.Context, c *contender, best string, began 
 		from, to := at.Add(-around/2), at.Add(around)
 		sent, came := t.resent()
 		arrivals := t.flow.since(at.Add(-2 * around))
+		still := stall(arrivals, from, to).Seconds()
 		return []float64{
-			float64(t.lost(from, to)), float64(t.disorder() - disorder), t.longest(from, to).Seconds(), stall(arrivals, from, to).Seconds(),
+			float64(t.lost(from, to)), float64(t.disorder() - disorder), t.pause(from, to).Seconds(), still, still / t.slowest(0.5, from.Add(-around), from),
 			stall(arrivals, from.Add(-around), from).Seconds(), float64(came - disordered[1]), float64(sent - again[1]), at.Sub(began).Seconds(),
 		}, nil
 	}

@@ -16,7 +16,7 @@ const (
 
 // dnsGroups measure the carrier dns, where there is one: what it gets through, and an outage.
 func (b *bench) dnsGroups() []*group {
-	if _, _, ok := b.dnsForm(); !ok {
+	if !b.hasDNS() {
 		return nil
 	}
 	const about = "DNS, the gateway asked directly"
@@ -65,15 +65,12 @@ func (b *bench) dnsSpeed(ctx context.Context, s subject, seed uint64) (got []flo
 		ok := sleep(ctx, warm)
 		from := time.Now()
 		ok = ok && sleep(ctx, dnsTime)
-		bytes, took := 0, time.Since(from)
-		for _, a := range f.since(from) {
-			bytes += a.n
-		}
+		rate := mbits(from, f)
 		f.Close()
 		if !ok {
 			return nil, ctx.Err()
 		}
-		got = append(got, float64(bytes)/1e3/took.Seconds())
+		got = append(got, 1000*rate/8)
 	}
 	return got, nil
 }

@@ -1,8 +1,10 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"os/exec"
 	"slices"
 	"strings"
 	"time"
@@ -144,7 +146,7 @@ func (b *bench) strike(ctx context.Context, f failure, s subject, seed uint64) (
 // figures are those of the lines of group.
 func (f failure) figures(t *traffic, r *road, addr string, from, counted time.Time, on bool) ([]float64, error) {
 	now := time.Now()
-	pause, still := t.longest(from, now), stall(t.since(from.Add(-warm)), from, now)
+	pause, still := t.pause(from, now), stall(t.since(from.Add(-warm)), from, now)
 	if f.undo != nil { // since its end
 		pause, still = f.limit, f.limit
 		if first := t.firstSince(from); !first.IsZero() {
@@ -172,9 +174,9 @@ var interruptions = layout{
 		"there are a TCP connection to the gateway that fills the line, and 20 pings a second. Figures are the median of the runs (least..greatest). Each one was measured in a network of its own, " +
 		"several at the same time, and all of them once before any of them twice.",
 	notes: []string{
-		"pause: the longest time between two answered pings, so 0.05 s is none; after a silence that ends: from its end until the first answer.",
+		"pause: how late the answer to a ping was, counted from when it would have come after the one before it, 20 a second; after a silence that ends: from its end until the first answer.",
 		"TCP inside stands still: the longest time in which nothing arrived at the gateway; its own retransmission timer is part of that. As long as was waited at most: it did not go on.",
-		"pings lost: never answered. What is answered late is not lost.",
+		"pings lost: never answered. What is answered late is not lost. never: more than that share are lost.",
 		"The connection has a window of 192 KiB: so the line is full, and the queue before it does not overflow, which would lose pings that no change has lost. (Not where 1 % is lost.)",
 		"The carriers of Ferry are those named: the first one is in use, and the other one stands by, if it is of another class. Its times are those by default (keepalive 15 s).",
 		"OpenVPN 2.6: keepalive 1 2, connect-retry 1 1, server-poll-timeout 2, tls-timeout 1, persist-tun, nobind; wireguard-go: persistent keepalives of 25 s, as its quick start recommends; " +
@@ -195,7 +197,14 @@ func (b *bench) interrupt(ctx context.Context, only []string, r *report) error {
 	if len(chosen) == 0 {
 		return fmt.Errorf("there is no row that begins with %s", strings.Join(only, " or "))
 	}
+	b.watch = startWatch()
+	defer b.watch.Close()
 	err := b.tries(ctx, chosen)
+	r.machine = append(r.machine,
+		[2]string{"at the same time", fmt.Sprint(b.atOnce)},
+		[2]string{"standstills", b.watch.summary()},
+		[2]string{"OpenVPN", version(ctx, "openvpn", "--version")},
+		[2]string{"iodine", version(ctx, "iodine", "-v")})
 	for _, g := range chosen {
 		r.lines = append(r.lines, g.lines...)
 	}
@@ -204,6 +213,13 @@ func (b *bench) interrupt(ctx context.Context, only []string, r *report) error {
 	}
 	r.took = time.Since(r.began)
 	return err
+}
+
+// version is the first line that a program prints about itself.
+func version(ctx context.Context, args ...string) string {
+	out, _ := exec.CommandContext(ctx, args[0], args[1:]...).CombinedOutput() // some end with 1 after it
+	first, _, _ := strings.Cut(strings.TrimSpace(string(out)), "\n")
+	return cmp.Or(first, "not installed")
 }
 
 // groups are the rows of bench/FAILOVER.md. What takes long comes first, so that it does not end alone.

@@ -124,8 +124,22 @@ func TestTargets(t *testing.T) {
 		{"nobody", "<= 1 s", "-", "not measured"},
 	}
 	all := r.tables()
-	if len(all) != 2 || len(all[1]) != 5 || !slices.EqualFunc(all[0], want, slices.Equal) {
+	if len(all) != 2 || len(all[1]) != 5 || slices.Contains(all[1][0], "met") || !slices.EqualFunc(all[0], want, slices.Equal) {
 		t.Errorf("the tables are %q", all)
+	}
+}
+
+// TestWatchman: a trial that the machine slept through does not count, and one that it did not does.
+func TestWatchman(t *testing.T) {
+	began := time.Now()
+	w := &watchman{late: []lateness{{began.Add(time.Second), 2 * standstill}, {began.Add(3 * time.Second), standstill / 2}}}
+	for _, tt := range []struct {
+		since time.Duration
+		ok    bool
+	}{{0, false}, {2 * time.Second, true}, {4 * time.Second, true}} {
+		if err := w.awake(began.Add(tt.since)); (err == nil) != tt.ok || err != nil && !errors.Is(err, errAsleep) {
+			t.Errorf("since %s: %v, want none: %t", tt.since, err, tt.ok)
+		}
 	}
 }
 
@@ -149,7 +163,7 @@ func TestTries(t *testing.T) {
 		measure(ours, func(call int) bool { return call == 1 }),
 		measure(openvpnUDP, func(call int) bool { return call <= again }),
 	}}
-	b := &bench{runs: 2, atOnce: 1, limit: time.Minute}
+	b := &bench{runs: 2, atOnce: 1, limit: time.Minute, watch: &watchman{}}
 	err := b.tries(t.Context(), []*group{g})
 	if err == nil || strings.Count(err.Error(), "stood still") != 1 {
 		t.Errorf("%v, want one failure", err)
@@ -157,8 +171,8 @@ func TestTries(t *testing.T) {
 	if got := l.got[ours].known(); !slices.Equal(got, series{2, 3}) {
 		t.Errorf("ours is %v, want 2 and 3", got)
 	}
-	if got := l.got[openvpnUDP]; !math.IsNaN(got[0]) || got[1] != 3 {
-		t.Errorf("the other one is %v, want none and 3", got)
+	if got := l.got[openvpnUDP]; !math.IsNaN(got[0]) || got[1] != again+1 {
+		t.Errorf("the other one is %v, want none and %d", got, again+1)
 	}
 	b.limit = -1
 	if err := b.tries(t.Context(), []*group{{about: "something", lines: []*line{{}}, trials: slices.Repeat(g.trials, 100)}}); err == nil || !strings.Contains(err.Error(), "left out") {

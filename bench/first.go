@@ -14,7 +14,7 @@ import (
 func (b *bench) firstGroups() []*group {
 	const holes = "first connection, udp and quic blackholed (ferry: udp, quic, tcp)"
 	all := []*group{{name: "first", about: holes, lines: []*line{{what: holes + ": first ping after, s", short: "first ping", bars: within(1)}}, trials: []trial{{ours, firstBehindHoles}}}}
-	if _, _, ok := b.dnsForm(); !ok {
+	if !b.hasDNS() {
 		return all
 	}
 	const dns = "first connection, all but DNS blocked (ferry: udp, quic, tcp, wss, ssh, dns)"

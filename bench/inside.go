@@ -144,6 +144,11 @@ func (p *pinger) longest(from, to time.Time) (pause time.Duration) {
 	return max(pause, to.Sub(last))
 }
 
+// pause is by how much longest is more than what lies between two pings.
+func (p *pinger) pause(from, to time.Time) time.Duration {
+	return max(0, p.longest(from, to)-pingPause)
+}
+
 // lost counts those without an answer that were sent from one moment to another; the last second's do not count.
 func (p *pinger) lost(from, to time.Time) (n int) {
 	p.mu.Lock()

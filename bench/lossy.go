@@ -20,6 +20,7 @@ func lossyGroups() (all []*group) {
 		pings := &group{name: "loss-" + way, about: about + " (ferry: " + way + ")", lines: []*line{
 			{what: about + " (ferry: " + way + "): ping beside a TCP connection, 95th percentile, s", short: "p95"},
 			{what: about + " (ferry: " + way + "): pings lost of 100", short: "lost"},
+			{what: about + " (ferry: " + way + "): goodput of one TCP connection, Mbit/s", short: "goodput"},
 		}}
 		if way == "tcp" {
 			pings.lines[0].bars = []bar{atMost(3*lossyRTT.Seconds(), "<= 3 RTT")}
@@ -28,6 +29,7 @@ func lossyGroups() (all []*group) {
 			{what: pings.about + ": goodput of 8 TCP connections, Mbit/s", short: "goodput"},
 		}}
 		if way != "tcp" {
+			pings.lines[2].bars = []bar{timesWireguard(1)}
 			goodput.lines[0].bars = []bar{timesWireguard(1)}
 		}
 		for _, s := range lossyPeers(way) {
@@ -95,11 +97,12 @@ func (b *bench) lossyPings(ctx context.Context, s subject, way string, seed uint
 		return nil, ctx.Err()
 	}
 	to := time.Now()
+	rate := mbits(from, f)
 	if !sleep(ctx, settled) {
 		return nil, ctx.Err()
 	}
 	all := float64(lossyTime / pingPause)
-	return []float64{p.slowest(0.95, from, to), 100 * float64(p.lost(from, to)) / all}, nil
+	return []float64{p.slowest(0.95, from, to), 100 * float64(p.lost(from, to)) / all, rate}, nil
 }
 
 // goodput returns what several TCP connections get through, in Mbit/s.
@@ -130,11 +133,16 @@ func (b *bench) goodput(ctx context.Context, s subject, way string, seed uint64)
 	if !sleep(ctx, lossyTime) {
 		return nil, ctx.Err()
 	}
+	return []float64{mbits(from, flows...)}, nil
+}
+
+// mbits is what has arrived of some flows since a moment, in Mbit/s.
+func mbits(from time.Time, flows ...*flow) float64 {
 	bytes, took := 0, time.Since(from)
 	for _, f := range flows {
 		for _, a := range f.since(from) {
 			bytes += a.n
 		}
 	}
-	return []float64{float64(bytes) * 8 / 1e6 / took.Seconds()}, nil
+	return float64(bytes) * 8 / 1e6 / took.Seconds()
 }

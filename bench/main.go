@@ -53,6 +53,7 @@ type bench struct {
 	observe time.Duration // for how long changes back and forth are counted
 	logs    string        // directory for what the programs print; empty: none
 	tunnels *atomic.Int32 // of wireguard-go that were made, for their names
+	watch   *watchman
 }
 
 // A row is a group of figures that are measured together.
@@ -183,9 +184,13 @@ func (b *bench) program(name string) string { return filepath.Join(b.bin, name) 
 
 // measure measures rows into r, all unless some are named. It goes on after an error, unless it is that ctx has ended.
 func (b *bench) measure(ctx context.Context, only string, r *report) error {
+	wanted := func(r row) bool { return only == "" || slices.Contains(strings.Split(only, ","), r.name) }
+	if !slices.ContainsFunc(rows, wanted) {
+		return fmt.Errorf("there is no row %q: choose of %s", only, names(rows))
+	}
 	var failed []error
 	for _, row := range rows {
-		if only != "" && !slices.Contains(strings.Split(only, ","), row.name) {
+		if !wanted(row) {
 			continue
 		}
 		progress("%s: %s", row.name, row.about)

@@ -160,6 +160,9 @@ func (y *layout) columns() []string {
 	if y.ratios {
 		all = append(all, "ferry is")
 	}
+	if y.targets {
+		return all
+	}
 	return append(all, "bar", "met")
 }
 
@@ -184,6 +187,9 @@ func (y *layout) cells(l *line) []string {
 	}
 	if y.ratios {
 		all = append(all, join(ratios))
+	}
+	if y.targets {
+		return all
 	}
 	return append(all, join(bars), join(kept))
 }

@@ -33,8 +33,8 @@ type job struct {
 	run int
 }
 
-// again is how often a trial is repeated that could not be measured: the machine may have stood still.
-const again = 2
+// again is how often a trial is begun at most that could not be measured, or while the machine stood still.
+const again = 3
 
 // tries measures the groups, all of them once before any of them twice, b.atOnce trials at the same time.
 func (b *bench) tries(ctx context.Context, groups []*group) error {
@@ -61,8 +61,10 @@ func (b *bench) tries(ctx context.Context, groups []*group) error {
 					progress("NOT MEASURED: %v", err)
 					failed = append(failed, err)
 				}
-				for i, x := range got {
-					j.lines[i].got[j.subject][j.run] = x
+				if err == nil {
+					for i, x := range got {
+						j.lines[i].got[j.subject][j.run] = x
+					}
 				}
 				mu.Unlock()
 			}
@@ -101,26 +103,38 @@ func (b *bench) hand(ctx context.Context, groups []*group, jobs chan<- job) (lef
 	return left
 }
 
-// try measures a trial, and says so.
+// try measures a trial, and says so. If the machine is never awake for as long as that takes, the last one counts all the same.
 func (b *bench) try(ctx context.Context, j job) (got []float64, err error) {
 	for n := range again {
+		began := time.Now()
 		got, err = j.measure(ctx, b, uint64(100*j.run+n+1))
+		if err == nil {
+			err = b.watch.awake(began)
+		}
 		if err == nil || ctx.Err() != nil {
 			break
 		}
 		progress("  run %d/%d  %s, %s: %v", j.run+1, b.runs, j.about, subjectNames[j.subject], err)
 	}
-	if err != nil {
-		return nil, err
+	if errors.Is(err, errAsleep) {
+		b.watch.excuse()
+		err = nil
 	}
+	if err == nil {
+		progress("  run %d/%d  %-12s  %s: %s", j.run+1, b.runs, subjectNames[j.subject], j.about, j.say(got))
+	}
+	return got, err
+}
+
+// say puts the figures of a trial into a line.
+func (g *group) say(got []float64) string {
 	var all []string
-	for i, l := range j.lines {
+	for i, l := range g.lines {
 		if !math.IsNaN(got[i]) {
 			all = append(all, fmt.Sprintf("%s %s", l.short, figure(got[i])))
 		}
 	}
-	progress("  run %d/%d  %-12s  %s: %s", j.run+1, b.runs, subjectNames[j.subject], j.about, strings.Join(all, ", "))
-	return got, nil
+	return strings.Join(all, ", ")
 }
 
 // start starts a subject on a road; ways are those of ours.
