@@ -16,7 +16,11 @@ func (b *bench) startIodine() (*contender, error) {
 	if err != nil {
 		return nil, err
 	}
-	if _, err := start(); err != nil {
+	client, err := start()
+	if err == nil {
+		_, err = client.Await("Connection setup complete", 0, 2*patience)
+	}
+	if err != nil {
 		c.stop()
 		return nil, err
 	}

@@ -259,7 +259,7 @@ func (r *report) text() string {
 	var s strings.Builder
 	s.WriteString("\n")
 	for _, m := range r.machine {
-		fmt.Fprintf(&s, "%-13s %s\n", m[0], m[1])
+		fmt.Fprintf(&s, "%-16s %s\n", m[0], m[1])
 	}
 	s.WriteString("\n")
 	for _, table := range r.tables() {
