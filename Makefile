@@ -5,9 +5,11 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo deve
 GOFLAGS_BUILD = -trimpath -ldflags "-s -w -X main.version=$(VERSION)"
 PREFIX ?= /usr/local
 FUZZTIME ?= 30s
+# The last commit with figures of TLS and without sessions.
+BEFORE ?= 4646923dc48c
 PACKAGES = $(shell go list ./... | grep -v -e /test/netns -e /test/vm)
 
-.PHONY: help build minimal demo demo-secure demo-roam test unit netns test-vm exam bench bench-failover fuzz mutate lint vuln cross install clean
+.PHONY: help build minimal demo demo-secure demo-roam test unit netns test-vm exam bench bench-failover bench-sessions fuzz mutate lint vuln cross install clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -63,6 +65,11 @@ bench: build minimal ## the table of bench/RESULTS.md, measured side by side in 
 bench-failover: build ## bench/FAILOVER.md: how changes of the network interrupt traffic, beside OpenVPN, wireguard-go and iodine
 	@scripts/deps.sh bench
 	go run ./bench -failover
+
+bench-sessions: build ## bench/SESSIONS.md: what numbers, acknowledgements and the log of a session cost, beside a Ferry of BEFORE that had none
+	@scripts/deps.sh bench
+	@scripts/before.sh $(BEFORE) bin/before
+	go run ./bench -before bin/before -runs 5
 
 fuzz: ## every fuzz target for FUZZTIME
 	@scripts/fuzz.sh $(FUZZTIME)

@@ -30,7 +30,7 @@ func backGroups(observe time.Duration) (all []*group) {
 				{what: planned + ": pings overtaken, or answered twice", short: "disorder", bars: none("0 reordered")},
 				{what: planned + ": pause of pings, s", short: "pause"},
 				{what: planned + ": TCP inside stands still, s", short: "TCP stands still"},
-				{what: planned + ": the same in round trips of the pings before it", short: "in round trips", bars: []bar{atMost(1, "<= 1 RTT")}},
+				{what: planned + ": TCP inside stands still, in round trips of the pings before it", short: "in round trips", bars: []bar{atMost(1, "<= 1 RTT")}},
 				{what: planned + ": TCP inside stands still in the time before it, s", short: "before"},
 				{what: planned + ": segments of TCP inside out of order", short: "out of order"},
 				{what: planned + ": segments of TCP inside sent again", short: "sent again"},

@@ -20,11 +20,11 @@ func (b *bench) dnsGroups() []*group {
 		return nil
 	}
 	const about = "DNS, the gateway asked directly"
-	speed := &group{name: "dns", about: about, lines: []*line{
+	speed := &group{name: "dns", patient: true, about: about, lines: []*line{
 		{what: about + ": download, KB/s", short: "down", bars: []bar{{">= 150 KB/s", own, func(x float64) bool { return x >= 150 }}}},
 		{what: about + ": upload, KB/s", short: "up"},
 	}}
-	outage := &group{name: "dns-outage", about: fmt.Sprintf("%s, an outage of %s", about, dnsOutage), lines: []*line{
+	outage := &group{name: "dns-outage", patient: true, about: fmt.Sprintf("%s, an outage of %s", about, dnsOutage), lines: []*line{
 		{what: fmt.Sprintf("%s, an outage of %s: first ping after its end, s", about, dnsOutage), short: "first ping", bars: []bar{atMost(dnsLimit.Seconds(), "survives")}},
 		{what: fmt.Sprintf("%s, an outage of %s: TCP inside ended, or another address inside", about, dnsOutage), short: "broken", bars: none("survives")},
 	}}

@@ -211,7 +211,6 @@ func (b *bench) interrupt(ctx context.Context, only []string, r *report) error {
 	if err != nil {
 		r.failures = strings.Split(err.Error(), "\n")
 	}
-	r.took = time.Since(r.began)
 	return err
 }
 

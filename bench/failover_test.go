@@ -102,7 +102,7 @@ func TestPinger(t *testing.T) {
 
 // TestLayout: each line has as many cells as there are columns.
 func TestLayout(t *testing.T) {
-	for _, y := range []layout{measurements, interruptions} {
+	for _, y := range []layout{measurements, interruptions, sessionsCost} {
 		if got, want := len(y.cells(&line{})), len(y.columns()); got != want {
 			t.Errorf("%s: %d cells, %d columns", y.title, got, want)
 		}

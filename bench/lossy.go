@@ -17,7 +17,7 @@ const (
 func lossyGroups() (all []*group) {
 	const about = "1 % loss, 50 ms"
 	for _, way := range []string{"tcp", "udp", "quic"} {
-		pings := &group{name: "loss-" + way, about: about + " (ferry: " + way + ")", lines: []*line{
+		pings := &group{name: "loss-" + way, patient: true, about: about + " (ferry: " + way + ")", lines: []*line{
 			{what: about + " (ferry: " + way + "): ping beside a TCP connection, 95th percentile, s", short: "p95"},
 			{what: about + " (ferry: " + way + "): pings lost of 100", short: "lost"},
 			{what: about + " (ferry: " + way + "): goodput of one TCP connection, Mbit/s", short: "goodput"},
@@ -25,7 +25,7 @@ func lossyGroups() (all []*group) {
 		if way == "tcp" {
 			pings.lines[0].bars = []bar{atMost(3*lossyRTT.Seconds(), "<= 3 RTT")}
 		}
-		goodput := &group{name: "goodput-" + way, about: pings.about, lines: []*line{
+		goodput := &group{name: "goodput-" + way, patient: true, about: pings.about, lines: []*line{
 			{what: pings.about + ": goodput of 8 TCP connections, Mbit/s", short: "goodput"},
 		}}
 		if way != "tcp" {

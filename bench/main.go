@@ -15,7 +15,7 @@
 //   - TCP is cubic everywhere, and each traffic generator is the same program for all.
 //
 // With -failover it measures instead how changes of the network interrupt traffic: failover.go, in the networks
-// that road.go draws, and beside OpenVPN too.
+// that road.go draws, and beside OpenVPN and iodine too. With -before it measures what sessions cost: cost.go.
 //
 // It needs root, iperf3, ping and an idle machine. Nothing is left behind, not even after Ctrl-C.
 // An error of one row is shown in its place, and the exit status is 1; a bar that is not met is no error.
@@ -50,6 +50,7 @@ type bench struct {
 	// With -failover:
 	atOnce  int           // how many trials run at the same time
 	limit   time.Duration // after which none is begun any more
+	began   time.Time     // the first one
 	observe time.Duration // for how long changes back and forth are counted
 	logs    string        // directory for what the programs print; empty: none
 	tunnels *atomic.Int32 // of wireguard-go that were made, for their names
@@ -107,23 +108,27 @@ var generators = map[string]func(args []string) error{
 // run measures what the flags say and writes the report.
 func run(ctx context.Context) error {
 	b := &bench{tunnels: new(atomic.Int32)}
-	var only, out string
+	var only, out, before string
 	var failover bool
 	flag.IntVar(&b.runs, "runs", 3, "`times` that each figure is measured")
 	flag.DurationVar(&b.flow, "time", 3*time.Second, "`duration` of each TCP flow, in whole seconds")
 	flag.IntVar(&b.sessions, "sessions", 10_000, "`number` of idle sessions")
 	flag.StringVar(&b.bin, "bin", "bin", "`directory` of vpnsrv and vpncli")
 	flag.BoolVar(&failover, "failover", false, "measure how changes of the network interrupt traffic instead")
+	flag.StringVar(&before, "before", "", "measure what sessions cost instead, beside the programs in this `directory` that had none")
 	flag.IntVar(&b.atOnce, "parallel", 4, "with -failover: `number` of trials at the same time")
 	flag.DurationVar(&b.limit, "limit", 17*time.Minute, "with -failover: `duration` after which no trial is begun any more")
 	flag.DurationVar(&b.observe, "observe", time.Minute, "with -failover: `duration` in which changes back and forth are counted")
 	flag.StringVar(&b.logs, "logs", "", "with -failover: existing `directory` for what the programs print in each trial")
 	flag.StringVar(&only, "only", "", "measure these `rows` only, with commas between them, and write no file: "+names(rows)+"; with -failover those that begin so")
-	flag.StringVar(&out, "out", "", "`file` for the report (default bench/RESULTS.md; with -failover bench/FAILOVER.md)")
+	flag.StringVar(&out, "out", "", "`file` for the report (default bench/RESULTS.md; with -failover bench/FAILOVER.md, with -before bench/SESSIONS.md)")
 	flag.Parse()
 	layout := measurements
-	if failover {
+	switch {
+	case failover:
 		layout = interruptions
+	case before != "":
+		layout = sessionsCost
 	}
 	out = cmp.Or(out, layout.file)
 	if b.runs < 1 || b.flow < time.Second || b.flow%time.Second != 0 || b.atOnce < 1 {
@@ -142,12 +147,18 @@ func run(ctx context.Context) error {
 	}
 	defer b.net.Close()
 	r := b.newReport(layout)
-	if failover {
-		err = b.interrupt(ctx, strings.Split(only, ","), r)
-	} else {
+	if !failover {
 		r.machine = append(r.machine, [2]string{"TCP flows", b.flow.String()})
+	}
+	switch {
+	case failover:
+		err = b.interrupt(ctx, strings.Split(only, ","), r)
+	case before != "":
+		err = b.cost(ctx, before, r)
+	default:
 		err = b.measure(ctx, only, r)
 	}
+	r.took = time.Since(r.began)
 	if ctx.Err() != nil {
 		return errors.New("interrupted")
 	}
@@ -207,7 +218,6 @@ func (b *bench) measure(ctx context.Context, only string, r *report) error {
 		}
 		r.lines = append(r.lines, lines...)
 	}
-	r.took = time.Since(r.began)
 	return errors.Join(failed...)
 }
 

@@ -17,10 +17,11 @@ const (
 	openvpnUDP
 	openvpnTCP
 	iodine
+	former   // Ferry before it had sessions
 	subjects // how many
 )
 
-var subjectNames = [subjects]string{"bare", "ferry", "wireguard-go", "openvpn udp", "openvpn tcp", "iodine"}
+var subjectNames = [subjects]string{"bare", "ferry", "wireguard-go", "openvpn udp", "openvpn tcp", "iodine", "before sessions"}
 
 // A path leads from c1 to an address through one of the subjects.
 type path struct {

@@ -170,8 +170,8 @@ func (y *layout) columns() []string {
 func (y *layout) cells(l *line) []string {
 	var ratios, bars, kept []string
 	if l.ratios {
-		for _, than := range []subject{bare, wireguardGo} {
-			if r := l.ratio(than); len(r) > 0 {
+		for _, than := range []subject{bare, wireguardGo, former} {
+			if r := l.ratio(than).known(); len(r) > 0 {
 				ratios = append(ratios, fmt.Sprintf("%s x %s", r, subjectNames[than]))
 			}
 		}

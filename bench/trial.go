@@ -18,6 +18,7 @@ type group struct {
 	name, about string
 	lines       []*line
 	trials      []trial
+	patient     bool // takes so long that a standstill of the machine makes no difference
 }
 
 // A trial measures one subject once, on a road of its own: a figure for each line of its group, NaN for one that does not apply.
@@ -38,8 +39,7 @@ const again = 3
 
 // tries measures the groups, all of them once before any of them twice, b.atOnce trials at the same time.
 func (b *bench) tries(ctx context.Context, groups []*group) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
+	b.began = time.Now()
 	for _, g := range groups {
 		for _, l := range g.lines {
 			for _, t := range g.trials {
@@ -81,7 +81,7 @@ func (b *bench) tries(ctx context.Context, groups []*group) error {
 // hand gives the trials to jobs, until the time is over, and returns how many it did not.
 func (b *bench) hand(ctx context.Context, groups []*group, jobs chan<- job) (left int) {
 	defer close(jobs)
-	end := time.After(b.limit)
+	end := time.After(time.Until(b.began.Add(b.limit)))
 	over := false
 	for run := range b.runs {
 		for _, g := range groups {
@@ -103,15 +103,16 @@ func (b *bench) hand(ctx context.Context, groups []*group, jobs chan<- job) (lef
 	return left
 }
 
-// try measures a trial, and says so. If the machine is never awake for as long as that takes, the last one counts all the same.
+// try measures a trial, and says so. If the machine is never awake for as long as that takes, or the time is
+// over, the last one counts all the same.
 func (b *bench) try(ctx context.Context, j job) (got []float64, err error) {
 	for n := range again {
 		began := time.Now()
 		got, err = j.measure(ctx, b, uint64(100*j.run+n+1))
-		if err == nil {
+		if err == nil && !j.patient {
 			err = b.watch.awake(began)
 		}
-		if err == nil || ctx.Err() != nil {
+		if err == nil || ctx.Err() != nil || time.Since(b.began) > b.limit {
 			break
 		}
 		progress("  run %d/%d  %s, %s: %v", j.run+1, b.runs, j.about, subjectNames[j.subject], err)
