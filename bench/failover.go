@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"os/exec"
@@ -203,8 +202,8 @@ func (b *bench) interrupt(ctx context.Context, only []string, r *report) error {
 	r.machine = append(r.machine,
 		[2]string{"at the same time", fmt.Sprint(b.atOnce)},
 		[2]string{"standstills", b.watch.summary()},
-		[2]string{"OpenVPN", version(ctx, "openvpn", "--version")},
-		[2]string{"iodine", version(ctx, "iodine", "-v")})
+		[2]string{"OpenVPN", packaged(ctx, "openvpn")},
+		[2]string{"iodine", packaged(ctx, "iodine")})
 	for _, g := range chosen {
 		r.lines = append(r.lines, g.lines...)
 	}
@@ -214,11 +213,13 @@ func (b *bench) interrupt(ctx context.Context, only []string, r *report) error {
 	return err
 }
 
-// version is the first line that a program prints about itself.
-func version(ctx context.Context, args ...string) string {
-	out, _ := exec.CommandContext(ctx, args[0], args[1:]...).CombinedOutput() // some end with 1 after it
-	first, _, _ := strings.Cut(strings.TrimSpace(string(out)), "\n")
-	return cmp.Or(first, "not installed")
+// packaged is the version of a Debian package.
+func packaged(ctx context.Context, name string) string {
+	out, err := exec.CommandContext(ctx, "dpkg-query", "-W", "-f", "${Version}", name).Output()
+	if err != nil {
+		return "not installed as a package of Debian"
+	}
+	return string(out)
 }
 
 // groups are the rows of bench/FAILOVER.md. What takes long comes first, so that it does not end alone.

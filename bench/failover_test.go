@@ -129,6 +129,30 @@ func TestTargets(t *testing.T) {
 	}
 }
 
+// What vpncli tells, as it tells it.
+func TestToldByFerry(t *testing.T) {
+	const told = `time=2026-11-21T15:40:43.208Z level=DEBUG msg=failover action="dial way 0"
+{"time":"2026-11-21T15:40:42Z","event":"connecting","server":"tcp://192.168.101.1:2002"}
+{"time":"2026-11-21T15:40:43Z","event":"connected","server":"192.168.101.1:2002","carrier":"tcp","way":"tcp://192.168.101.1:2002"}
+{"time":"2026-11-21T15:40:46Z","event":"switched","server":"192.168.101.1:443","way":"wss://192.168.101.1:443/ferry","reason":"silent"}
+`
+	c := contender{changes: func() []change { return changesIn(told) }}
+	if all := c.changes(); len(all) != 2 || all[1].way != "wss://192.168.101.1:443/ferry" || all[1].why != "silent" {
+		t.Errorf("the changes are %v, want two", all)
+	}
+	began := time.Date(2026, 11, 21, 15, 40, 44, 0, time.UTC)
+	if n := len(c.changesTo("wss", began)); n != 1 {
+		t.Errorf("%d changes to wss, want 1", n)
+	}
+	if n := len(c.changesTo("tcp", began)); n != 0 {
+		t.Errorf("%d changes to tcp since a moment, want none: it was before", n)
+	}
+	const status = `{"ways":[{"name":"tcp://a","state":"in use"},{"name":"udp://a","state":"idle"},{"name":"wss://a","state":"standby"}]}`
+	if used, standby := waysIn(status); used != "tcp://a" || standby != "wss://a" {
+		t.Errorf("by %q, and %q stands by", used, standby)
+	}
+}
+
 // TestWatchman: a trial that the machine slept through does not count, and one that it did not does.
 func TestWatchman(t *testing.T) {
 	began := time.Now()

@@ -116,7 +116,7 @@ func run(ctx context.Context) error {
 	flag.StringVar(&b.bin, "bin", "bin", "`directory` of vpnsrv and vpncli")
 	flag.BoolVar(&failover, "failover", false, "measure how changes of the network interrupt traffic instead")
 	flag.StringVar(&before, "before", "", "measure what sessions cost instead, beside the programs in this `directory` that had none")
-	flag.IntVar(&b.atOnce, "parallel", 4, "with -failover: `number` of trials at the same time")
+	flag.IntVar(&b.atOnce, "parallel", 5, "with -failover: `number` of trials at the same time")
 	flag.DurationVar(&b.limit, "limit", 17*time.Minute, "with -failover: `duration` after which no trial is begun any more")
 	flag.DurationVar(&b.observe, "observe", time.Minute, "with -failover: `duration` in which changes back and forth are counted")
 	flag.StringVar(&b.logs, "logs", "", "with -failover: existing `directory` for what the programs print in each trial")

@@ -93,10 +93,14 @@ func wayOf(b *bench, ns *lab.Namespace) (used, standby string) {
 	if err != nil {
 		return "", ""
 	}
+	return waysIn(out)
+}
+
+func waysIn(status string) (used, standby string) {
 	var s struct {
 		Ways []struct{ Name, State string }
 	}
-	if json.Unmarshal([]byte(out), &s) != nil {
+	if json.Unmarshal([]byte(status), &s) != nil {
 		return "", ""
 	}
 	for _, w := range s.Ways {
@@ -117,8 +121,11 @@ type change struct {
 }
 
 // changes are those that vpncli has told of.
-func (f *ferry) changes() (all []change) {
-	for text := range strings.Lines(f.clients[0].Output()) {
+func (f *ferry) changes() []change { return changesIn(f.clients[0].Output()) }
+
+// changesIn finds them among what it prints.
+func changesIn(out string) (all []change) {
+	for text := range strings.Lines(out) {
 		var e struct {
 			Time               time.Time
 			Event, Way, Reason string
