@@ -11,6 +11,7 @@ import (
 
 const (
 	warm    = 3 * time.Second // of traffic before anything fails
+	warmUps = 4               // times warm are waited for more, at most
 	least   = 4 * time.Second // of traffic after it has failed: what comes late is seen as well
 	settled = 1500 * time.Millisecond
 	silence = 5 * time.Second
