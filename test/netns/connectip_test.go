@@ -104,6 +104,14 @@ func TestStock(t *testing.T) {
 	transfer(t, n.gw, n.c1, addr, 8<<20, 30*time.Second)
 	transfer(t, n.c2, n.c1, addr, 4<<20, 30*time.Second)
 	run(t, n.c2, "ping -n -q -c 3 -i 0.05 -s 8000 "+addr) // in fragments
+	up := newNumberedStream(t, n.c1, n.gw, gatewayVPN, time.Millisecond)
+	down := newNumberedStream(t, n.gw, n.c1, addr, time.Millisecond)
+	time.Sleep(300 * time.Millisecond)
+	for name, s := range map[string]*numberedStream{"up": up, "down": down} {
+		if lost, doubled, _, _ := s.end(); doubled > 0 || lost > s.sent/20 {
+			t.Errorf("UDP %s: of %d packets %d are lost, %d came twice", name, s.sent, lost, doubled)
+		}
+	}
 	if out, err := n.gw.Run("ping -n -c 1 -W 3 -M do -s 1472 " + addr); err == nil || !strings.Contains(out, "mtu") {
 		t.Errorf("a packet of 1500 bytes that must not be fragmented: %v\n%s", err, out)
 	}
