@@ -92,7 +92,7 @@ func appendRoutes(b []byte, all []netip.Prefix) []byte {
 	var value []byte
 	var last netip.Addr
 	for _, p := range all {
-		if last.IsValid() && last.Is4() == p.Addr().Is4() && p.Addr().Compare(last) <= 0 {
+		if last.IsValid() && p.Addr().Compare(last) <= 0 {
 			continue // within the one before: prefixes do not overlap otherwise
 		}
 		last = lastOf(p)

@@ -116,10 +116,29 @@ func TestCapsuleBounds(t *testing.T) {
 	}
 }
 
+// A part of an address is none.
+func TestAddressParts(t *testing.T) {
+	for _, prefix := range []string{"10.0.0.7/32", "fd00::7/128"} {
+		whole := appendAddress(nil, address{1 << 20, netip.MustParsePrefix(prefix)})
+		for n := 1; n < len(whole); n++ {
+			if all, err := parseAddresses(whole[:n]); !errors.Is(err, errCapsule) {
+				t.Errorf("%s: %d of %d bytes: got %v, %v", prefix, n, len(whole), all, err)
+			}
+		}
+	}
+	if _, err := parseAddresses([]byte{1, 5, 10, 0, 0, 1, 32}); !errors.Is(err, errCapsule) {
+		t.Errorf("IP of version 5: got %v", err)
+	}
+}
+
 // FuzzAddresses: what parses is written as it was, if its integers are of the shortest form, and is what the RFC allows.
 func FuzzAddresses(f *testing.F) {
 	f.Add(appendAddress(nil, address{1, netip.MustParsePrefix("10.0.0.7/32")}))
 	f.Add(appendAddress(appendAddress(nil, address{0, netip.MustParsePrefix("::/0")}), address{1 << 20, netip.MustParsePrefix("fd00::/8")}))
+	for whole, n := appendAddress(nil, address{1 << 20, netip.MustParsePrefix("10.0.0.7/32")}), 0; n < 10; n++ { // parts of one
+		f.Add(whole[:n])
+	}
+	f.Add([]byte{1, 0, 10, 0, 0, 1, 32})
 	f.Add([]byte{1, 4, 10, 0, 0, 1, 8}) // bits behind the prefix
 	f.Add([]byte{1, 4, 10, 0, 0, 1, 33})
 	f.Add([]byte{1, 5, 10, 0, 0, 1, 32})
