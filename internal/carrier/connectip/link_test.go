@@ -94,6 +94,50 @@ func TestNobody(t *testing.T) {
 	}
 }
 
+// TestNoPacket: a client whose request is granted, and that says nothing behind it, keeps the gateway neither when it goes nor
+// when its time is over.
+func TestNoPacket(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		goes bool
+		want error
+	}{
+		{"it goes", true, io.EOF},
+		{"it stays", false, context.Canceled},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			key := identity.NewKey()
+			l, err := Listen(t.Context(), carrier.Endpoint{Scheme: "connect-ip", Host: "127.0.0.1"}, key.Outer())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer l.Close()
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			ended := make(chan error, 1)
+			go func() { // ends with the handshake
+				p, err := l.Accept()
+				if err == nil {
+					_, _, _, err = p.Handshake(ctx, Gate{TLS: key.Server(everybody)})
+				}
+				ended <- err
+			}()
+			raw, status, _ := request3Of(t, endpointOf(l.Addr().(Addr).AddrPort()), func(*http.Request) {})
+			if status != http.StatusOK {
+				t.Fatalf("the answer is %d", status)
+			}
+			if tt.goes {
+				_ = raw.Close()
+			} else {
+				cancel()
+			}
+			if err := await(t, ended); !errors.Is(err, tt.want) {
+				t.Errorf("the gateway has %v, want %v", err, tt.want)
+			}
+		})
+	}
+}
+
 // TestCut: the end of the connection, whoever brings it about, ends what waits at the other end in order.
 func TestCut(t *testing.T) {
 	client, gateway := pair(t)

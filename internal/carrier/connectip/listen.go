@@ -142,6 +142,8 @@ func accept3(ctx context.Context, t *tunnel3, c *tls.Config) (carrier.Link, iden
 	var key identity.Public
 	if err == nil {
 		link, protocol, key, err = p.Handshake(ctx, c)
+	} else if why := t.raw.Cause(); why != nil { // the connection has ended before a packet came
+		err = why
 	}
 	if !stop() && err == nil {
 		err = ctx.Err()

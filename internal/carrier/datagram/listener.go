@@ -29,7 +29,7 @@ type Config struct {
 type Listener struct {
 	c      Config
 	e      *endpoint
-	accept chan *Pending // capacity c.Handshakes, so that sending never waits; closed by Close
+	accept chan *Pending // capacity c.Handshakes, so that sending never waits; sent to and closed by the reading goroutine
 	open   atomic.Int64  // handshakes
 	secret [32]byte      // of cookies
 	start  time.Time
@@ -48,7 +48,10 @@ func Listen(t Transport, c Config) *Listener {
 	l := &Listener{c: c, e: newEndpoint(t), accept: make(chan *Pending, c.Handshakes), start: time.Now()}
 	_, _ = rand.Read(l.secret[:]) // never fails
 	l.e.listen = l
-	l.e.reads.Go(l.e.run)
+	l.e.reads.Go(func() {
+		l.e.run()
+		close(l.accept)
+	})
 	return l
 }
 
@@ -66,7 +69,7 @@ func (l *Listener) Addr() net.Addr { return l.e.t.Local() }
 // Drops returns how many datagrams were dropped for which reason.
 func (l *Listener) Drops() map[string]uint64 { return l.e.drops.stats() }
 
-// Accept waits for a client. The error is net.ErrClosed.
+// Accept waits for a client. The error is net.ErrClosed: nobody comes any more, for the listener was closed, or the transport has ended.
 func (l *Listener) Accept() (*Pending, error) {
 	p, ok := <-l.accept
 	if !ok {
@@ -80,7 +83,6 @@ func (l *Listener) Close() error {
 	l.close.Do(func() {
 		_ = l.e.t.Close()
 		l.e.reads.Wait()
-		close(l.accept) // who sends to it has ended
 		for p := range l.accept {
 			p.Close()
 		}

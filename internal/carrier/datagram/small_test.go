@@ -3,6 +3,7 @@ package datagram
 import (
 	"bytes"
 	"math/rand/v2"
+	"net"
 	"net/netip"
 	"testing"
 	"testing/synctest"
@@ -174,6 +175,17 @@ func TestTransportError(t *testing.T) {
 		if err := l.failure(); err != errStranger {
 			t.Errorf("got %v, want %v", err, errStranger)
 		}
+	})
+}
+
+// Who accepts hears of the end of a transport, whether or not somebody closes the listener.
+func TestTransportEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := Listen(&failing{memory: newNetwork().open(gatewayAt, 1000)}, Config{})
+		if _, err := l.Accept(); err != net.ErrClosed {
+			t.Errorf("got %v, want %v", err, net.ErrClosed)
+		}
+		_ = l.Close()
 	})
 }
 
