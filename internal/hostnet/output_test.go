@@ -3,8 +3,10 @@ package hostnet
 import (
 	"fmt"
 	"net/netip"
+	"os/exec"
 	"strings"
 	"testing"
+	"time"
 )
 
 // What a LAN may have, what is cut out of it, and what is let to another full tunnel.
@@ -13,6 +15,12 @@ func TestOutput(t *testing.T) {
 		return
 	}
 	run(t, "ip addr add 192.168.77.2/24 dev veth0", "ip addr add fd77::2/64 dev veth0 nodad")
+	for range 100 { // the kernel makes its route a moment later
+		if out, _ := exec.Command("ip", "-6", "route", "show", "table", "local").Output(); strings.Contains(string(out), "fd77::2") {
+			break
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
 	before := snapshot(t)
 	tun, second := openTUN(t, "vpn0"), openTUN(t, "vpn1")
 	l0, l1 := New("vpn0", nil), New("vpn1", nil)

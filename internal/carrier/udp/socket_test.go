@@ -171,7 +171,7 @@ func TestAllocations(t *testing.T) {
 			}
 		}
 	})
-	if n > 1 { // the race detector makes pools forget
+	if n > 8 { // of 44 datagrams: the race detector makes pools forget
 		t.Errorf("%v allocations", n)
 	}
 }
