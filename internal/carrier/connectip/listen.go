@@ -145,7 +145,7 @@ func accept3(ctx context.Context, t *tunnel3, c *tls.Config) (carrier.Link, iden
 	} else if why := t.raw.Cause(); why != nil { // the connection has ended before a packet came
 		err = why
 	}
-	if !stop() && err == nil {
+	if !stop() && err == nil { // mutate: both end at one moment
 		err = ctx.Err()
 	}
 	if err != nil {
