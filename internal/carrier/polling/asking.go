@@ -86,8 +86,19 @@ func (a *asking) close(n uint32) (at time.Time, ok bool) {
 // retire gives up the oldest question.
 func (a *asking) retire() { a.close(a.first) }
 
-// answered takes an answer.
+// refused takes the word that there will be no answer. It came at once, so the next polls have to wait: else they are as many as the
+// way there and back lets through.
+func (a *asking) refused(n uint32) {
+	a.close(n)
+	a.want = max(a.want-1, a.c.Least)
+	a.empty = true
+}
+
+// answered takes an answer. To what was never asked there is none: that is an invention, and gives nothing up.
 func (a *asking) answered(n uint32, held time.Duration, full bool, now time.Time) {
+	if int32(n-a.next) >= 0 {
+		return
+	}
 	at, ok := a.close(n)
 	if ok {
 		a.measured(now.Sub(at) - held)

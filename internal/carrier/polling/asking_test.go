@@ -69,7 +69,14 @@ func TestAsking(t *testing.T) {
 				n := p.next - uint32(rapid.IntRange(-3, 80).Draw(t, "back"))
 				held := time.Duration(rapid.IntRange(0, 200).Draw(t, "held")) * time.Millisecond
 				a.answered(n, held, rapid.Bool().Draw(t, "full"), now)
-				p.answered(n)
+				if int32(n-p.next) < 0 {
+					p.answered(n)
+				}
+			},
+			"refuse": func(t *rapid.T) {
+				n := p.next - uint32(rapid.IntRange(0, 20).Draw(t, "back"))
+				a.refused(n)
+				p.close(n)
 			},
 			"lose": func(t *rapid.T) {
 				n := p.next - uint32(rapid.IntRange(0, 20).Draw(t, "back"))
@@ -116,5 +123,44 @@ func TestRTT(t *testing.T) {
 	}
 	if a.rtt != 20*time.Millisecond || a.timeout() != 100*time.Millisecond {
 		t.Errorf("a round trip of %v, and a timeout of %v", a.rtt, a.timeout())
+	}
+}
+
+// A resolver that says at once, to each question, that there is no answer (SERVFAIL) is not asked as fast as it can say so.
+func TestRefusedAtOnce(t *testing.T) {
+	c := Config{Polls: 32, Bound: true, Hold: 300 * time.Millisecond}
+	c.setDefaults()
+	now := time.Unix(1_800_000_000, 0)
+	a := newAsking(c, 7, now)
+	for range c.Polls { // something was downloaded before
+		a.answered(a.ask(1, now), 0, true, now)
+	}
+	a.sent(now)
+	asked := 0
+	for end := now.Add(time.Second); now.Before(end); now = now.Add(time.Millisecond) {
+		n := a.due(now)
+		asked += n
+		for first := a.ask(n, now); n > 0; n-- {
+			a.refused(first)
+			first++
+		}
+	}
+	if most := 10 * c.Polls; asked > most {
+		t.Errorf("%d questions in a second, want %d at most", asked, most)
+	}
+}
+
+// An answer to a question that was never asked is somebody else's invention: what is under way stays, and no more is asked for it.
+func TestInventedAnswers(t *testing.T) {
+	c := Config{Polls: 1024}
+	c.setDefaults()
+	now := time.Unix(1_800_000_000, 0)
+	a := newAsking(c, 7, now)
+	first := a.ask(8, now)
+	for i := range uint32(1000) {
+		a.answered(first+1000+i, 0, true, now)
+	}
+	if a.open != 8 || a.want != c.Least {
+		t.Errorf("%d questions are under way, and %d are wanted", a.open, a.want)
 	}
 }

@@ -159,7 +159,7 @@ func (t *Client) answered(all []Answer) {
 		switch a := &all[i]; {
 		case a.Nobody:
 		case a.Lost:
-			t.a.unsent(a.Number, a.Number+1)
+			t.a.refused(a.Number)
 		default:
 			t.a.answered(a.Number, a.Held, len(a.Data) > 0, now)
 		}
