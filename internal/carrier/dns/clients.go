@@ -9,9 +9,9 @@ import (
 const (
 	// maxClients bounds those of whom something is known. Each of them was at one address at least, so this takes connections of TCP.
 	maxClients = 4096
-	// sampled is how many are looked at for one to make room: that which was silent for longest.
+	// sampled is how many are looked at for one to make room: that which was silent for longest, of those who were given no datagram for
+	// heardOf; where all were, for that takes no key, of them. Whoever is connected, and has to go, shows itself by TCP again.
 	sampled = 16
-	// heardOf is how long one that was given an answer with a datagram is not among those.
 	heardOf = time.Minute
 
 	// maxProven is how many networks a client can have proven at a time: resolvers ask from many addresses.
@@ -76,15 +76,15 @@ func (c *client) has(p netip.Prefix) bool {
 	return false
 }
 
-// prove notes that a client is at an address, or behind it. It returns false when there is no room for one more.
-func (c *clients) prove(id uint64, at netip.Addr, now time.Time) bool {
+// prove notes that a client is at an address, or behind it.
+func (c *clients) prove(id uint64, at netip.Addr, now time.Time) {
 	p := network(at)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	one := c.all[id]
 	if one == nil {
-		if len(c.all) >= maxClients && !c.evict(now) {
-			return false
+		if len(c.all) >= maxClients {
+			c.evict(now)
 		}
 		if c.all == nil {
 			c.all = map[uint64]*client{}
@@ -96,28 +96,31 @@ func (c *clients) prove(id uint64, at netip.Addr, now time.Time) bool {
 		one.proven[one.next] = p
 		one.next = (one.next + 1) % maxProven
 	}
-	return true
 }
 
-// evict forgets the one that was silent for longest, of some. The caller holds mu.
-func (c *clients) evict(now time.Time) bool {
+// evict forgets one of some. The caller holds mu.
+func (c *clients) evict(now time.Time) {
 	var victim uint64
-	var oldest *client
+	var worst *client
 	n := 0
 	for id, one := range c.all { // in no order that anybody could foresee
-		if now.Sub(one.given) > heardOf && (oldest == nil || one.last.Before(oldest.last)) {
-			victim, oldest = id, one
+		if worst == nil || one.before(worst, now) {
+			victim, worst = id, one
 		}
-		if n++; n == sampled && oldest != nil {
+		if n++; n == sampled {
 			break
 		}
 	}
-	if oldest == nil {
-		return false
-	}
-	c.said -= len(oldest.said) * maxDown
+	c.said -= len(worst.said) * maxDown
 	delete(c.all, victim)
-	return true
+}
+
+// before tells whether c has to go rather than o.
+func (c *client) before(o *client, now time.Time) bool {
+	if idle := now.Sub(c.given) > heardOf; idle != (now.Sub(o.given) > heardOf) {
+		return idle
+	}
+	return c.last.Before(o.last)
 }
 
 // keep keeps a datagram that is in the answer to a question, for the same question may come again.
