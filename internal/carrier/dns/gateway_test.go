@@ -9,9 +9,11 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/netip"
+	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -529,6 +531,27 @@ func TestErrors(t *testing.T) {
 	cancel()
 	if _, err := Dial(ctx, e, nil, nil, func() []netip.Addr { return []netip.Addr{netip.MustParseAddr("127.0.0.1")} }); err == nil {
 		t.Error("an attempt that was given up has come to something")
+	}
+}
+
+// A rejecting socket is that of a way where a firewall rejects what is sent.
+type rejecting struct {
+	net.Conn
+	writes int
+}
+
+func (r *rejecting) Write(b []byte) (int, error)     { r.writes++; return len(b), nil }
+func (r *rejecting) Read([]byte) (int, error)        { return 0, os.NewSyscallError("read", syscall.EHOSTUNREACH) }
+func (r *rejecting) SetReadDeadline(time.Time) error { return nil }
+
+// Where a firewall says that nothing passes (icmp-admin-prohibited), a test is over, and not sent as fast as that is said.
+func TestRejected(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	var conn rejecting
+	m := appendQuestion(nil, 1, example, query{test: true, data: []byte{0, 1}})
+	if _, err := new(resolver).testUDP(ctx, &conn, m); !errors.Is(err, syscall.EHOSTUNREACH) || conn.writes != 1 {
+		t.Errorf("sent %d times, %v", conn.writes, err)
 	}
 }
 

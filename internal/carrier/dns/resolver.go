@@ -254,11 +254,11 @@ func (r *resolver) testUDP(ctx context.Context, conn net.Conn, m []byte) (reply,
 		_ = conn.SetReadDeadline(time.Now().Add(resend))
 		for ctx.Err() == nil {
 			n, err := conn.Read(b[:])
-			if errors.Is(err, syscall.ECONNREFUSED) {
-				return reply{}, err
-			}
-			if err != nil {
+			if errors.Is(err, os.ErrDeadlineExceeded) {
 				break
+			}
+			if err != nil { // nobody is there, or a firewall says no
+				return reply{}, err
 			}
 			if got, err := parseReply(scratch[:0], b[:n], rawOf(m)); err == nil && got.id == binary.BigEndian.Uint16(m) {
 				return got, nil
