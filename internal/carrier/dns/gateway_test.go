@@ -478,6 +478,34 @@ func TestStreams(t *testing.T) {
 	}
 }
 
+// Who holds connections in many networks keeps nobody out: that goes which has said nothing for longest.
+func TestStreamsOfMany(t *testing.T) {
+	var s streams
+	at := func(i int) *stream {
+		x := &stream{from: netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, byte(i / networkStreams), 1, 1}), 1)}
+		x.said.Store(int64(1000 + i))
+		return x
+	}
+	var all []*stream
+	for i := range maxStreams {
+		x := at(i)
+		if victim, ok := s.add(x); !ok || victim != nil {
+			t.Fatalf("connection %d: %t, and %v has to go", i, ok, victim)
+		}
+		all = append(all, x)
+	}
+	all[0].said.Store(9999)
+	if victim, ok := s.add(at(maxStreams)); !ok || victim != all[1] {
+		t.Errorf("%t, and %v has to go", ok, victim)
+	}
+	if len(s.all) != maxStreams {
+		t.Errorf("there are %d connections", len(s.all))
+	}
+	if victim, ok := s.add(at(2 * networkStreams)); ok || victim != nil {
+		t.Errorf("one network has more than its share, or %v had to go for nobody", victim)
+	}
+}
+
 // Errors say what is wrong, and what to do.
 func TestErrors(t *testing.T) {
 	for _, tt := range []struct {
@@ -540,8 +568,10 @@ type rejecting struct {
 	writes int
 }
 
-func (r *rejecting) Write(b []byte) (int, error)     { r.writes++; return len(b), nil }
-func (r *rejecting) Read([]byte) (int, error)        { return 0, os.NewSyscallError("read", syscall.EHOSTUNREACH) }
+func (r *rejecting) Write(b []byte) (int, error) { r.writes++; return len(b), nil }
+func (r *rejecting) Read([]byte) (int, error) {
+	return 0, os.NewSyscallError("read", syscall.EHOSTUNREACH)
+}
 func (r *rejecting) SetReadDeadline(time.Time) error { return nil }
 
 // Where a firewall says that nothing passes (icmp-admin-prohibited), a test is over, and not sent as fast as that is said.

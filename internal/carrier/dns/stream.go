@@ -6,13 +6,15 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
 // DNS over TCP (RFC 7766), at the gateway: who comes by it is where he says.
 
 const (
-	// maxStreams bounds connections, and networkStreams those of one network.
+	// maxStreams bounds connections, and networkStreams those of one network. Of all the one goes for a new one that has said nothing for longest:
+	// to keep the others out takes more than to be there.
 	maxStreams     = 256
 	networkStreams = 32
 	// streamIdle is how long one may be silent; streamWrite is how long it may take to read an answer.
@@ -29,25 +31,32 @@ type streams struct {
 	closed bool
 }
 
-// add takes a connection. It returns false when there are too many.
-func (s *streams) add(x *stream) bool {
+// add takes a connection, and returns one that is to be closed for it; nil: none. It returns false when there are too many of its network.
+func (s *streams) add(x *stream) (victim *stream, ok bool) {
 	from := network(x.from.Addr())
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	n := 0
-	for _, p := range s.all {
+	for o, p := range s.all {
 		if p == from {
 			n++
 		}
+		if victim == nil || o.said.Load() < victim.said.Load() {
+			victim = o
+		}
 	}
-	if s.closed || len(s.all) >= maxStreams || n >= networkStreams {
-		return false
+	if s.closed || n >= networkStreams {
+		return nil, false
 	}
+	if len(s.all) < maxStreams {
+		victim = nil
+	}
+	delete(s.all, victim)
 	if s.all == nil {
 		s.all = map[*stream]netip.Prefix{}
 	}
 	s.all[x] = from
-	return true
+	return victim, true
 }
 
 func (s *streams) remove(x *stream) {
@@ -72,6 +81,7 @@ type stream struct {
 	from netip.AddrPort
 	out  chan []byte   // capacity maxUnread
 	done chan struct{} // closed when nothing more is read
+	said atomic.Int64  // when a message came last, or the connection: nanoseconds
 }
 
 // send sends a message, unless too many are unread: then it ends the connection.
@@ -98,10 +108,15 @@ func (g *gate) accept() {
 		}
 		from := conn.RemoteAddr().(*net.TCPAddr).AddrPort()
 		x := &stream{conn: conn, from: netip.AddrPortFrom(from.Addr().Unmap(), from.Port()), out: make(chan []byte, maxUnread), done: make(chan struct{})}
-		if !g.streams.add(x) {
+		x.said.Store(time.Now().UnixNano())
+		victim, ok := g.streams.add(x)
+		if !ok {
 			_ = conn.SetLinger(0)
 			_ = conn.Close()
 			continue
+		}
+		if victim != nil {
+			_ = victim.conn.Close()
 		}
 		g.work.Go(func() { g.read(x) })
 		g.work.Go(x.write)
@@ -130,6 +145,7 @@ func (g *gate) read(x *stream) {
 		if _, err := io.ReadFull(x.conn, m[2:2+n]); err != nil {
 			return
 		}
+		x.said.Store(time.Now().UnixNano())
 		r.handle(m[2:2+n], x.from, local, x)
 	}
 }
