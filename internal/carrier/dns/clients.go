@@ -16,8 +16,10 @@ const (
 
 	// maxProven is how many networks a client can have proven at a time: resolvers ask from many addresses.
 	maxProven = 16
-	// maxSaid is how many answers of a client are kept, for a resolver that asks once more; maxSaidBytes bounds all of them.
+	// maxSaid is how many answers of a client are kept, for a resolver that asks once more; maxSaidBytes bounds all of them. Where that is
+	// reached, who has fewer than fewSaid gets those of another one.
 	maxSaid      = 64
+	fewSaid      = 8
 	maxSaidBytes = 16 << 20
 )
 
@@ -98,21 +100,25 @@ func (c *clients) prove(id uint64, at netip.Addr, now time.Time) {
 	}
 }
 
-// evict forgets one of some. The caller holds mu.
+// evict forgets one. The caller holds mu.
 func (c *clients) evict(now time.Time) {
-	var victim uint64
-	var worst *client
+	id, one := c.worst(0, now)
+	c.said -= len(one.said) * maxDown
+	delete(c.all, id)
+}
+
+// worst returns who has to go of some, among those of whom so many answers are kept; nil: none of them is. The caller holds mu.
+func (c *clients) worst(said int, now time.Time) (id uint64, worst *client) {
 	n := 0
-	for id, one := range c.all { // in no order that anybody could foresee
-		if worst == nil || one.before(worst, now) {
-			victim, worst = id, one
+	for i, one := range c.all { // in no order that anybody could foresee
+		if len(one.said) >= said && (worst == nil || one.before(worst, now)) {
+			id, worst = i, one
 		}
 		if n++; n == sampled {
 			break
 		}
 	}
-	c.said -= len(worst.said) * maxDown
-	delete(c.all, victim)
+	return id, worst
 }
 
 // before tells whether c has to go rather than o.
@@ -132,6 +138,12 @@ func (c *clients) keep(id uint64, number uint32, data []byte, now time.Time) {
 		return
 	}
 	one.given = now
+	if c.said >= maxSaidBytes && len(one.said) < fewSaid {
+		if _, other := c.worst(fewSaid+1, now); other != nil {
+			c.said -= len(other.said) * maxDown
+			other.said, other.newest = nil, 0
+		}
+	}
 	if len(one.said) < maxSaid && c.said < maxSaidBytes {
 		one.said = append(one.said, said{})
 		c.said += maxDown

@@ -431,6 +431,35 @@ func TestClientsOfStrangers(t *testing.T) {
 	}
 }
 
+// Nor does who has them kept until there is no room for more: what is said to others can be asked for again.
+func TestSaidToStrangers(t *testing.T) {
+	var c clients
+	now := time.Now()
+	at := netip.MustParseAddr("192.0.2.1")
+	for id := uint64(1); c.said < maxSaidBytes; id++ {
+		c.prove(id, at, now)
+		for n := range uint32(maxSaid) {
+			c.keep(id, n, []byte("unknown"), now)
+		}
+	}
+	now = now.Add(time.Second)
+	const newcomer = 1 << 30
+	c.prove(newcomer, at, now)
+	for n := range uint32(1000) {
+		c.keep(newcomer, n, []byte("datagram"), now)
+		if b, ok := c.again(nil, newcomer, n); !ok || string(b) != "datagram" {
+			t.Fatalf("datagram %d is not kept", n)
+		}
+	}
+	total := 0
+	for _, one := range c.all {
+		total += len(one.said) * maxDown
+	}
+	if total != c.said || total > maxSaidBytes+maxDown {
+		t.Errorf("%d bytes are kept, and %d are counted", total, c.said)
+	}
+}
+
 // Connections of TCP are bounded, in number, in size and in time.
 func TestStreams(t *testing.T) {
 	_, e := listen(t, "127.0.0.1")
