@@ -197,13 +197,19 @@ func (s *Server[B]) forget(a netip.AddrPort, c *client[B]) {
 	c.tell()
 }
 
-// Proven implements datagram.Prover: a client may have more questions waiting.
+// Proven implements datagram.Prover: a client may have more questions waiting, and does not go for strangers. It may have gone for one just now.
 func (s *Server[B]) Proven(a datagram.Addr) {
+	now := time.Now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if c := s.clients[a.Remote]; c != nil && !c.proven {
-		c.proven = true
-		s.strangers--
+	c := s.client(a.Remote)
+	if c.proven {
+		return
+	}
+	c.proven = true
+	s.strangers--
+	if c.last.IsZero() {
+		c.seen, c.last = a.Remote, now
 	}
 }
 

@@ -199,8 +199,19 @@ func TestStrangers(t *testing.T) {
 			m.questions <- Question[uint32]{From: at(2000 + i), Number: 1, Back: 1}
 		}
 		want("a crowd beside him", 51, 50, 16)
+		first := one
+		one = at(60000)
+		s.Proven(datagram.Addr{Remote: one})
+		want("a client who has gone for strangers since it has shown its key", 51, 49, 0)
+		for i := range 1000 {
+			m.questions <- Question[uint32]{From: at(4000 + i), Number: 1, Back: 1}
+		}
+		m.questions <- Question[uint32]{From: one, Number: 1, Back: 1}
+		want("it asks again", 52, 50, 1)
 		time.Sleep(strangerForgotten + 2*time.Second)
-		want("the crowd has gone", 1, 0, 16)
+		want("the crowd has gone", 2, 0, 1)
+		one = first
+		want("the crowd has gone", 2, 0, 16)
 		time.Sleep(forgotten)
 		want("he has gone", 0, 0, -1)
 		_, _, before := m.counts()
