@@ -213,6 +213,13 @@ func (e *endpoint) proven(a Addr) {
 	}
 }
 
+// left tells the transport that a client is known somewhere else.
+func (e *endpoint) left(a Addr) {
+	if p, ok := e.t.(Prover); ok {
+		p.Left(a)
+	}
+}
+
 // add makes a connection known. It returns false when there is one with that id, or the endpoint was closed.
 func (e *endpoint) add(l *Link) bool {
 	e.mu.Lock()

@@ -54,7 +54,11 @@ func (l *Link) challenged(f frame) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if f.kind == frameResponse {
+		before := l.path.last
 		if l.path.answered(f.data); l.path.proven && !l.isClient {
+			if before.Remote != l.path.at.Remote {
+				l.e.left(before)
+			}
 			l.e.proven(l.path.at)
 		}
 		return

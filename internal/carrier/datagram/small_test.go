@@ -23,6 +23,7 @@ type lopsided struct {
 
 func (l *lopsided) Takes(Addr) int { return l.takes }
 func (l *lopsided) Proven(a Addr)  { l.prove = append(l.prove, a) }
+func (l *lopsided) Left(Addr)      {}
 
 func (l *lopsided) Send(b []byte, lens []int, to Addr, wait bool) (int, error) {
 	if l.few > 0 && !wait {

@@ -48,6 +48,8 @@ type Prover interface {
 	// Proven says that a client is at an address who has shown its key, and that it is there. It is called at least once for each, and must
 	// not wait.
 	Proven(a Addr)
+	// Left says that such a client has shown itself to be somewhere else since: at this address nobody is known any more. It must not wait.
+	Left(a Addr)
 }
 
 // A Single transport is that of one connection, which another carrier has made. It brings one datagram of at most 2 KiB at a time.

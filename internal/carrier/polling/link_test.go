@@ -2,6 +2,9 @@ package polling
 
 import (
 	"context"
+	"net/netip"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -18,6 +21,12 @@ func everybody(identity.Protocol, identity.Public) error { return nil }
 func links(t testing.TB, m *medium, c Config, d datagram.Config) (client, gateway *datagram.Link) {
 	t.Helper()
 	k, s := transports(t, m, c)
+	return connect(t, k, s, d)
+}
+
+// connect makes the connection of both ends of a medium.
+func connect(t testing.TB, k *Client, s *Server[uint32], d datagram.Config) (client, gateway *datagram.Link) {
+	t.Helper()
 	key := identity.NewKey()
 	listener := datagram.Listen(s, d)
 	t.Cleanup(func() { _ = listener.Close() })
@@ -104,4 +113,55 @@ func TestHandshake(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A client that moves, as behind a NAT that gives it another port each time, takes the place of one client at the gateway, and goes on.
+func TestMoves(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMedium(1440, 1440, 10*time.Millisecond, 0)
+		at := clientAt.Remote
+		m.from = func() netip.AddrPort { return at }
+		k, s := transports(t, m, Config{Polls: 1024, Hold: 12 * time.Second})
+		client, gateway := connect(t, k, s, datagram.Config{})
+		var reading sync.WaitGroup
+		reads := func(l *datagram.Link) (n *atomic.Int64) { // ends with the link
+			n = new(atomic.Int64)
+			reading.Go(func() {
+				for {
+					_, start, end, err := l.Fill()
+					if err != nil {
+						return
+					}
+					n.Add(int64(end - start))
+					l.Consume(end - start)
+				}
+			})
+			return n
+		}
+		up, down := reads(gateway), reads(client)
+		packet := make([]byte, 200)
+		packet[0], packet[3] = 0x45, 200
+		for i := range uint16(10) {
+			m.mu.Lock()
+			at = netip.AddrPortFrom(at.Addr(), 2000+i)
+			m.mu.Unlock()
+			for _, l := range []*datagram.Link{client, gateway} {
+				if err := l.Write(packet, nil); err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(time.Second)
+			}
+		}
+		if up.Load() == 0 || up.Load() != down.Load() {
+			t.Errorf("%d bytes came up, and %d down", up.Load(), down.Load())
+		}
+		s.mu.Lock()
+		n := len(s.clients) - s.strangers
+		s.mu.Unlock()
+		if n != 1 {
+			t.Errorf("%d clients are known", n)
+		}
+		_, _ = client.Close(), gateway.Close()
+		reading.Wait()
+	})
 }

@@ -65,6 +65,8 @@ func (o *outgoing[B]) add(q held[B], p []byte, now time.Time) {
 	o.bytes, o.lens = append(o.bytes, p...), append(o.lens, len(p))
 }
 
+var _ datagram.Prover = (*Server[int])(nil)
+
 // NewServer answers those who ask. The medium belongs to the Server from now on.
 func NewServer[B any](m Answerer[B], c Config) *Server[B] {
 	c.setDefaults()
@@ -210,6 +212,16 @@ func (s *Server[B]) Proven(a datagram.Addr) {
 	s.strangers--
 	if c.last.IsZero() {
 		c.seen, c.last = a.Remote, now
+	}
+}
+
+// Left implements datagram.Prover: what waits there, waits for nothing. So a client has one place of those that strangers have not, however often
+// it moves.
+func (s *Server[B]) Left(a datagram.Addr) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if c := s.clients[a.Remote]; c != nil {
+		s.forget(a.Remote, c)
 	}
 }
 
