@@ -54,12 +54,10 @@ func (l *Link) challenged(f frame) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if f.kind == frameResponse {
-		before := l.path.last
-		if l.path.answered(f.data); l.path.proven && !l.isClient {
-			if before.Remote != l.path.at.Remote {
-				l.e.left(before)
-			}
+		before, known := l.path.last, l.path.proven
+		if l.path.answered(f.data); l.path.proven && !known && !l.isClient {
 			l.e.proven(l.path.at)
+			l.e.left(before)
 		}
 		return
 	}

@@ -45,10 +45,10 @@ func takes(t Transport, from Addr) int {
 
 // A Prover is a Transport that wants to know who is no stranger any more.
 type Prover interface {
-	// Proven says that a client is at an address who has shown its key, and that it is there. It is called at least once for each, and must
-	// not wait.
+	// Proven says that a client is at an address who has shown its key, and that it is there. It is called once for each connection and address,
+	// and must not wait.
 	Proven(a Addr)
-	// Left says that such a client has shown itself to be somewhere else since: at this address nobody is known any more. It must not wait.
+	// Left says that one of whom that was said has shown itself to be somewhere else since. It must not wait.
 	Left(a Addr)
 }
 

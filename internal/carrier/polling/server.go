@@ -42,6 +42,7 @@ type client[B any] struct {
 	last    time.Time     // when it asked
 	wake    chan struct{} // capacity 1, made by who waits for a question; sent to when there is one, or never will be
 	proven  bool
+	links   int  // connections that have proven to be there, less those that have left: NATs give an address to somebody else
 	gone    bool // forgotten
 }
 
@@ -205,7 +206,7 @@ func (s *Server[B]) Proven(a datagram.Addr) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	c := s.client(a.Remote)
-	if c.proven {
+	if c.links++; c.proven {
 		return
 	}
 	c.proven = true
@@ -220,7 +221,11 @@ func (s *Server[B]) Proven(a datagram.Addr) {
 func (s *Server[B]) Left(a datagram.Addr) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if c := s.clients[a.Remote]; c != nil {
+	c := s.clients[a.Remote]
+	if c == nil || !c.proven {
+		return
+	}
+	if c.links--; c.links == 0 {
 		s.forget(a.Remote, c)
 	}
 }

@@ -223,6 +223,30 @@ func TestStrangers(t *testing.T) {
 	})
 }
 
+// Who comes to an address that another one leaves stays known there.
+func TestLeft(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMedium(1000, 1000, 0, 0)
+		s := NewServer(answererEnd{m}, Config{})
+		defer s.Close()
+		drain(s)
+		m.questions <- Question[uint32]{From: clientAt.Remote, Number: 1, Back: 1}
+		s.Left(clientAt) // nobody was
+		s.Proven(clientAt)
+		s.Proven(clientAt)
+		s.Left(clientAt)
+		synctest.Wait()
+		if n := s.holdingOf(clientAt); n != 1 {
+			t.Errorf("%d questions wait", n)
+		}
+		s.Left(clientAt)
+		s.Left(clientAt)
+		if len(s.clients) != 0 || s.strangers != 0 {
+			t.Errorf("%d clients, %d strangers", len(s.clients), s.strangers)
+		}
+	})
+}
+
 // A question that comes again is answered where it came from last, and never with a second datagram.
 func TestAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
