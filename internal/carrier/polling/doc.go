@@ -21,7 +21,8 @@
 //   - When nothing happens, a poll goes out every 500 ms, which doubles up to 10 s.
 //   - For two seconds after anything was sent, or has come, there are Least of them or more.
 //   - An answer with a datagram is followed by a poll, and by one more if its question had not to wait at the gateway, which has more to say
-//     then: growth as in slow start, up to Polls. One whose question waited for long, or that is empty, takes one back.
+//     then: growth as in slow start, up to Polls. One whose question waited for long, or that is empty, or the word that there will be none, takes
+//     one back.
 //   - The gateway answers the oldest first, so a question that was overtaken by answers to 16 later ones is lost; so is one that is
 //     older than Hold and a round trip. The gateway says for how long it has held a question: the rest is the round trip.
 //   - Where the medium wants it (Config.Bound), questions with datagrams count among those under way, and wait while there are Polls.
@@ -34,7 +35,8 @@
 // What a stranger can make a gateway hold: 8 questions of the size of a Back and 32 bytes, for 2 seconds, and 4 KiB of datagrams, which are not
 // more than it has sent (package datagram), in an entry of some 250 bytes, which is forgotten after 10 s; at most 4096 strangers, of whom any goes for
 // the next one: 2.5 MiB with a Back of 16 bytes, and 4 MiB more if as many have a handshake open as package datagram lets (1024). Once its
-// handshake is done (Server.Proven, which package datagram calls) a client has Held questions; of those there are as many as the gateway lets in.
+// handshake is done (Server.Proven, which package datagram calls) a client has Held questions; of those there are as many as the gateway lets in, each at one
+// address (Server.Left), and for two minutes those that have closed.
 //
 // An answer is sent for a question only, and a medium's answer must add no more to a datagram than its question does: then no more goes to an
 // address that is not proven than came from there, for package datagram keeps the datagrams to that.
