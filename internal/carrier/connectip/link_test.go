@@ -94,16 +94,17 @@ func TestNobody(t *testing.T) {
 	}
 }
 
-// TestNoPacket: a client whose request is granted, and that says nothing behind it, keeps the gateway neither when it goes nor
-// when its time is over.
+// TestNoPacket: a client whose request is granted, and that says nothing behind it, keeps the gateway neither when it goes, nor
+// when its time is over, nor when it is turned away.
 func TestNoPacket(t *testing.T) {
 	for _, tt := range []struct {
 		name string
-		goes bool
+		end  func(client io.Closer, p *Pending, late func())
 		want error
 	}{
-		{"it goes", true, io.EOF},
-		{"it stays", false, context.Canceled},
+		{"it goes", func(client io.Closer, _ *Pending, _ func()) { _ = client.Close() }, io.EOF},
+		{"its time is over", func(_ io.Closer, _ *Pending, late func()) { late() }, context.Canceled},
+		{"it is turned away", func(_ io.Closer, p *Pending, _ func()) { _ = p.Close() }, net.ErrClosed},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			key := identity.NewKey()
@@ -114,10 +115,11 @@ func TestNoPacket(t *testing.T) {
 			defer l.Close()
 			ctx, cancel := context.WithCancel(t.Context())
 			defer cancel()
-			ended := make(chan error, 1)
+			come, ended := make(chan *Pending, 1), make(chan error, 1)
 			go func() { // ends with the handshake
 				p, err := l.Accept()
 				if err == nil {
+					come <- p
 					_, _, _, err = p.Handshake(ctx, Gate{TLS: key.Server(everybody)})
 				}
 				ended <- err
@@ -126,12 +128,8 @@ func TestNoPacket(t *testing.T) {
 			if status != http.StatusOK {
 				t.Fatalf("the answer is %d", status)
 			}
-			if tt.goes {
-				_ = raw.Close()
-			} else {
-				cancel()
-			}
-			if err := await(t, ended); !errors.Is(err, tt.want) {
+			tt.end(raw, await(t, come), cancel)
+			if err := await(t, ended); err != tt.want {
 				t.Errorf("the gateway has %v, want %v", err, tt.want)
 			}
 		})

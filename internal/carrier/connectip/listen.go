@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net"
 	"net/http"
+	"sync"
 	"time"
 
 	"ferry/internal/carrier"
@@ -55,6 +56,8 @@ func (p *Pending) Handshake(ctx context.Context, g Gate) (carrier.Link, identity
 	if err != nil {
 		return nil, "", none, err
 	}
+	ctx, done := p.within(ctx)
+	defer done()
 	v, t := serve3(raw)
 	l, protocol, key, err := v.handshake(ctx, t, g)
 	if err != nil {
@@ -62,6 +65,20 @@ func (p *Pending) Handshake(ctx context.Context, g Gate) (carrier.Link, identity
 		return nil, "", none, err
 	}
 	return l, protocol, key, nil
+}
+
+// within returns a context that ends with ctx, with done, or when the gateway closes p: strangers have to go when there are too many.
+func (p *Pending) within(ctx context.Context) (_ context.Context, done func()) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	var watching sync.WaitGroup
+	watching.Go(func() { // ends with done
+		select {
+		case <-p.Closed():
+			cancel(net.ErrClosed)
+		case <-ctx.Done():
+		}
+	})
+	return ctx, func() { cancel(nil); watching.Wait() }
 }
 
 // handshake answers the first request that comes. Where it fails the tunnel is to be closed.
@@ -72,7 +89,7 @@ func (v *visit3) handshake(ctx context.Context, t *tunnel3, g Gate) (l carrier.L
 	case <-t.raw.Ended():
 		err = t.raw.Cause()
 	case <-ctx.Done():
-		err = ctx.Err()
+		err = context.Cause(ctx)
 	}
 	if err == nil {
 		err = v.answer(t, q, g, &key)
@@ -151,7 +168,10 @@ func accept3(ctx context.Context, t *tunnel3, c *tls.Config) (carrier.Link, iden
 	if err != nil {
 		way.linger.Store(ctx.Err() == nil) // why is the last word
 		_ = l.Close()
-		return nil, "", none, errors.Join(ctx.Err(), err)
+		if ctx.Err() != nil { // that the connection was closed follows from it
+			err = context.Cause(ctx)
+		}
+		return nil, "", none, err
 	}
 	return &Link{Link: link, way: way, listener: l}, protocol, key, nil
 }

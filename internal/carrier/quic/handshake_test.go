@@ -350,6 +350,42 @@ func TestHandshakeContext(t *testing.T) {
 	}
 }
 
+// Who is turned away in the middle of a handshake is not waited for.
+func TestHandshakeClose(t *testing.T) {
+	noGoroutines(t)
+	key := identity.NewKey()
+	asked, answer := make(chan struct{}), make(chan struct{})
+	l, err := Listen(t.Context(), endpointOf(netip.MustParseAddrPort("127.0.0.1:0")), key.Server(func(identity.Protocol, identity.Public) error {
+		close(asked)
+		<-answer
+		return nil
+	}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	dialled := make(chan struct{})
+	go func() {
+		defer close(dialled)
+		if link, err := dialTest(t, endpointOf(l.Addr().(Addr).AddrPort()), key.Public().Pin()); err == nil {
+			_ = end(t, link)
+		}
+	}()
+	p, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		<-asked
+		_ = p.Close()
+	}()
+	if _, _, _, err := p.Handshake(t.Context()); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("got %v, want %v", err, net.ErrClosed)
+	}
+	close(answer)
+	<-dialled
+}
+
 // Garbage to the port disturbs nobody, and gets no answer.
 func TestGarbage(t *testing.T) {
 	noGoroutines(t)

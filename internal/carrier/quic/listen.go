@@ -96,7 +96,7 @@ func (l *Listener) Close() error {
 // A Pending is a client of which no more than its address is known, and not even that for sure.
 //
 //	arrived --Accept--> waiting --Handshake--> allowed --> Link, or an error
-//	                           \--Close------> refused
+//	                           \--Close------> refused; a Handshake that is under way ends
 type Pending struct {
 	l    *Listener
 	addr Addr
@@ -107,7 +107,9 @@ type Pending struct {
 	answer  chan struct{} // closed when the gateway has decided
 	entered chan *conn    // capacity 1: the handshake has succeeded
 	gone    atomic.Bool   // nobody waits for it any more
-	settled sync.Once     // it is no open handshake any more
+	closed  chan struct{} // closed by Close
+	closing sync.Once
+	settled sync.Once // it is no open handshake any more
 }
 
 // pendingKey is what a Pending is found by in the context of its connection.
@@ -121,7 +123,7 @@ func (l *Listener) arrived(ctx context.Context, from net.Addr) (context.Context,
 	if l.open.Load() >= maxHandshakes { // only this goroutine adds to it
 		return nil, errRefused
 	}
-	p := &Pending{l: l, addr: addrOf(from), answer: make(chan struct{}), entered: make(chan *conn, 1)}
+	p := &Pending{l: l, addr: addrOf(from), answer: make(chan struct{}), entered: make(chan *conn, 1), closed: make(chan struct{})}
 	p.ctx = context.WithValue(ctx, pendingKey{}, p)
 	select {
 	case l.pending <- p:
@@ -191,11 +193,15 @@ func (p *Pending) abandon() {
 // RemoteAddr returns the address of the client, an Addr. Unless many handshakes are open, it may be forged.
 func (p *Pending) RemoteAddr() net.Addr { return p.addr }
 
-// Close refuses the client, if Handshake was not called.
+// Close refuses the client, if Handshake was not called, and ends one that is under way. It does not close what Handshake has returned.
 func (p *Pending) Close() error {
 	p.decide(false)
+	p.closing.Do(func() { close(p.closed) })
 	return nil
 }
+
+// Closed is closed by Close.
+func (p *Pending) Closed() <-chan struct{} { return p.closed }
 
 // Handshake makes the handshake, until ctx is done. It returns what both ends want to speak, and the key that the client
 // has proven.
@@ -226,6 +232,10 @@ func (p *Pending) enter(ctx context.Context) (n *conn, err error) {
 		err = meaning(context.Cause(p.ctx))
 	case <-ctx.Done():
 		err = ctx.Err()
+	case <-p.closed:
+		err = net.ErrClosed
+	}
+	if n == nil {
 		p.gone.Store(true)
 		p.abandon()
 	}
