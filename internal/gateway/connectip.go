@@ -67,6 +67,9 @@ func (g *Gateway) guest(l *listener) (*connectip.Guest, ws.Takers) {
 func (g *Gateway) inside(ctx context.Context, inside net.Conn, guest *connectip.Guest, err error) (carrier.Link, identity.Public, error) {
 	switch {
 	case err != nil:
+		if guest.Stock != nil { // the connection has ended at this moment
+			_ = guest.Stock.Close()
+		}
 		return nil, identity.Public{}, err
 	case guest.Stock != nil:
 		return guest.Stock, guest.Key, nil

@@ -57,6 +57,10 @@ func (g *Gateway) serve(ctx context.Context, l *listener, a arrival, visit *admi
 		if conn, ok := a.(net.Conn); ok {
 			carrier.Drain(conn)
 		}
+		if s != nil { // which an arrival that has shaken hands does not close
+			_ = s.Close()
+			s.Release()
+		}
 		_ = a.Close()
 		if isGuess(err) {
 			visit.Failed(time.Now())

@@ -1,8 +1,12 @@
 package gateway
 
 import (
+	"context"
 	"fmt"
+	"io"
 	"log/slog"
+	"net"
+	"net/netip"
 	"strings"
 	"sync"
 	"testing"
@@ -10,6 +14,7 @@ import (
 	"time"
 
 	"ferry/internal/admission"
+	"ferry/internal/carrier"
 	"ferry/internal/identity"
 	"ferry/internal/proto"
 )
@@ -79,6 +84,41 @@ func TestLogOfStrangers(t *testing.T) {
 		got := log.all()[before:]
 		if n := len(got); n < 11 || n > 20 || !strings.Contains(got[n-1], "left_out_before=") {
 			return fmt.Errorf("%d lines about 201 strangers, want about 11, of which the last says how many are left out:\n%s", n, strings.Join(got, ""))
+		}
+		return nil
+	}); err != nil {
+		t.Error(err)
+	}
+}
+
+// A shaken arrival has shaken hands already.
+type shaken struct {
+	carrier.Link
+	key identity.Public
+}
+
+func (s shaken) Close() error { return nil } // of the arrival, not of the link
+
+func (s shaken) Handshake(context.Context) (carrier.Link, identity.Protocol, identity.Public, error) {
+	return s.Link, identity.Tunnel, s.key, nil
+}
+
+// Whose place was given away while he shook hands has no connection afterwards.
+func TestEvictedLink(t *testing.T) {
+	c := Config{Key: identity.NewKey(), Limits: admission.Limits{Unknown: 1}}
+	if err := inMemory(t, c, func(l *lab) error {
+		late, why := l.g.gate.Enter(netip.MustParseAddr("192.0.2.1"), time.Now(), func() {})
+		other, _ := l.g.gate.Enter(netip.MustParseAddr("192.0.2.2"), time.Now(), func() {})
+		if why != admission.Admitted || other == nil {
+			return fmt.Errorf("refused: %s", why)
+		}
+		defer other.Leave(time.Now())
+		client, gateway := net.Pipe()
+		defer client.Close()
+		l.g.serve(context.Background(), &listener{}, shaken{carrier.NewStream(gateway), identity.NewKey().Public()}, late)
+		_ = client.SetReadDeadline(time.Now().Add(time.Second))
+		if _, err := client.Read(make([]byte, 1)); err != io.EOF {
+			return fmt.Errorf("the client has %v, want %v", err, io.EOF)
 		}
 		return nil
 	}); err != nil {
