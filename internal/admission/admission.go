@@ -334,7 +334,7 @@ func (g *Gate) source(key netip.Prefix, now time.Time) *source {
 	}
 	looked := 0
 	for other, o := range g.sources { // begins anywhere
-		if o.idle(g.l, now) || len(g.sources) >= maxSources && o.sessions == 0 {
+		if o.idle(g.l, now) || len(g.sources) >= maxSources && o.empty() {
 			delete(g.sources, other)
 		}
 		if looked++; looked == 8 {
@@ -351,8 +351,11 @@ func (s *source) trusted(l Limits, now time.Time) bool {
 	return s.known > 0 || !s.proven.IsZero() && now.Sub(s.proven) < l.PenaltyMax
 }
 
+// empty tells whether nobody of a source is inside. A client of whom all connections but shared ones have left is.
+func (s *source) empty() bool { return s.sessions == 0 && s.known == 0 }
+
 func (s *source) idle(l Limits, now time.Time) bool {
-	return s.sessions == 0 && now.Sub(s.failed) > l.PenaltyMax && now.Sub(s.proven) > l.PenaltyMax && now.Sub(s.last) >= l.memory()
+	return s.empty() && now.Sub(s.failed) > l.PenaltyMax && now.Sub(s.proven) > l.PenaltyMax && now.Sub(s.last) >= l.memory()
 }
 
 // sourceOf returns whom an address stands for: one host has as many IPv6 addresses as it likes.

@@ -403,3 +403,21 @@ func TestShare(t *testing.T) {
 	}
 	g.want(src(1), SourceSessions)
 }
+
+// A source is not forgotten while a client of it is inside, though none of its connections counts for it.
+func TestSharedSourceIsKept(t *testing.T) {
+	g := newGate(t, nil)
+	v := g.admit(src(1))
+	v.Known(false, g.now)
+	v.Share()
+	for i := range 1000 {
+		g.now = g.now.Add(time.Minute)
+		g.admit(src(i + 2)).Leave(g.now)
+	}
+	for range FreeFailures + 1 {
+		stranger := g.admit(src(1))
+		stranger.Failed(g.now)
+		stranger.Leave(g.now)
+	}
+	g.want(src(1), Admitted)
+}
