@@ -65,8 +65,8 @@ type search struct {
 func (c *client) search(server carrier.Endpoint) search {
 	s := search{server: server}
 	if s.open = c.c.Policy.DefaultRoute && !c.applied; s.open {
-		for _, e := range c.servers {
-			if _, err := netip.ParseAddr(e.Host); e.OverIP() && e.Host != "" && err != nil {
+		for _, e := range append(slices.Clone(c.servers), server) { // which may be one that was learned
+			if _, err := netip.ParseAddr(e.Host); e.OverIP() && e.Host != "" && err != nil && !slices.Contains(s.names, e) {
 				s.names = append(s.names, e)
 			}
 		}
