@@ -69,9 +69,17 @@ func (r *roamer) recall() failover.Memory {
 	if err != nil {
 		r.log.Warn("what was learned of the ways to the gateway is lost, and is learned anew", "err", err)
 	}
+	var found []carrier.Endpoint
 	for _, url := range m.Found {
-		e, err := carrier.ParseDial(url, 0)
-		if err == nil && r.c.Found && slices.ContainsFunc(r.servers, func(s carrier.Endpoint) bool { return s.Host == e.Host }) {
+		if e, err := carrier.ParseDial(url, 0); err == nil && r.c.Found {
+			found = append(found, e)
+		}
+	}
+	there := func(e carrier.Endpoint) bool {
+		return slices.ContainsFunc(r.servers, func(s carrier.Endpoint) bool { return s.Host == e.Host })
+	}
+	for _, e := range found { // a zone that a resolver finds is the gateway's as long as the same one at its host is
+		if there(e) || e.Host == "" && slices.ContainsFunc(found, func(o carrier.Endpoint) bool { return o.Path == e.Path && there(o) }) {
 			r.learned = append(r.learned, e)
 		}
 	}

@@ -3,8 +3,12 @@ package client
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+	"time"
+
+	"ferry/internal/identity"
 )
 
 // What is on disk may be missing, broken or of a later version: then it counts as nothing, with a word about it.
@@ -32,5 +36,41 @@ func TestLoadMemory(t *testing.T) {
 	}
 	if m, err := loadMemory(&disk{}, filepath.Join(t.TempDir(), "none")); err != nil || len(m.Found) > 0 {
 		t.Errorf("no file: %+v, %v", m, err)
+	}
+}
+
+// What a gateway says that it has is known once, however often it says so, at no other host than its own, and again after a start.
+func TestLearnsWays(t *testing.T) {
+	c := Config{Key: identity.NewKey(), Found: true, Ways: filepath.Join(t.TempDir(), "ways.json")}
+	c.setDefaults()
+	start := func(host *disk, server string) (r *roamer, learned []string) {
+		servers, err := endpoints([]string{server}, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r = newRoamer(&client{c: c, log: c.Log, servers: servers, host: host})
+		for _, e := range r.learned {
+			learned = append(learned, e.String())
+		}
+		return r, learned
+	}
+	host := &disk{}
+	r, learned := start(host, "tcp://gw.example")
+	if len(learned) > 0 {
+		t.Errorf("without a file %v are known", learned)
+	}
+	for range 3 { // sessions
+		r.learnWays(&connection{way: 0}, []string{"udp://:2002", "dns://192.0.2.9/t.example.org"})
+		r.remember(time.Now())
+	}
+	if host.writes != 1 {
+		t.Errorf("the same was written %d times", host.writes)
+	}
+	want := []string{"udp://gw.example:2002", "dns://t.example.org", "dns://gw.example:53/t.example.org"}
+	if _, learned = start(host, "tcp://gw.example"); !slices.Equal(learned, want) {
+		t.Errorf("%v are known again, want %v", learned, want)
+	}
+	if _, learned = start(host, "tcp://another.example"); len(learned) > 0 {
+		t.Errorf("of another gateway %v are known", learned)
 	}
 }

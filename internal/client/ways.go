@@ -62,7 +62,7 @@ func on(host string, urls []string) (all []carrier.Endpoint) {
 	for _, url := range urls {
 		if e, err := carrier.ParseDial(url, 0); err == nil && e.Scheme == "dns" {
 			there := e
-			e.Port, there.Host = resolverPort, host
+			e.Host, e.Port, there.Host = "", resolverPort, host
 			all = append(all, e, there)
 			continue
 		}
@@ -84,7 +84,7 @@ func (r *roamer) learnWays(x *connection, urls []string) {
 		return
 	}
 	has := on(host, urls[:min(len(urls), maxWays)])
-	r.learned = append(slices.DeleteFunc(r.learned, func(e carrier.Endpoint) bool { return e.Host == host }), has...)
+	r.learned = append(slices.DeleteFunc(r.learned, func(e carrier.Endpoint) bool { return e.Host == host || e.Host == "" }), has...)
 	some, _ := usable(&r.c, has)
 	for _, e := range some {
 		r.addWay(e)
