@@ -49,6 +49,9 @@ type stream3 interface {
 	StreamID() quicgo.StreamID
 }
 
+// datagrams tells whether the other end takes any.
+func (t *tunnel3) datagrams() bool { return t.raw.Conn.ConnectionState().SupportsDatagrams.Remote }
+
 // prefix appends what a datagram of a context begins with.
 func (t *tunnel3) prefix(b []byte, context uint64) []byte {
 	return appendVarint(appendVarint(b, uint64(t.stream.StreamID())/4), context)

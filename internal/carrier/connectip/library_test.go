@@ -4,8 +4,10 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"strings"
 	"testing"
 
+	quicgo "github.com/quic-go/quic-go"
 	"github.com/quic-go/quic-go/http3"
 
 	"ferry/internal/carrier"
@@ -29,7 +31,14 @@ func request3Of(t testing.TB, e carrier.Endpoint, change func(*http.Request)) (_
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = raw.Close() })
-	c := (&http3.Transport{EnableDatagrams: true}).NewClientConn(raw.Conn)
+	status, page = requestOn(t, raw.Conn, true, e, change)
+	return raw, status, page
+}
+
+// requestOn makes the request of ask3 on a connection.
+func requestOn(t testing.TB, conn *quicgo.Conn, datagrams bool, e carrier.Endpoint, change func(*http.Request)) (status int, page string) {
+	t.Helper()
+	c := (&http3.Transport{EnableDatagrams: datagrams}).NewClientConn(conn)
 	<-c.ReceivedSettings()
 	s, err := c.OpenRequestStream(t.Context())
 	if err != nil {
@@ -48,5 +57,26 @@ func request3Of(t testing.TB, e carrier.Endpoint, change func(*http.Request)) (_
 	if a.StatusCode != http.StatusOK { // what is granted has no end
 		b, _ = io.ReadAll(a.Body)
 	}
-	return raw, a.StatusCode, string(b)
+	return a.StatusCode, string(b)
+}
+
+// TestNoDatagrams: a client that takes no QUIC datagrams is told so, instead of losing its connection with the first packet for it.
+func TestNoDatagrams(t *testing.T) {
+	for name, change := range map[string]func(*http.Request){
+		"a stock client": func(r *http.Request) { r.Header.Del(headerFerry) },
+		"Ferry's own":    func(*http.Request) {},
+	} {
+		t.Run(name, func(t *testing.T) {
+			g := newGateway(t, Gate{Anybody: true})
+			e := g.endpoint()
+			conn, err := quicgo.DialAddr(t.Context(), hostPort(e), tls3(outer(e)), &quicgo.Config{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.CloseWithError(0, "")
+			if status, page := requestOn(t, conn, false, e, change); status != http.StatusNotImplemented || !strings.Contains(page, "datagrams") {
+				t.Errorf("got %d: %s", status, page)
+			}
+		})
+	}
 }

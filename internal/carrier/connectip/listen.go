@@ -109,7 +109,10 @@ func (v *visit3) handshake(ctx context.Context, t *tunnel3, g Gate) (l carrier.L
 
 // answer refuses or grants a request. A stock client's key is known then.
 func (v *visit3) answer(t *tunnel3, q request3, g Gate, key *identity.Public) (err error) {
-	if err = g.judge3(q.r, key); err != nil {
+	if err = g.judge3(q.r, key); err == nil && !t.datagrams() {
+		err = &refusal{status: http.StatusNotImplemented, what: "packets travel in QUIC datagrams (RFC 9221): enable these"}
+	}
+	if err != nil {
 		if why := new(refusal); errors.As(err, &why) {
 			q.refuse(why)
 		}
