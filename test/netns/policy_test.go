@@ -133,7 +133,7 @@ func TestPolicy(t *testing.T) {
 	}
 	seen := 0
 	for line := range strings.Lines(string(calls)) {
-		if strings.Contains(line, "exec") {
+		if strings.Contains(line, "exec") && !strings.Contains(line, " resumed>") { // the end of a call whose line is there
 			if seen++; !strings.Contains(line, `"`+cli+`"`) && !strings.Contains(line, `"/proc/self/exe"`) {
 				t.Errorf("started a program: %s", line)
 			}
