@@ -69,9 +69,12 @@ func (t *tunnel3) send(b []byte) (limit int, err error) {
 	return 0, t.meaning(err)
 }
 
-// limit returns the length of the longest datagram that fits into a packet now. scratch has tooLong bytes or more, of any content.
-func (t *tunnel3) limit(scratch []byte) int {
-	limit, _ := t.send(scratch[:tooLong])
+// filler is tried to be sent, to hear how long a datagram may be. Nobody writes to it.
+var filler [tooLong]byte
+
+// limit returns the length of the longest datagram that fits into a packet now.
+func (t *tunnel3) limit() int {
+	limit, _ := t.send(filler[:])
 	return limit
 }
 

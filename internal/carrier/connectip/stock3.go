@@ -45,6 +45,6 @@ func (l *lane3) flush() error { return nil }
 const leastPacket = 1150
 
 // max is no less where the connection has ended: whoever asks once goes on with what he heard.
-func (l *lane3) max() int { return max(l.t.limit(make([]byte, tooLong))-len(l.head)-1, leastPacket) }
+func (l *lane3) max() int { return max(l.t.limit()-len(l.head)-1, leastPacket) }
 
 func (l *lane3) end() { l.t.close() }

@@ -170,7 +170,7 @@ func (w *transport) pump() {
 		if box == nil {
 			return
 		}
-		s.limit = w.t.limit(box[:]) // it grows with what is found out about the path
+		s.limit = w.t.limit() // it grows with what is found out about the path
 		at := 0
 		for _, n := range lens {
 			if !s.send(box[at : at+n]) {
