@@ -6,7 +6,6 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
-	"runtime"
 	"syscall"
 	"testing"
 	"time"
@@ -31,17 +30,7 @@ func TestMain(m *testing.M) {
 		fmt.Println("bring lo up:", err)
 		os.Exit(1)
 	}
-	code := m.Run()
-	const own = 2 // this one, and one of package os/signal
-	for range 100 {
-		if runtime.NumGoroutine() <= own {
-			os.Exit(code)
-		}
-		time.Sleep(20 * time.Millisecond)
-	}
-	b := make([]byte, 64<<10)
-	fmt.Printf("goroutines are left:\n%s\n", b[:runtime.Stack(b, true)])
-	os.Exit(1)
+	carriertest.Main(m)
 }
 
 // inNamespace runs the tests again, and returns their status.

@@ -9,11 +9,9 @@ import (
 	"crypto/x509"
 	"encoding/binary"
 	"errors"
-	"fmt"
 	"io"
 	"math/big"
 	"net"
-	"os"
 	"runtime"
 	"strconv"
 	"strings"
@@ -22,23 +20,14 @@ import (
 	"time"
 
 	"ferry/internal/carrier"
+	"ferry/internal/carrier/carriertest"
 )
 
 // patience is for what must happen, on a busy machine too.
 const patience = 20 * time.Second
 
 // All goroutines have ended with the tests.
-func TestMain(m *testing.M) {
-	code := m.Run()
-	for end := time.Now().Add(patience); code == 0 && runtime.NumGoroutine() > 2; runtime.Gosched() {
-		if time.Now().After(end) {
-			stacks := make([]byte, 64<<10)
-			fmt.Printf("goroutines are left:\n%s\n", stacks[:runtime.Stack(stacks, true)])
-			code = 1
-		}
-	}
-	os.Exit(code)
-}
+func TestMain(m *testing.M) { carriertest.Main(m) }
 
 // certificate is one that nobody vouches for.
 func certificate(t testing.TB) *tls.Config {
