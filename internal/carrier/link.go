@@ -16,6 +16,8 @@ type Link interface {
 	TryWrite(b []byte) (int, error)
 	Write(b []byte, progress func()) error
 	Held() int
+	// Grain is that of Stream.
+	Grain() int
 
 	RemoteAddr() net.Addr
 	Received() uint64 // bytes

@@ -2,6 +2,7 @@ package carrier
 
 import (
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -12,6 +13,14 @@ type writer struct {
 	rest     []byte // what is left to be written
 	progress func() // called after each part that was taken; may be nil
 	err      error
+
+	pace   Pace
+	untold bool // the socket is not one of TCP
+	slow   int  // Grain of a socket
+
+	grain int // how much is sealed at once, bytes
+	unit  int // after how many bytes a piece of the kernel's is to end; 0: wherever it likes
+	since int // how many there are since the last end
 
 	sealed *[sealSize]byte // nil: none is borrowed
 	held   []byte          // records in sealed that were not written yet
@@ -30,8 +39,11 @@ const (
 // sealPool has the buffers for sealed records. One get (writer.seal), one put (writer.giveBack).
 var sealPool = sync.Pool{New: func() any { return new([sealSize]byte) }}
 
+// longSegment is how long a segment of TCP may be, bytes, so that one more may wait in the kernel of a slow connection.
+const longSegment = 16 << 10
+
 func (w *writer) init(s *Stream) {
-	w.s = s
+	w.s, w.grain = s, sealPart
 	w.tryOnce = func(fd uintptr) bool { w.write(fd); return true }
 	w.tryUntil = func(fd uintptr) bool { return w.write(fd) }
 }
@@ -57,7 +69,7 @@ func (s *Stream) TryWrite(b []byte) (int, error) {
 		if err != nil || len(rest) > 0 || n == len(b) {
 			return n, err
 		}
-		part := b[n:min(n+sealPart, len(b))]
+		part := b[n:min(n+w.grain, len(b))]
 		if err := w.seal(part); err != nil {
 			return n, s.opError("write", err)
 		}
@@ -80,7 +92,7 @@ func (s *Stream) Write(b []byte, progress func()) error {
 		if len(b) == 0 {
 			return nil
 		}
-		part := b[:min(sealPart, len(b))]
+		part := b[:min(w.grain, len(b))]
 		if err := w.seal(part); err != nil {
 			return s.opError("write", err)
 		}
@@ -95,6 +107,63 @@ func (s *Stream) Held() int {
 		return 0
 	}
 	return sealSize
+}
+
+// Grain returns how many bytes are to be handed to Write at once; 0: all there are. Where it is little, no more than that is sealed at once, and about
+// twice as much waits in the kernel unsent: what is urgent is soon under way. It is for the goroutine that writes.
+func (s *Stream) Grain() int {
+	w := &s.wr
+	if s.raw == nil || w.untold {
+		return w.pace.Grain()
+	}
+	if now := time.Now(); w.pace.due(now) {
+		_ = s.raw.Control(func(fd uintptr) { w.look(int(fd), now) })
+	}
+	return w.slow
+}
+
+// look asks the kernel how fast the connection is, and lets less wait in there the slower it is.
+func (w *writer) look(fd int, now time.Time) {
+	info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
+	if err != nil {
+		w.untold = true // not TCP
+		return
+	}
+	w.pace.see(now, info)
+	n := w.pace.Grain()
+	if n == w.slow {
+		return
+	}
+	w.slow, w.grain, w.unit = n, sealPart, 0
+	unsent := NotSentLowat
+	if n > 0 {
+		w.grain, w.unit, unsent = n, n, 2*n
+		if mss := int(info.Snd_mss); mss <= longSegment {
+			w.unit = max(n/mss, 1) * mss
+		}
+	}
+	_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, unsent)
+}
+
+// send writes to the socket. TCP looks at TCP_NOTSENT_LOWAT only before it begins another piece, of up to 64 KiB: on a slow connection its pieces
+// end after some whole segments (MSG_EOR), so that no short one is sent for that.
+func (w *writer) send(fd int, b []byte) (int, error) {
+	if w.unit == 0 {
+		return unix.Write(fd, b)
+	}
+	if w.since >= w.unit { // it was larger before
+		w.since = 0
+	}
+	flags := unix.MSG_DONTWAIT | unix.MSG_NOSIGNAL
+	if left := w.unit - w.since; len(b) >= left {
+		b = b[:left]
+		flags |= unix.MSG_EOR
+	}
+	n, err := unix.SendmsgN(fd, b, nil, nil, flags)
+	if n > 0 {
+		w.since = (w.since + n) % w.unit
+	}
+	return n, err
 }
 
 // seal makes records of b. Nothing is held.
@@ -150,7 +219,7 @@ func (w *writer) until(b []byte, progress func()) error {
 // write returns true when there is nothing more to do: all was taken or the connection is at its end.
 func (w *writer) write(fd uintptr) bool {
 	for len(w.rest) > 0 {
-		n, err := unix.Write(int(fd), w.rest)
+		n, err := w.send(int(fd), w.rest)
 		switch {
 		case err == unix.EINTR:
 			continue
@@ -170,6 +239,8 @@ func (w *writer) write(fd uintptr) bool {
 }
 
 func (w *writer) writeConn(b []byte, progress func()) error {
+	start, all := time.Now(), len(b)
+	defer func() { w.pace.Took(all-len(b), time.Since(start)) }()
 	for len(b) > 0 {
 		n, err := w.s.conn.Write(b[:min(len(b), pipePart)])
 		w.s.tally(&w.s.sent, n)

@@ -62,6 +62,7 @@ type connection struct {
 	client  *client
 	stream  carrier.Link
 	queue   *router.Queue
+	fair    *router.Fair // before queue; a session has its own
 	port    *router.Port
 	forward *router.Forwarder
 	framer  proto.Framer
@@ -114,7 +115,9 @@ func newConnection(c *client, s carrier.Link) *connection {
 	if s.Max() > 0 {
 		x.queue.Whole()
 	}
-	x.port = router.NewPort(1, router.Caps{}, x.queue)
+	x.fair = router.NewFair(x.queue, new(buffer.Budget), &c.total)
+	x.queue.OnRoom(x.fair.Refill)
+	x.port = router.NewPort(1, router.Caps{}, x.fair)
 	x.forward = router.NewForwarder(c.uplink, x.port, &c.total, noAddr)
 	return x
 }
@@ -252,6 +255,7 @@ func (x *connection) run() {
 	others.Go(x.keepAlive)
 	x.end(x.read())
 	others.Wait()
+	x.fair.Close()
 	x.stream.Release()
 }
 

@@ -17,7 +17,8 @@ type tunnel struct {
 	id    proto.SessionID
 	lease session.Lease
 	port  *router.Port
-	caps  router.Caps // of port, where the path in use carries everything
+	caps  router.Caps  // of port, where the path in use carries everything
+	fair  *router.Fair // before send
 	send  *multipath.Sender
 	recv  *multipath.Receiver
 	epoch uint64 // of the newest path
@@ -29,8 +30,9 @@ func (c *client) newTunnel(x *connection, l session.Lease) *tunnel {
 		id: l.Session, lease: l,
 		caps: *x.port.Caps(), port: router.NewPort(1, router.Caps{}, nil),
 	}
-	t.send = multipath.NewSender(multipath.Config{Limit: c.c.QueueBytes, Keep: c.c.KeepBytes, Budget: new(buffer.Budget), Fit: t.fit, Waiting: c.wake})
-	t.port.SendBy(t.send)
+	t.send = multipath.NewSender(multipath.Config{Limit: c.c.QueueBytes, Keep: c.c.KeepBytes, Budget: new(buffer.Budget), Fit: t.fit, Room: t.refill, Waiting: c.wake})
+	t.fair = router.NewFair(t.send, new(buffer.Budget), &c.total)
+	t.port.SendBy(t.fair)
 	t.recv = multipath.NewReceiver(func(received uint64) {
 		if path := t.send.Using(); path != nil {
 			path.Ack(received)
@@ -48,10 +50,14 @@ func (t *tunnel) fit(max int) {
 	t.port.SetCaps(caps)
 }
 
+// refill hands on what waits before the Sender.
+func (t *tunnel) refill() { t.fair.Refill() }
+
 // enter makes x a path of t. Its reading goroutine waits, or is the caller. Frames of the path may have to wait until alone
 // is closed.
 func (x *connection) enter(t *tunnel, alone <-chan struct{}) {
 	x.tunnel, x.port = t, t.port
+	x.queue.OnRoom(t.fair.Refill)
 	x.path = multipath.NewPath(x.epoch, x.queue, x.stream.Max())
 	x.forward = router.NewForwarder(x.client.uplink, t.port, &x.client.total, noAddr)
 	x.reader = t.recv.NewReader(0, alone)
@@ -62,6 +68,7 @@ func (c *client) forget() {
 	if t := c.tunnel; t != nil {
 		c.tunnel = nil
 		c.uplink.Connect(nil)
+		t.fair.Close()
 		t.send.Close()
 		t.recv.Close()
 	}

@@ -275,7 +275,7 @@ func (p *peer) show() api.Session {
 	s := p.port.Stats()
 	session := api.Session{
 		ID: p.id, Secure: p.key != identity.Public{}, Address: p.port.Addr(), From: p.stream.RemoteAddr().String(),
-		Since: p.start, Received: p.stream.Received(), Sent: p.stream.Sent(), Queued: p.queue.Queued(),
+		Since: p.start, Received: p.stream.Received(), Sent: p.stream.Sent(), Queued: p.queue.Queued() + p.fair.Queued(),
 		Packets: s.Packets, Drops: s.Drops,
 	}
 	if d, err := p.g.device(p.key); err == nil {
@@ -289,6 +289,7 @@ func (t *tunnel) show() api.Session {
 	s := t.port.Stats()
 	shown := api.Session{
 		ID: t.nr, Secure: true, Address: t.port.Addr(), Since: t.born, Packets: s.Packets, Drops: s.Drops, Paths: []api.Path{},
+		Queued: t.fair.Queued(),
 	}
 	shown.Replayed, _ = t.send.Replayed()
 	if d, err := t.g.device(t.key); err == nil {

@@ -93,6 +93,8 @@ func (n *narrow) Max() int                     { return 1400 }
 func (n *narrow) RemoteAddr() net.Addr         { return &net.UDPAddr{} }
 func (n *narrow) TryWrite([]byte) (int, error) { return 0, nil }
 func (n *narrow) Held() int                    { return 0 }
+
+func (n *narrow) Grain() int { return 0 }
 func (n *narrow) Write(b []byte, _ func()) error {
 	n.calls++
 	for len(b) > 0 {

@@ -23,7 +23,7 @@ func (p *peer) begin() {
 	t := p.g.newTunnel(p)
 	p.tunnel.Store(t)
 	p.reader = t.recv.NewReader(0, nil)
-	p.port.SendBy(t.send)
+	p.port.SendBy(t.fair)
 }
 
 // attach makes a connection whose client names a session a path of it.

@@ -46,6 +46,7 @@ type peer struct {
 	log     *slog.Logger
 	stream  carrier.Link
 	queue   *router.Queue
+	fair    *router.Fair // before queue; a session has its own
 	port    *router.Port // changed under g.mu
 	forward *router.Forwarder
 	framer  proto.Framer
@@ -91,7 +92,9 @@ func newPeer(g *Gateway, id uint64, s carrier.Link, key identity.Public, visit *
 	if s.Max() > 0 {
 		p.queue.Whole()
 	}
-	p.port = router.NewPort(id, router.Caps{}, p.queue)
+	p.fair = router.NewFair(p.queue, budget, &g.total)
+	p.queue.OnRoom(p.fair.Refill)
+	p.port = router.NewPort(id, router.Caps{}, p.fair)
 	p.port.Guest = g.devices != nil && key == identity.Public{}
 	p.forward = router.NewForwarder(g.table, p.port, &g.total, g.gateway)
 	p.accepted.Store(1)
@@ -428,6 +431,7 @@ func (p *peer) isEnding() bool {
 // leave gives back what the client held.
 func (p *peer) leave() {
 	<-p.ended
+	p.fair.Close()
 	if t := p.tunnel.Load(); t != nil {
 		t.leave(p)
 		p.log.Info("client left", "addr", t.port.Addr(), "cause", p.cause, "received", p.stream.Received(), "sent", p.stream.Sent())

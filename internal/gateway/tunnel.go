@@ -30,7 +30,8 @@ type tunnel struct {
 	key  identity.Public
 	log  *slog.Logger
 	port *router.Port
-	caps router.Caps // of port, where the path in use carries everything
+	caps router.Caps  // of port, where the path in use carries everything
+	fair *router.Fair // before send
 	send *multipath.Sender
 	recv *multipath.Receiver
 	born time.Time
@@ -51,8 +52,10 @@ func (g *Gateway) newTunnel(p *peer) *tunnel {
 		paths: map[*peer]*multipath.Path{},
 	}
 	_, _ = rand.Read(t.id[:]) // never fails: crypto/rand
-	t.send = multipath.NewSender(multipath.Config{Limit: p.c.QueueBytes, Budget: &g.budget, Fit: t.fit})
+	t.send = multipath.NewSender(multipath.Config{Limit: p.c.QueueBytes, Budget: &g.budget, Fit: t.fit, Room: t.refill})
+	t.fair = router.NewFair(t.send, &g.budget, &g.total)
 	t.recv = multipath.NewReceiver(t.ack)
+	p.queue.OnRoom(t.fair.Refill)
 	path := multipath.NewPath(0, p.queue, p.stream.Max())
 	t.paths[p] = path
 	t.send.Start(path)
@@ -68,6 +71,9 @@ func (t *tunnel) fit(max int) {
 	caps.Super = caps.Super && max == 0
 	t.port.SetCaps(caps)
 }
+
+// refill hands on what waits before the Sender.
+func (t *tunnel) refill() { t.fair.Refill() }
 
 // ack tells the client what has come, by the path in use.
 func (t *tunnel) ack(received uint64) {
@@ -95,6 +101,7 @@ func (t *tunnel) join(p *peer, m proto.AttachMessage) (path *multipath.Path, use
 			alone = other.ended
 		}
 	}
+	p.queue.OnRoom(t.fair.Refill)
 	path = multipath.NewPath(m.Epoch, p.queue, p.stream.Max())
 	t.paths[p] = path
 	return path, use, alone, nil
@@ -240,6 +247,7 @@ func (t *tunnel) fail(cause string) {
 // close gives back what the session held. All paths have left.
 func (t *tunnel) close() {
 	t.g.table.Unbind(t.port)
+	t.fair.Close()
 	t.send.Close()
 	t.recv.Close()
 	t.g.mu.Lock()

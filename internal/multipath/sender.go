@@ -1,6 +1,7 @@
 package multipath
 
 import (
+	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -19,6 +20,8 @@ type Config struct {
 	// Fit is called when another path is used: max is the longest item that it carries, 0: any. What is larger nevertheless
 	// is sent in fragments. It must not wait, nor call the Sender.
 	Fit func(max int)
+	// Room is called when there may be room again for what comes before the Sender. It is called without a lock.
+	Room func()
 	// Waiting is called when a frame waits for its acknowledgement and none did before. It must not wait.
 	Waiting func()
 }
@@ -40,6 +43,7 @@ type Sender struct {
 	also    *Path     // gets a copy; nil: none
 	change  *change
 	turns   uint64 // changes so far
+	until   uint64 // frames before it were there when the path changed
 	busy    bool   // somebody hands frames to paths: only he may set sent, main and also
 	closed  bool
 
@@ -55,7 +59,7 @@ type change struct {
 	again      bool
 }
 
-var _ router.Sender = (*Sender)(nil)
+var _ router.Bounded = (*Sender)(nil)
 
 // NewSender returns a Sender without a path.
 func NewSender(c Config) *Sender {
@@ -64,6 +68,9 @@ func NewSender(c Config) *Sender {
 	}
 	if c.Fit == nil {
 		c.Fit = func(int) {}
+	}
+	if c.Room == nil {
+		c.Room = func() {}
 	}
 	if c.Waiting == nil {
 		c.Waiting = func() {}
@@ -113,6 +120,17 @@ func (s *Sender) Send(run []byte) (int, router.Reason) {
 	s.busy = false
 	s.wake()
 	return dropped, why
+}
+
+// Room implements router.Bounded. What comes while there is no path, or before the frames that had no path are handed on, is kept.
+func (s *Sender) Room() (now, later int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.main == nil || s.sent < s.until || s.closed {
+		return math.MaxInt, s.c.Limit
+	}
+	now, later = s.main.queue.Room()
+	return max(now-s.waiting, 0), later
 }
 
 // wait keeps a run for the one who is busy, or for the next path. The caller holds mu.
@@ -171,6 +189,11 @@ func (s *Sender) Limit(p *Path, max int) {
 
 // Lost says that a path carries nothing any more. If another one got a copy, it is used from now on.
 func (s *Sender) Lost(p *Path) {
+	s.forget(p)
+	s.c.Room()
+}
+
+func (s *Sender) forget(p *Path) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.change != nil && s.change.main == p {
@@ -275,6 +298,7 @@ func (s *Sender) pump() {
 	for {
 		main, also, first, frames, stop := s.next()
 		if main == nil {
+			s.c.Room()
 			return
 		}
 		ok := main.put(first, frames, stop)
@@ -309,7 +333,7 @@ func (s *Sender) next() (main, also *Path, first uint64, frames []byte, stop <-c
 // begin makes the change that is wanted, and returns what tells the other end. The caller holds mu and is busy.
 func (s *Sender) begin() (tell func()) {
 	c, before := s.change, s.main
-	s.change = nil
+	s.change, s.until = nil, s.log.Next()
 	s.set(c.main, c.also)
 	if c.again {
 		s.log.Expire(time.Now().Add(-replayAge), tail)

@@ -25,6 +25,8 @@ func (s *brokenStream) TryWrite([]byte) (int, error) {
 func (s *brokenStream) Write([]byte, func()) error { return s.err }
 func (s *brokenStream) Held() int                  { return 0 }
 
+func (s *brokenStream) Grain() int { return 0 }
+
 // What a connection loses counts as dropped, whatever it ended by: the packet that was cut, too, and
 // never what its bytes happen to look like.
 func TestLossIsCounted(t *testing.T) {

@@ -1,6 +1,7 @@
 package router
 
 import (
+	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -18,6 +19,8 @@ type Stream interface {
 	Write(b []byte, progress func()) error
 	// Held returns how many bytes of memory the stream needs for what TryWrite took and could not write.
 	Held() int
+	// Grain returns how many bytes are to be handed to Write at once, because it is slow; 0: all there are.
+	Grain() int
 }
 
 // QueueConfig is what a Queue is made of.
@@ -55,7 +58,9 @@ type Queue struct {
 	less chan struct{} // capacity 1; sent to by Run: bytes went down
 	done chan struct{} // closed by Close
 
-	onProgress func() // progress, bound once
+	onProgress func()       // progress, bound once
+	onRoom     func()       // OnRoom; guarded by mu
+	grain      atomic.Int32 // Stream.Grain, as of the last write
 
 	start   time.Time    // has the monotonic clock
 	blocked atomic.Int64 // since when Run makes no progress: nanoseconds since start, plus 1; 0: it does
@@ -143,30 +148,6 @@ func (q *Queue) sendAll(b []byte, then func(), stop <-chan struct{}) bool {
 	}
 }
 
-// Run writes what waits, until Close or Finish. It returns the error of the stream, or nil.
-func (q *Queue) Run() error {
-	for {
-		select {
-		case <-q.wake:
-		case <-q.done:
-			return nil
-		}
-		if err := q.drain(); err != nil {
-			return err
-		}
-		if q.finished() {
-			q.Close()
-			return nil
-		}
-	}
-}
-
-func (q *Queue) finished() bool {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	return q.last && !q.writing && !q.waiting()
-}
-
 // Finish takes b as the last thing to send: Run returns when it is written, as after Close.
 func (q *Queue) Finish(b []byte) {
 	q.mu.Lock()
@@ -192,6 +173,31 @@ func (q *Queue) Close() {
 		q.c.Budget.Free(b)
 	}
 	q.blocks = nil
+}
+
+// OnRoom lets Run call f, whenever bytes went down. It may be called at any time.
+func (q *Queue) OnRoom(f func()) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.onRoom = f
+}
+
+// laterGrains is how much may wait before a slow queue, in what it takes at once: that much time is hidden from TCP inside, which needs about a
+// round trip of it to fill the path.
+const laterGrains = 20
+
+// Room implements Bounded. A stream that is fast, or was not slow yet, takes all there is.
+func (q *Queue) Room() (now, later int) {
+	grain := int(q.grain.Load())
+	if grain == 0 {
+		return math.MaxInt, q.c.Limit
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.last {
+		return math.MaxInt, q.c.Limit // Send says why not
+	}
+	return max(grain-q.bytes, 0), min(laterGrains*grain, q.c.Limit)
 }
 
 // Queued returns how many bytes wait.
@@ -319,58 +325,6 @@ func (q *Queue) hold(n int) {
 	q.held = n
 }
 
-// drain writes what waits until nothing is left.
-func (q *Queue) drain() error {
-	defer q.blocked.Store(0)
-	for {
-		b, more := q.take()
-		if !more {
-			return nil
-		}
-		q.progress()
-		err := q.write(b)
-		q.wrote(b)
-		notify(q.less)
-		if err != nil {
-			return err
-		}
-	}
-}
-
-// take makes Run the one who writes and returns the first block, or nil where only the stream has
-// something left.
-func (q *Queue) take() (b *buffer.Block, more bool) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	if q.writing || !q.waiting() {
-		return nil, false
-	}
-	q.writing = true
-	if len(q.blocks) == 0 {
-		return nil, true
-	}
-	b = q.blocks[0]
-	q.blocks = q.blocks[1:]
-	if len(q.blocks) == 0 {
-		q.blocks = nil
-	}
-	return b, true
-}
-
-// wrote ends what take has begun.
-func (q *Queue) wrote(b *buffer.Block) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	q.writing = false
-	q.hold(q.s.Held())
-	if b != nil {
-		q.bytes -= b.Len()
-		q.c.Budget.Free(b)
-	}
-}
-
-func (q *Queue) progress() { q.blocked.Store(int64(time.Since(q.start)) + 1) }
-
 func notify(c chan struct{}) {
 	select {
 	case c <- struct{}{}:
@@ -378,9 +332,11 @@ func notify(c chan struct{}) {
 	}
 }
 
-func (q *Queue) try(run []byte) (int, error) {
+func (q *Queue) try(run []byte) (n int, err error) {
 	if !q.onePerWrite.Load() {
-		return q.s.TryWrite(run)
+		n, err = q.s.TryWrite(run)
+		q.grain.Store(int32(q.s.Grain()))
+		return n, err
 	}
 	for done := 0; ; {
 		if done == len(run) {
@@ -393,22 +349,4 @@ func (q *Queue) try(run []byte) (int, error) {
 			return done, err
 		}
 	}
-}
-
-func (q *Queue) write(k *buffer.Block) error {
-	if k == nil {
-		return q.s.Write(nil, q.onProgress)
-	}
-	b := k.Bytes()
-	if !q.onePerWrite.Load() || k.Sealed {
-		return q.s.Write(b, q.onProgress)
-	}
-	for len(b) > 0 {
-		n := proto.ItemLen(b)
-		if err := q.s.Write(b[:n], q.onProgress); err != nil {
-			return err
-		}
-		b = b[n:]
-	}
-	return nil
 }

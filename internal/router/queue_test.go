@@ -23,6 +23,7 @@ type pipe struct {
 	writes []int
 	closed bool
 
+	grain int
 	seals bool   // TryWrite takes all, and holds what there is no room for
 	held  []byte // of what was taken
 }
@@ -56,6 +57,8 @@ func (p *pipe) Held() int {
 	defer p.mu.Unlock()
 	return cap(p.held)
 }
+
+func (p *pipe) Grain() int { return p.grain }
 
 func (p *pipe) Write(b []byte, progress func()) error {
 	p.mu.Lock()
@@ -434,3 +437,5 @@ type discardStream struct{}
 func (discardStream) TryWrite(b []byte) (int, error) { return len(b), nil }
 func (discardStream) Write(b []byte, _ func()) error { return nil }
 func (discardStream) Held() int                      { return 0 }
+
+func (discardStream) Grain() int { return 0 }

@@ -57,6 +57,7 @@ type Stock struct {
 	asks [][]address
 
 	// Of the goroutine that writes:
+	pace    carrier.Pace
 	told    bool // the routes were
 	scratch []byte
 
@@ -194,8 +195,13 @@ func (s *Stock) TryWrite([]byte) (int, error) { return 0, nil }
 // Held returns 0.
 func (s *Stock) Held() int { return 0 }
 
+// Grain is that of carrier.Stream.
+func (s *Stock) Grain() int { return s.pace.Grain() }
+
 // Write sends all items of b, which are whole.
 func (s *Stock) Write(b []byte, progress func()) error {
+	start, all := time.Now(), len(b)
+	defer func() { s.pace.Took(all-len(b), time.Since(start)) }()
 	for len(b) > 0 {
 		k, n, err := proto.Framer{FromServer: true}.Next(b)
 		if err == nil && n == 0 {

@@ -5,10 +5,13 @@ import (
 	"fmt"
 	"io"
 	"time"
+
+	"ferry/internal/carrier"
 )
 
 // A writer is the state of the goroutine that writes.
 type writer struct {
+	pace     carrier.Pace
 	pack     packer
 	out      *batch            // nil: none is borrowed. What is in it is sealed
 	keepItem func([]byte) bool // Link.keep, bound once
@@ -21,7 +24,9 @@ func (l *Link) TryWrite(b []byte) (int, error) { return l.write(b, false, nil) }
 // Write takes all items of b, whole ones, waiting as long as it takes or until the connection ends, and sends them behind
 // what is held. progress is called whenever some were taken; it may be nil.
 func (l *Link) Write(b []byte, progress func()) error {
-	_, err := l.write(b, true, progress)
+	start := time.Now()
+	n, err := l.write(b, true, progress)
+	l.pace.Took(n, time.Since(start))
 	return err
 }
 
@@ -33,6 +38,9 @@ func (l *Link) Held() int {
 	}
 	return batchSize
 }
+
+// Grain is that of carrier.Stream.
+func (l *Link) Grain() int { return l.pace.Grain() }
 
 func (l *Link) write(b []byte, wait bool, progress func()) (n int, err error) {
 	for {

@@ -345,7 +345,7 @@ func TestHandshakeContext(t *testing.T) {
 	} else if !errors.Is(err, context.Canceled) {
 		t.Error(err)
 	}
-	if err := <-dialled; err != io.EOF {
+	if err := <-dialled; !errors.Is(err, io.EOF) { // also while it dials
 		t.Errorf("client: %v", err)
 	}
 }

@@ -24,6 +24,7 @@ type Link struct {
 	start  time.Time // has the monotonic clock
 
 	sender sender
+	pace   carrier.Pace // of the goroutine that writes
 	inbox  inbox
 	out    window // of the goroutine that reads
 
@@ -127,6 +128,8 @@ func (l *Link) TryWrite(b []byte) (int, error) {
 // Write takes all items of b, waiting as long as it takes or until the link is closed. progress is called whenever some were
 // taken.
 func (l *Link) Write(b []byte, progress func()) error {
+	start, all := time.Now(), len(b)
+	defer func() { l.pace.Took(all-len(b), time.Since(start)) }()
 	for len(b) > 0 {
 		n, err := l.TryWrite(b)
 		if err != nil {
@@ -149,6 +152,9 @@ func (l *Link) Write(b []byte, progress func()) error {
 
 // Held returns 0: what was taken is sent without another call.
 func (l *Link) Held() int { return 0 }
+
+// Grain is that of carrier.Stream.
+func (l *Link) Grain() int { return l.pace.Grain() }
 
 // Close ends the link; pending calls return an error. It returns when all has ended: at once, or, if a goodbye or joined
 // frame was the last item, when the other end has read it, or has had lingerTime for that. It is idempotent.

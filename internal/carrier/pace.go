@@ -1,0 +1,79 @@
+package carrier
+
+import (
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// grainTime is how long a link may need for what it is handed at once.
+	grainTime = 5 * time.Millisecond
+	// minGrain is what the slowest link is handed: a packet, or several short ones.
+	minGrain = 2 << 10
+	// notSlow is the rate in bytes a second from which on a link is not slow.
+	notSlow = float64(sealPart) / (float64(grainTime) / float64(time.Second))
+	// paceTime is how often a rate is reckoned at most.
+	paceTime = 20 * time.Millisecond
+)
+
+// A Pace is how fast a link takes bytes, or gets them to the other end, while some wait. It belongs to the goroutine that writes. The zero value knows
+// nothing yet.
+type Pace struct {
+	rate float64 // bytes a second; 0: not known
+
+	// Of a link whose Write tells (Took): since the last reckoning.
+	bytes int
+	busy  time.Duration
+
+	// Of a socket of TCP (see): what the kernel said last.
+	looked time.Time
+	every  time.Duration
+	acked  uint64
+	unsent bool // bytes waited
+}
+
+// Grain returns how many bytes are to be handed to a link at once: a power of two; 0: all there are, for it is not slow.
+func (p *Pace) Grain() int {
+	if p.rate == 0 {
+		return 0
+	}
+	for n := minGrain; n < sealPart; n *= 2 {
+		if float64(2*n) > p.rate*grainTime.Seconds() {
+			return n
+		}
+	}
+	return 0
+}
+
+// Took notes that Write had n bytes, and needed the time d for them.
+func (p *Pace) Took(n int, d time.Duration) {
+	p.bytes += n
+	p.busy += d
+	if p.busy < paceTime && p.bytes < 4*sealPart {
+		return
+	}
+	rate := min(float64(p.bytes)/max(p.busy, time.Microsecond).Seconds(), 2*notSlow) // it may become slow at once
+	if weight := max(float64(p.busy)/float64(4*paceTime), 0.25); p.rate > 0 && weight < 1 {
+		rate = p.rate + (rate-p.rate)*weight
+	}
+	p.rate, p.bytes, p.busy = rate, 0, 0
+}
+
+// due tells whether it is time to ask the kernel.
+func (p *Pace) due(now time.Time) bool { return now.Sub(p.looked) >= p.every }
+
+// see notes what the kernel says of a socket (TCP_INFO, linux/tcp.h). Where bytes waited all the time, that is how fast it is, and otherwise it is no slower.
+func (p *Pace) see(now time.Time, i *unix.TCPInfo) {
+	waited := p.unsent && i.Notsent_bytes > 0
+	rate := float64(i.Bytes_acked-p.acked) / now.Sub(p.looked).Seconds()
+	switch {
+	case p.looked.IsZero() || !waited && rate <= p.rate || !waited && p.rate == 0:
+	case rate > p.rate:
+		p.rate = rate
+	default:
+		p.rate += (rate - p.rate) / 4
+	}
+	p.looked, p.acked, p.unsent = now, i.Bytes_acked, i.Notsent_bytes > 0
+	p.every = max(paceTime, time.Duration(i.Rtt)*time.Microsecond)
+}

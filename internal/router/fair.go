@@ -1,0 +1,241 @@
+package router
+
+import (
+	"sync"
+	"sync/atomic"
+
+	"ferry/internal/buffer"
+	"ferry/internal/packet"
+	"ferry/internal/proto"
+)
+
+// A Bounded is a Sender which says how much it takes.
+type Bounded interface {
+	Sender
+	// Room returns how many bytes Send takes now without much delay, and how many more may wait before it.
+	Room() (now, later int)
+}
+
+// A Fair stands before a Sender that may be slow. What would wait in there for long waits here instead, where nothing has a number yet, in two
+// lanes: packets of a flow of which nothing waits overtake the others. So a ping, a name, a key that was pressed pass a download. (Sparse flows
+// come first in RFC 8290, too; flows that are not are one queue here.)
+//
+//	Send --+--- nothing waits, and there is room ----------------+--> Sender --> Queue --> stream
+//	       |                                                     |      Queue has room: Refill
+//	       +--> ahead: one short packet of each flow ---> Refill +
+//	       +--> rest:  all others, in order -----------> Refill  +
+//
+// While a stream is fast, there is always room, and nothing is looked at here.
+type Fair struct {
+	to     Bounded
+	budget *buffer.Budget
+	count  *Counters // of what was taken here, and not there
+
+	waits atomic.Int64 // bytes in lanes, and in Send of who refills
+
+	mu          sync.Mutex // guards what follows
+	ahead, rest lane
+	flows       *[flowCount]uint16 // items in lanes, by the hash of their flow; nil: none wait
+	spent       int                // bytes that went ahead since the last piece of rest
+	busy        bool               // somebody refills
+	anew        bool               // he has to look once more
+	closed      bool
+}
+
+const (
+	flowCount = 256
+	// shortPacket is how long an item may be that overtakes others, and aheadBytes how many of them may between two pieces of the others.
+	shortPacket = 2 << 10
+	aheadBytes  = 8 << 10
+	// pieceBytes is how much is handed on before it is looked whether something is to go ahead, unless one item has more.
+	pieceBytes = 2 << 10
+)
+
+// flowTables are those of all Fairs. One get (Fair.push), one put (Fair.pop): only where something waits there is one.
+var flowTables = sync.Pool{New: func() any { return new([flowCount]uint16) }}
+
+// NewFair returns a Fair before a Sender, who lets Refill be called when there is room again. Its memory is of a budget; count is where it notes what is lost.
+func NewFair(to Bounded, budget *buffer.Budget, count *Counters) *Fair {
+	return &Fair{to: to, budget: budget, count: count}
+}
+
+// Send implements Sender. The run has data items only.
+func (f *Fair) Send(run []byte) (int, Reason) {
+	if f.waits.Load() == 0 {
+		now, _ := f.to.Room()
+		if len(run) <= now {
+			return f.to.Send(run)
+		}
+		n := proto.WholeItems(run, now)
+		if n > 0 {
+			if dropped, why := f.to.Send(run[:n]); dropped > 0 {
+				return dropped + proto.CountItems(run[n:]), why
+			}
+			run = run[n:]
+		}
+	}
+	dropped, why := f.wait(run)
+	f.Refill()
+	return dropped, why
+}
+
+// wait puts items into lanes, as far as there is room.
+func (f *Fair) wait(run []byte) (dropped int, why Reason) {
+	_, later := f.to.Room()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for len(run) > 0 {
+		item := run[:proto.ItemLen(run)]
+		run = run[len(item):]
+		if reason := f.push(item, later); reason != None {
+			dropped, why = dropped+1, reason
+		}
+	}
+	return dropped, why
+}
+
+// push puts an item into its lane. The caller holds mu.
+func (f *Fair) push(item []byte, limit int) Reason {
+	if f.closed {
+		return DropClosed
+	}
+	if f.ahead.bytes+f.rest.bytes+len(item) > f.budget.Share() {
+		return DropMemory
+	}
+	if f.flows == nil {
+		f.flows = flowTables.Get().(*[flowCount]uint16)
+	}
+	waiting := &f.flows[flowOf(item)]
+	to := &f.rest
+	if *waiting == 0 && len(item) <= shortPacket && f.spent+len(item) <= aheadBytes {
+		to = &f.ahead
+		f.spent += len(item)
+	} else if f.rest.bytes > 0 && f.rest.bytes+len(item) > limit {
+		return DropQueueFull
+	}
+	*waiting++
+	to.push(item, f.budget)
+	f.waits.Add(int64(len(item)))
+	return None
+}
+
+// Refill hands on what waits, as far as there is room. It does not wait itself.
+func (f *Fair) Refill() {
+	if f.waits.Load() == 0 {
+		return
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.anew = true; f.busy {
+		return
+	}
+	f.busy = true
+	for f.anew {
+		f.anew = false
+		for f.piece() {
+			f.anew = true
+		}
+	}
+	f.busy = false
+	if f.closed {
+		f.clear()
+	}
+}
+
+// piece hands on a piece of a lane, and tells whether there was one, and room for it. The caller holds mu, and is busy.
+func (f *Fair) piece() bool {
+	from := &f.ahead
+	if from.bytes == 0 {
+		from = &f.rest
+	}
+	now, _ := f.to.Room()
+	if from.bytes == 0 || now == 0 {
+		return false
+	}
+	b := from.first()
+	b = b[:max(proto.WholeItems(b, min(now, pieceBytes)), proto.ItemLen(b))]
+	if from == &f.rest || f.rest.bytes == 0 {
+		f.spent = 0
+	}
+	f.mu.Unlock()
+	if dropped, why := f.to.Send(b); dropped > 0 && f.count != nil {
+		f.count.drop(why, dropped)
+	}
+	f.mu.Lock()
+	f.pop(from, b)
+	return true
+}
+
+// pop takes off what was handed on. The caller holds mu.
+func (f *Fair) pop(from *lane, b []byte) {
+	f.waits.Add(int64(-len(b)))
+	for i := 0; i < len(b); {
+		n := proto.ItemLen(b[i:])
+		f.flows[flowOf(b[i:i+n])]--
+		i += n
+	}
+	from.pop(len(b), f.budget)
+	if f.ahead.bytes == 0 && f.rest.bytes == 0 {
+		flowTables.Put(f.flows)
+		f.flows = nil
+	}
+}
+
+// Queued returns how many bytes wait here.
+func (f *Fair) Queued() int { return int(f.waits.Load()) }
+
+// Close gives all memory back; what waits is lost. It may be called more than once.
+func (f *Fair) Close() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.closed = true; !f.busy {
+		f.clear()
+	}
+}
+
+// clear drops what waits. The caller holds mu, and nobody refills.
+func (f *Fair) clear() {
+	for _, l := range []*lane{&f.ahead, &f.rest} {
+		for l.bytes > 0 {
+			f.pop(l, l.first())
+		}
+	}
+}
+
+func flowOf(item []byte) uint32 {
+	ip := item
+	if proto.IsFrame(item) {
+		ip = item[proto.DataHeaderLen:]
+	}
+	return packet.FlowHash(ip) >> 24
+}
+
+// A lane has items in the order in which they came. None lies in two blocks.
+type lane struct {
+	blocks []*buffer.Block
+	off    int // bytes of the first block that are gone
+	bytes  int
+}
+
+func (l *lane) push(item []byte, budget *buffer.Budget) {
+	l.bytes += len(item)
+	if n := len(l.blocks); n > 0 && l.blocks[n-1].Room() >= len(item) {
+		l.blocks[n-1].Append(item)
+		return
+	}
+	b := budget.New(len(item))
+	b.Append(item)
+	l.blocks = append(l.blocks, b)
+}
+
+// first returns items at the front, one or more.
+func (l *lane) first() []byte { return l.blocks[0].Bytes()[l.off:] }
+
+// pop takes n bytes of first off.
+func (l *lane) pop(n int, budget *buffer.Budget) {
+	l.bytes -= n
+	if l.off += n; l.off == l.blocks[0].Len() {
+		budget.Free(l.blocks[0])
+		l.blocks, l.off = l.blocks[1:], 0
+	}
+}
