@@ -181,8 +181,10 @@ func peek(raw syscall.RawConn) (byte, error) {
 
 // Reset closes a connection without a trace: no state is left here, not even for a minute (TIME_WAIT).
 func Reset(conn net.Conn) {
-	if l, ok := conn.(interface{ SetLinger(sec int) error }); ok {
-		_ = l.SetLinger(0)
+	if raw := rawConn(conn); raw != nil {
+		_ = raw.Control(func(fd uintptr) {
+			_ = unix.SetsockoptLinger(int(fd), unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
+		})
 	}
 	_ = conn.Close()
 }

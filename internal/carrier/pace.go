@@ -1,6 +1,8 @@
 package carrier
 
 import (
+	"net"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -77,3 +79,33 @@ func (p *Pace) see(now time.Time, i *unix.TCPInfo) {
 	p.looked, p.acked, p.unsent = now, i.Bytes_acked, i.Notsent_bytes > 0
 	p.every = max(paceTime, time.Duration(i.Rtt)*time.Microsecond)
 }
+
+// Paced returns a connection that keeps little unsent in the kernel while it is slow, as Stream does: for carriers that write to conn from under a protocol
+// of their own (TLS, SSH). Its writes come one at a time, as theirs do. A conn without a descriptor is returned as it is.
+func Paced(conn net.Conn) net.Conn {
+	raw := rawConn(conn)
+	if raw == nil {
+		return conn
+	}
+	return &paced{conn, raw, NewStream(conn)}
+}
+
+type paced struct {
+	net.Conn
+	raw syscall.RawConn
+	out *Stream // only written to
+}
+
+func (p *paced) Write(b []byte) (int, error) {
+	p.out.Grain()
+	if err := p.out.Write(b, nil); err != nil {
+		return 0, err
+	}
+	return len(b), nil
+}
+
+// NetConn returns the connection beneath, as that of tls.Conn does.
+func (p *paced) NetConn() net.Conn { return p.Conn }
+
+// SyscallConn implements syscall.Conn.
+func (p *paced) SyscallConn() (syscall.RawConn, error) { return p.raw, nil }

@@ -1,7 +1,6 @@
 package carrier
 
 import (
-	"io"
 	"net"
 	"testing"
 	"time"
@@ -77,77 +76,98 @@ func TestGrain(t *testing.T) {
 	}
 }
 
-// Little waits in the kernel of a slow connection, and all of it arrives; on a fast one nothing changes.
-func TestSlowConnection(t *testing.T) {
+// slowPair returns the ends of a connection by TCP; what is written to one is read from the other at 2 MB/s at most, and sent to all as one number
+// when it has ended.
+func slowPair(t *testing.T) (near net.Conn, all <-chan int) {
+	t.Helper()
 	l, err := TCPListenConfig().Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	near, err := TCPDialer(nil).DialContext(t.Context(), "tcp", l.Addr().String())
+	near, err = TCPDialer(nil).DialContext(t.Context(), "tcp", l.Addr().String())
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer near.Close()
 	far, err := l.Accept()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer far.Close()
+	t.Cleanup(func() { near.Close(); far.Close() })
 	if err := far.(*net.TCPConn).SetReadBuffer(8 << 10); err != nil {
 		t.Fatal(err)
 	}
-	s := NewStream(near)
-	sent, slow := 0, 0
-	written := make(chan error, 1)
+	sum := make(chan int, 1)
 	go func() {
-		block := make([]byte, 32<<10)
-		for range 200 {
-			part := block
-			if n := s.Grain(); n > 0 {
-				part = block[:n]
-				if slow++; slow > 60 {
-					break
-				}
-			}
-			if err := s.Write(part, nil); err != nil {
-				written <- err
+		tick := time.NewTicker(2 * time.Millisecond)
+		defer tick.Stop()
+		received, part := 0, make([]byte, 4<<10)
+		for {
+			<-tick.C
+			n, err := far.Read(part)
+			if received += n; err != nil {
+				sum <- received
 				return
 			}
-			sent += len(part)
-			if n := unsent(t, near); slow > 20 && n > 2*len(part)+len(part) {
-				t.Errorf("%d bytes wait in the kernel of a connection that is handed %d at once", n, len(part))
-			}
 		}
-		written <- near.(*net.TCPConn).CloseWrite()
 	}()
-	received, part := 0, make([]byte, 4<<10)
-	tick := time.NewTicker(2 * time.Millisecond) // 2 MB/s at most
-	defer tick.Stop()
-	for err == nil {
-		<-tick.C
-		var n int
-		n, err = far.Read(part)
-		received += n
-	}
-	if err != io.EOF {
-		t.Fatal(err)
-	}
-	if err := <-written; err != nil {
-		t.Fatal(err)
-	}
-	if slow == 0 || received != sent {
-		t.Errorf("%d parts of a slow connection, %d bytes of %d arrived", slow, received, sent)
+	return near, sum
+}
+
+// Little waits in the kernel of a slow connection, and all of it arrives: of a stream, and of what is written from under a protocol.
+func TestSlowConnection(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		out  func(net.Conn) (s *Stream, write func([]byte) error)
+	}{
+		{"stream", func(conn net.Conn) (*Stream, func([]byte) error) {
+			s := NewStream(conn)
+			return s, func(b []byte) error { return s.Write(b, nil) }
+		}},
+		{"paced", func(conn net.Conn) (*Stream, func([]byte) error) {
+			p := Paced(conn).(*paced)
+			return p.out, func(b []byte) error { _, err := p.Write(b); return err }
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			near, all := slowPair(t)
+			s, write := tt.out(near)
+			sent, slow, most := 0, 0, 0.0
+			for i := 0; i < 2000 && slow < 60; i++ {
+				part := make([]byte, 2<<10)
+				if err := write(part); err != nil {
+					t.Fatal(err)
+				}
+				sent += len(part)
+				if n := s.Grain(); n > 0 {
+					if slow++; slow > 20 {
+						most = max(most, float64(unsent(t, near))/float64(n))
+					}
+				}
+			}
+			if err := near.(*net.TCPConn).CloseWrite(); err != nil {
+				t.Fatal(err)
+			}
+			if slow == 0 || most > 3 {
+				t.Errorf("%d parts went to a connection that is slow; %.1f times what it is handed at once waited in the kernel", slow, most)
+			}
+			if n := <-all; n != sent {
+				t.Errorf("%d bytes of %d arrived", n, sent)
+			}
+		})
 	}
 }
 
 // unsent returns how many bytes the kernel has not sent yet: SIOCOUTQNSD, linux/sockios.h.
 func unsent(t *testing.T, conn net.Conn) (n int) {
-	raw, err := conn.(*net.TCPConn).SyscallConn()
-	if err == nil {
-		err = raw.Control(func(fd uintptr) { n, err = unix.IoctlGetInt(int(fd), unix.SIOCOUTQNSD) })
-	}
-	if err != nil {
+	raw := rawConn(conn)
+	if err := raw.Control(func(fd uintptr) {
+		var err error
+		if n, err = unix.IoctlGetInt(int(fd), unix.SIOCOUTQNSD); err != nil {
+			t.Error(err)
+		}
+	}); err != nil {
 		t.Error(err)
 	}
 	return n

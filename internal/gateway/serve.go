@@ -130,6 +130,7 @@ func (g *Gateway) greet(ctx context.Context, l *listener, a arrival) (carrier.Li
 // greetWeb greets a client that comes by HTTP or HTTPS, for a WebSocket or proxied IP, or directly by TLS.
 func (g *Gateway) greetWeb(ctx context.Context, l *listener, conn net.Conn, first byte) (carrier.Link, identity.Public, error) {
 	guest, others := g.guest(l)
+	conn = carrier.Paced(conn)
 	if first != carrier.TLSByte {
 		inside, err := ws.Accept(ctx, conn, l.path(), others)
 		return g.inside(ctx, inside, guest, err)

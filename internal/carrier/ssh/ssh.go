@@ -105,7 +105,7 @@ func Dial(ctx context.Context, e carrier.Endpoint, o carrier.Opener, key identit
 
 // client makes the handshake over a connection, which it closes when that does not succeed.
 func client(ctx context.Context, raw net.Conn, key identity.Key, verify func(identity.Public) error) (net.Conn, error) {
-	w := &wire{Conn: raw}
+	w := &wire{Conn: carrier.Paced(raw)}
 	stop := context.AfterFunc(ctx, func() { _ = w.Close() })
 	defer stop()
 	signer, err := ssh.NewSignerFromSigner(key.Signer())
@@ -167,7 +167,7 @@ func (h *hostKey) explain(err error) error {
 // is done. admit decides about the key of the client, whether or not it is the client's own yet; the key that
 // is returned is proven. conn is closed when that does not succeed.
 func Server(ctx context.Context, conn net.Conn, key identity.Key, admit func(identity.Public) error) (net.Conn, identity.Public, error) {
-	w := &wire{Conn: conn, guard: newGuard()}
+	w := &wire{Conn: carrier.Paced(conn), guard: newGuard()}
 	stop := context.AfterFunc(ctx, func() { _ = w.Close() })
 	defer stop()
 	l := &login{guard: w.guard, admit: admit}

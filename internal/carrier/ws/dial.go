@@ -53,9 +53,9 @@ func dial(ctx context.Context, e carrier.Endpoint, d *net.Dialer, p Options, upg
 	}
 	var s net.Conn
 	err = bounded(ctx, conn, func() (err error) {
-		wrapped := conn
+		wrapped := carrier.Paced(conn)
 		if e.Scheme != "ws" {
-			t := tls.Client(conn, outer(e))
+			t := tls.Client(wrapped, outer(e))
 			if err := t.HandshakeContext(ctx); err != nil {
 				return explain(err)
 			}

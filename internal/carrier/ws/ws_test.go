@@ -390,7 +390,7 @@ func TestFrames(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			a, b := pair(t, "ws")
-			raw := a.(*stream).wire.Conn.(*net.TCPConn)
+			raw := a.(*stream).wire.Conn.(interface{ NetConn() net.Conn }).NetConn().(*net.TCPConn)
 			all := bytes.Join(tt.bytes, nil)
 			var sending sync.WaitGroup
 			defer sending.Wait()
