@@ -13,6 +13,8 @@ import (
 	"ferry/internal/addrpool"
 	"ferry/internal/admission"
 	"ferry/internal/carrier/connectip"
+	"ferry/internal/carrier/datagram"
+	"ferry/internal/carrier/quic"
 	"ferry/internal/carrier/ssh"
 	"ferry/internal/carrier/tls"
 	"ferry/internal/carrier/ws"
@@ -65,6 +67,8 @@ var causes = []struct {
 	{context.DeadlineExceeded, "join_timeout", 0},
 	{tls.ErrRecord, "bad_record", 0},
 	{tls.ErrHandshake, "handshake", 0},
+	{datagram.ErrHandshake, "handshake", 0},
+	{quic.ErrHandshake, "handshake", 0},
 	{connectip.ErrRequest, "http", 0},
 	{ws.ErrRequest, "http", 0},
 	{ws.ErrTLS, "https", 0},
