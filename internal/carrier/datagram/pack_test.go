@@ -214,6 +214,47 @@ func TestStreamIsBounded(t *testing.T) {
 	}
 }
 
+// FuzzStream: whatever pieces a stranger sends, in whatever order, they are kept in order, each once, and no more of them than
+// have come. Each piece is a place, a length and the byte that it is full of.
+// exam: M14
+func FuzzStream(f *testing.F) {
+	f.Add([]byte{0, 3, 'a', 3, 2, 'b'})
+	f.Add([]byte{3, 2, 'b', 0, 3, 'a'})
+	f.Add([]byte{254, 9, 'a', 255, 9, 'a', 255, 20, 'b', 0, 1, 'c'})
+	f.Add([]byte{2, 9, 'b', 5, 1, 'c', 0, 3, 'a', 0, 255, 'd', 11, 2, 'e'})
+	f.Fuzz(func(t *testing.T, script []byte) {
+		var r receiving
+		came := 0
+		for ; len(script) >= 3; script = script[3:] {
+			offset := uint64(script[0])
+			switch offset {
+			case 254:
+				offset = 1 << 63 // of what no stream has
+			case 255:
+				offset = 1<<64 - 10 // it ends where one begins
+			}
+			piece := bytes.Repeat(script[2:3], int(script[1]))
+			r.take(offset, piece, 400)
+			came += len(piece)
+			kept := len(r.ready)
+			for i, p := range r.pieces {
+				if kept += len(p.data); p.offset <= r.next || p.offset >= r.next+400 || i > 0 && p.offset <= r.pieces[i-1].offset {
+					t.Fatalf("piece %d of %d is kept at %d, behind %d", i, len(r.pieces), p.offset, r.next)
+				}
+			}
+			if kept > came || len(r.pieces) > maxPieces || uint64(len(r.ready)) != r.next {
+				t.Fatalf("%d bytes and %d pieces are kept of %d bytes, %d up to %d", kept, len(r.pieces), came, len(r.ready), r.next)
+			}
+		}
+		a := r.ack(1)
+		for i, s := range a.spans[:a.n] {
+			if s.from >= s.to || s.from <= a.before || i > 0 && s.from <= a.spans[i-1].to {
+				t.Fatalf("span %d of %v", i, a.spans[:a.n])
+			}
+		}
+	})
+}
+
 // What three later packets have overtaken is lost, and goes again at once.
 func TestOvertaken(t *testing.T) {
 	var s sending
