@@ -7,8 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/netip"
 	"reflect"
+	"runtime"
+	"slices"
 	"testing"
 	"testing/iotest"
 
@@ -41,6 +44,7 @@ func TestVarint(t *testing.T) {
 }
 
 // FuzzVarint: the library reads the same.
+// exam: M14
 func FuzzVarint(f *testing.F) {
 	for _, v := range []uint64{0, 63, 64, 16383, 16384, 1<<30 - 1, 1 << 30, maxVarint} {
 		f.Add(appendVarint(nil, v))
@@ -74,6 +78,7 @@ func read(r io.Reader, size int) (all []string) {
 }
 
 // FuzzCapsules: how reads fall changes nothing, and no memory is taken for what did not come.
+// exam: M14, R14
 func FuzzCapsules(f *testing.F) {
 	f.Add(appendCapsuleHeader(nil, capsuleDatagram, 0))
 	f.Add(append(appendCapsuleHeader(nil, capsuleStream, 3), 1, 2, 3))
@@ -95,6 +100,7 @@ func FuzzCapsules(f *testing.F) {
 }
 
 // A capsule that claims more than it may ends all, before anything was read of it; an end within one is none in order.
+// exam: M14, R14
 func TestCapsuleBounds(t *testing.T) {
 	for _, tt := range []struct {
 		name string
@@ -116,6 +122,81 @@ func TestCapsuleBounds(t *testing.T) {
 	}
 }
 
+// What a stranger claims to send costs nobody memory, whatever capsule it claims it for, and however far it claims to go.
+// exam: M14, R14
+func TestClaims(t *testing.T) {
+	for _, kind := range []uint64{capsuleDatagram, capsuleAssign, capsuleRequest, capsuleRoutes, capsuleStream, 99, maxVarint} {
+		for _, claim := range []uint64{maxPacket, 1 << 20, 1 << 32, 1 << 40, maxVarint} {
+			b := append(appendVarint(appendVarint(nil, kind), claim), "a little of it"...)
+			claims(t, fmt.Sprintf("type %d, %d bytes, of a stock client", kind, claim), func() error {
+				s := &Stock{}
+				s.in.init()
+				defer s.in.close()
+				return s.readCapsules(bytes.NewReader(b))
+			})
+			claims(t, fmt.Sprintf("type %d, %d bytes, of Ferry's own", kind, claim), func() error {
+				_, err := io.Copy(io.Discard, newStream(&reading{Reader: bytes.NewReader(b)}))
+				return err
+			})
+		}
+	}
+}
+
+// claims wants that f ends with what an end in the middle is, or with a claim that was refused, and takes next to no memory.
+func claims(t *testing.T, what string, f func() error) {
+	t.Helper()
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	err := f()
+	runtime.ReadMemStats(&after)
+	if !errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, errCapsule) {
+		t.Errorf("%s: got %v", what, err)
+	}
+	if grown := after.TotalAlloc - before.TotalAlloc; grown > 512<<10 {
+		t.Errorf("%s: %d bytes were allocated", what, grown)
+	}
+}
+
+// FuzzStream: the bytes in capsules of ours come out, and those of others do not, however a client of HTTP/1.1 writes them.
+// exam: M14
+func FuzzStream(f *testing.F) {
+	own := func(b []byte) []byte { return append(appendCapsuleHeader(nil, capsuleStream, len(b)), b...) }
+	f.Add(slices.Concat(own([]byte("some")), own(nil), own([]byte("bytes"))))
+	f.Add(slices.Concat(appendCapsuleHeader(nil, capsuleDatagram, 3), []byte("abc"), own(make([]byte, 300))))
+	f.Add(append(appendCapsuleHeader(nil, capsuleStream, 1<<40), "a little of it"...))
+	f.Add(appendVarint(appendVarint(nil, maxVarint), maxVarint))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		var want []byte // by a twin that has all before it
+		for rest := b; ; {
+			kind, n := consumeVarint(rest)
+			size, m := consumeVarint(rest[n:])
+			if n == 0 || m == 0 {
+				break
+			}
+			rest = rest[n+m:]
+			value := rest[:min(size, uint64(len(rest)))]
+			if kind == capsuleStream {
+				want = append(want, value...)
+			}
+			rest = rest[len(value):]
+		}
+		for name, r := range map[string]io.Reader{"at once": bytes.NewReader(b), "byte by byte": iotest.OneByteReader(bytes.NewReader(b))} {
+			got, err := io.ReadAll(newStream(&reading{Reader: r}))
+			if !bytes.Equal(got, want) || err != nil && !errors.Is(err, io.ErrUnexpectedEOF) {
+				t.Fatalf("%s: got % x, %v, want % x", name, got, err, want)
+			}
+		}
+	})
+}
+
+// A reading connection only brings bytes.
+type reading struct {
+	io.Reader
+	net.Conn // nil: nothing else is asked
+}
+
+func (r *reading) Read(b []byte) (int, error) { return r.Reader.Read(b) }
+
 // A part of an address is none.
 func TestAddressParts(t *testing.T) {
 	for _, prefix := range []string{"10.0.0.7/32", "fd00::7/128"} {
@@ -132,6 +213,7 @@ func TestAddressParts(t *testing.T) {
 }
 
 // FuzzAddresses: what parses is written as it was, if its integers are of the shortest form, and is what the RFC allows.
+// exam: M14
 func FuzzAddresses(f *testing.F) {
 	f.Add(appendAddress(nil, address{1, netip.MustParsePrefix("10.0.0.7/32")}))
 	f.Add(appendAddress(appendAddress(nil, address{0, netip.MustParsePrefix("::/0")}), address{1 << 20, netip.MustParsePrefix("fd00::/8")}))
@@ -226,6 +308,7 @@ func TestHop(t *testing.T) {
 }
 
 // FuzzHalves: what was sent in two datagrams is what comes, nothing else does, and no datagram does harm.
+// exam: M14
 func FuzzHalves(f *testing.F) {
 	f.Add([]byte("a packet"), byte(partFirst|1), []byte("x"), uint16(4))
 	f.Add(bytes.Repeat([]byte{7}, longest), byte(partSecond|2), []byte("strange"), uint16(1415))

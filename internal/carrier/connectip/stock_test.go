@@ -54,6 +54,7 @@ func dialStock(t testing.TB, g *gateway, key identity.Key) (*stock.Conn, *http.R
 }
 
 // TestWho: a key that the gateway knows comes in with it, none where anybody may, and nobody else.
+// exam: A1
 func TestWho(t *testing.T) {
 	known, strange := identity.NewKey(), identity.NewKey()
 	admit := func(key identity.Public) error {
@@ -269,6 +270,7 @@ func TestStrange(t *testing.T) {
 }
 
 // FuzzDatagram: whatever comes, all that is handed on is whole packets of IP.
+// exam: M14
 func FuzzDatagram(f *testing.F) {
 	f.Add(append([]byte{contextIP}, packetOf(40)...))
 	f.Add([]byte{contextIP, 0x60, 0, 0, 0, 0, 0})

@@ -32,6 +32,8 @@ func TestFrames(t *testing.T) {
 	}
 }
 
+// FuzzFrame: what parses is written as it was.
+// exam: M14
 func FuzzFrame(f *testing.F) {
 	for _, x := range frames {
 		f.Add(appendFrame(nil, x))
@@ -54,6 +56,8 @@ func FuzzFrame(f *testing.F) {
 	})
 }
 
+// FuzzHeader: so are headers, and what is told in the handshake.
+// exam: M14
 func FuzzHeader(f *testing.F) {
 	f.Add(append(appendLong(nil, longHeader{kind: typeInitial, id: 5, number: 7}), make([]byte, 20)...))
 	f.Add(append(appendLong(nil, longHeader{kind: typeCookie, id: 5, number: 7, cookie: make([]byte, cookieLen)}), make([]byte, 20)...))

@@ -24,6 +24,7 @@ func helloOf(tb testing.TB) (all [][]byte) {
 }
 
 // FuzzGateway sends two datagrams to a gateway: it never answers with more than came.
+// exam: M14, R15
 func FuzzGateway(f *testing.F) {
 	first := helloOf(f)
 	f.Add(first[0], first[1], true)

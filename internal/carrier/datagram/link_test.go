@@ -153,6 +153,7 @@ func TestForged(t *testing.T) {
 }
 
 // A client whose address changes goes on; the new address gets no more than came from it until it has answered.
+// exam: R15
 func TestRoaming(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		x := newLab(t, Config{})

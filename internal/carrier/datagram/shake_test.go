@@ -22,6 +22,7 @@ func hello(i int) []byte {
 }
 
 // Whatever a network does, short of losing all: the handshake succeeds, and what must not be lost comes in order, both ways.
+// exam: F8
 func TestLossyNetwork(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		seed := rapid.Uint64().Draw(rt, "seed")
@@ -162,6 +163,7 @@ func TestForeignParameters(t *testing.T) {
 }
 
 // Before the client has answered, the gateway sends no more than came: whatever is lost, and also to one who never answers.
+// exam: R15
 func TestAmplification(t *testing.T) {
 	for _, seed := range []uint64{0, 1, 2, 3, 4, 5, 6, 7} {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {

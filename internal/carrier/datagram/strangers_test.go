@@ -100,6 +100,7 @@ func TestKeysByDirection(t *testing.T) {
 }
 
 // A hello that is not padded gets no answer: it would be the larger one.
+// exam: R15
 func TestShortHello(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		x := newLab(t, Config{})
@@ -195,6 +196,7 @@ func TestUnknownOfStrangers(t *testing.T) {
 }
 
 // A gateway says that it does not know a connection from the first handshake on, also where nobody has called Answer.
+// exam: R15
 func TestAnswersUnknown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		x := newLab(t, Config{})

@@ -317,6 +317,7 @@ func say(t *testing.T, from string, e carrier.Endpoint, m []byte) []byte {
 }
 
 // Nobody has more sent to an address than was sent from there, until it was spoken with by TCP; then that client, to that network.
+// exam: R15
 func TestAmplification(t *testing.T) {
 	_, e := listen(t, "127.0.0.1")
 	test := func(client uint64) []byte {
@@ -461,6 +462,7 @@ func TestSaidToStrangers(t *testing.T) {
 }
 
 // Connections of TCP are bounded, in number, in size and in time.
+// exam: M14
 func TestStreams(t *testing.T) {
 	_, e := listen(t, "127.0.0.1")
 	at := netip.AddrPortFrom(netip.MustParseAddr(e.Host), uint16(e.Port)).String()

@@ -309,6 +309,7 @@ func TestAllocations(t *testing.T) {
 }
 
 // Whatever comes: no panic, no longer answer than question by UDP, and what we take for a question others do, too.
+// exam: M14, R15
 func FuzzQuestion(f *testing.F) {
 	f.Add(appendQuestion(nil, 1, example, query{client: 1, number: 2, data: []byte("data")}))
 	f.Add(appendQuestion(nil, 1, example, query{client: 1, number: 2, data: make([]byte, example.maxUp())}))
@@ -350,6 +351,7 @@ func FuzzQuestion(f *testing.F) {
 }
 
 // Whatever comes to a client: no panic, and no more text than there is.
+// exam: M14
 func FuzzReply(f *testing.F) {
 	name := example.appendName(nil, query{client: 1, number: 2})
 	raw := append(bytes.Clone(name), 0, typeTXT, 0, classIN)

@@ -54,6 +54,7 @@ func TestWire(t *testing.T) {
 }
 
 // FuzzParse: nothing panics, and what parses is written as it was read, but for the checksum.
+// exam: M14
 func FuzzParse(f *testing.F) {
 	f.Add(append([]byte{0x45, 19: 1}, appendHeader(nil, echoRequest, echo{identifier: 1, number: 1 << 20, data: []byte("x")})...))
 	f.Add(append([]byte{0x46, 23: 1}, appendHeader(nil, echoReply, echo{identifier: 1, number: 1 << 20, held: time.Second})...))
@@ -247,6 +248,7 @@ func sum(lens []int) (n int) {
 }
 
 // A gateway sends a stranger no more than it got, and nothing to what is no question.
+// exam: R15
 func TestAmplification(t *testing.T) {
 	client, _ := pair(t) // there is a gateway, and it has a client
 	_ = client

@@ -387,6 +387,7 @@ func TestHandshakeClose(t *testing.T) {
 }
 
 // Garbage to the port disturbs nobody, and gets no answer.
+// exam: M14
 func TestGarbage(t *testing.T) {
 	noGoroutines(t)
 	g := newGateway(t, identity.NewKey(), "127.0.0.1:0", everybody)

@@ -251,6 +251,7 @@ func TestWholeItems(t *testing.T) {
 }
 
 // What passes is whole items, and passes again; packed anew it is the same items.
+// exam: M14
 func FuzzDatagram(f *testing.F) {
 	f.Add(join(number(1), frame(50, 1), ack(1)), true)
 	f.Add(join(ack(1), request(), frame(20, 3)), false)
@@ -303,6 +304,7 @@ func items(f proto.Framer, d []byte) (all []byte) {
 }
 
 // The stream has words only, however they fall.
+// exam: M14
 func FuzzWords(f *testing.F) {
 	f.Add(join(request(), proto.AppendHello(nil, proto.HelloMessage{Name: "x"})), true)
 	f.Add(join(proto.AppendSwitch(nil, proto.SwitchMessage{}), ack(1)), false)

@@ -394,6 +394,7 @@ func TestGuard(t *testing.T) {
 
 // However the bytes come, the guard's word is the same; it lets nobody announce what the library would
 // allocate.
+// exam: M14
 func FuzzGuard(f *testing.F) {
 	f.Add([]byte(versionPrefix+"x\r\n"+unsealed(2, 0, newKeys)+"sealed"), uint8(1))
 	f.Add([]byte(versionPrefix+"x\r\n"+unsealed(12, make([]byte, 12)...)), uint8(3))
@@ -417,6 +418,7 @@ func FuzzGuard(f *testing.F) {
 }
 
 // FuzzServer sends anything to a gateway: in the place of all that a client says, or behind a key exchange.
+// exam: M14
 func FuzzServer(f *testing.F) {
 	s := &stranger{}
 	f.Add([]byte(strangerVersion+"\r\n"), false)

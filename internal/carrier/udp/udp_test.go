@@ -1,10 +1,13 @@
 package udp
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"net"
 	"net/netip"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -90,4 +93,103 @@ func TestHandshake(t *testing.T) {
 			}
 		})
 	}
+}
+
+// To an address that is not proven goes no more than came from it: to what is no packet, to one that nobody can read, and to clients
+// that say hello and never answer.
+// exam: R15
+func TestAmplification(t *testing.T) {
+	key := identity.NewKey()
+	l := listen(t, "127.0.0.1", datagram.Config{Cookies: 3})
+	l.Answer(key.Server(everybody))
+	var serving sync.WaitGroup
+	defer serving.Wait()
+	defer l.Close()
+	serving.Go(func() {
+		for {
+			p, err := l.Accept()
+			if err != nil {
+				return
+			}
+			serving.Go(func() {
+				ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+				defer cancel()
+				if _, _, _, err := p.Handshake(ctx, key.Server(everybody)); err == nil {
+					t.Error("a handshake without an answer")
+				}
+			})
+		}
+	})
+	t.Run("strangers", func(t *testing.T) { // side by side: the gateway says again what is not answered, after a second and after three
+		for name, first := range map[string][][]byte{
+			"no packet":          {[]byte("GET / HTTP/1.1\r\n\r\n"), {0}, make([]byte, 1400)},
+			"of no connection":   {make([]byte, 40), make([]byte, 60), bytes.Repeat([]byte{7}, 1000)},
+			"a broken seal":      {append([]byte{0x80, 1}, make([]byte, 1300)...), append([]byte{0x82, 1}, make([]byte, 1300)...), append([]byte{0x81, 1}, make([]byte, 100)...)},
+			"hello":              hellos(t, key.Public().Pin(), 1),
+			"a crowd says hello": hellos(t, key.Public().Pin(), 10),
+		} {
+			t.Run(name, func(t *testing.T) {
+				t.Parallel()
+				sent, received := says(t, l.Addr().String(), first, 4*time.Second)
+				if received > sent || strings.HasSuffix(name, "hello") && received == 0 {
+					t.Errorf("%d bytes were answered to %d", received, sent)
+				}
+			})
+		}
+	})
+}
+
+// says sends datagrams from one socket, and counts what comes in a while.
+func says(t *testing.T, to string, all [][]byte, patience time.Duration) (sent, received int) {
+	t.Helper()
+	conn, err := net.Dial("udp4", to)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	for _, b := range all {
+		n, err := conn.Write(b)
+		if sent += n; err != nil {
+			t.Fatal(err)
+		}
+	}
+	_ = conn.SetReadDeadline(time.Now().Add(patience))
+	for b := make([]byte, 2000); ; {
+		n, err := conn.Read(b)
+		if err != nil {
+			return sent, received
+		}
+		received += n
+	}
+}
+
+// hellos returns what clients that hear nothing say first: two datagrams each.
+func hellos(t *testing.T, gateway identity.Pin, count int) (all [][]byte) {
+	t.Helper()
+	hole, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer hole.Close()
+	_ = hole.SetReadDeadline(time.Now().Add(20 * time.Second))
+	ctx, cancel := context.WithCancel(t.Context())
+	var dialing sync.WaitGroup
+	defer dialing.Wait()
+	defer cancel()
+	for range count {
+		dialing.Go(func() {
+			_, _ = Dial(ctx, endpointOf(hole.LocalAddr()), nil, identity.NewKey().Client(identity.Tunnel, gateway))
+		})
+	}
+	for came := map[netip.AddrPort]int{}; len(all) < 2*count; {
+		b := make([]byte, 2000)
+		n, from, err := hole.ReadFromUDPAddrPort(b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if came[from]++; came[from] <= 2 {
+			all = append(all, b[:n])
+		}
+	}
+	return all
 }

@@ -2,6 +2,7 @@ package ws
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"crypto/sha1"
 	"encoding/base64"
@@ -384,6 +385,23 @@ func TestCompressionRefused(t *testing.T) {
 		a.WriteHeader(http.StatusSwitchingProtocols)
 	}))
 	refused(t, e, Options{Proxy: Direct}, "extension")
+}
+
+// FuzzUpgrade: whatever is answered to a request for a WebSocket, nobody is spoken to who can not have read it.
+// exam: M14
+func FuzzUpgrade(f *testing.F) {
+	f.Add([]byte("HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: x\r\n\r\n"))
+	f.Add([]byte("HTTP/1.1 200 OK\r\nContent-Length: 4611686018427387904\r\n\r\nhi"))
+	f.Add([]byte("HTTP/1.1 502 Bad Gateway\r\nTransfer-Encoding: chunked\r\n\r\n7fffffffffffffff\r\nhi"))
+	f.Add([]byte("HTTP/1.1 301 Moved\r\nLocation: http://127.0.0.1:1/\r\n\r\n"))
+	f.Add([]byte("SSH-2.0-OpenSSH\r\n"))
+	f.Fuzz(func(t *testing.T, answer []byte) {
+		conn, err := upgrade(t.Context(), carrier.Endpoint{Scheme: "ws", Host: "x", Port: 80, Path: "/ferry"}, &script{Reader: bytes.NewReader(answer)})
+		if err == nil {
+			_ = conn.Close()
+			t.Errorf("a WebSocket with who can not know the key")
+		}
+	})
 }
 
 // However far it has come, Dial ends with its context.
