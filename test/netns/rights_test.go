@@ -69,19 +69,7 @@ func TestRights(t *testing.T) {
 	ping(t, n.c1, lanHost, 1)
 
 	for _, p := range []*lab.Proc{n.srv, cli} {
-		for _, s := range statuses(t, p.Pid()) {
-			for key, want := range map[string]string{
-				"CapEff": "0000000000000000", "CapPrm": "0000000000000000", "CapBnd": "0000000000000000",
-				"NoNewPrivs": "1", "Seccomp": "2", "Groups": "",
-			} {
-				if s[key] != want {
-					t.Errorf("%s: %s is %q, want %q", s["Name"], key, s[key], want)
-				}
-			}
-			if uid := strings.Fields(s["Uid"]); uid[0] == "0" || uid[0] == "65534" || uid[0] != uid[1] || uid[0] != uid[2] {
-				t.Errorf("%s runs as %v", s["Name"], uid)
-			}
-		}
+		noRights(t, p)
 		pid := helper(t, p)
 		for _, s := range statuses(t, pid) {
 			for key, want := range map[string]string{"CapEff": "0000000000001000", "CapBnd": "0000000000001000", "NoNewPrivs": "1", "Seccomp": "2"} {
@@ -109,6 +97,24 @@ func TestRights(t *testing.T) {
 	}
 	stop(t, cli)
 	stop(t, n.srv)
+}
+
+// noRights checks that each thread of a program has none, and is another user's.
+func noRights(t *testing.T, p *lab.Proc) {
+	t.Helper()
+	for _, s := range statuses(t, p.Pid()) {
+		for key, want := range map[string]string{
+			"CapEff": "0000000000000000", "CapPrm": "0000000000000000", "CapBnd": "0000000000000000",
+			"NoNewPrivs": "1", "Seccomp": "2", "Groups": "",
+		} {
+			if s[key] != want {
+				t.Errorf("%s: %s is %q, want %q", s["Name"], key, s[key], want)
+			}
+		}
+		if uid := strings.Fields(s["Uid"]); uid[0] == "0" || uid[0] == "65534" || uid[0] != uid[1] || uid[0] != uid[2] {
+			t.Errorf("%s runs as %v", s["Name"], uid)
+		}
+	}
 }
 
 // mapsEverybody reports whether this user namespace is the machine's.
