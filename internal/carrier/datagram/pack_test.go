@@ -221,6 +221,7 @@ func FuzzStream(f *testing.F) {
 	f.Add([]byte{0, 3, 'a', 3, 2, 'b'})
 	f.Add([]byte{3, 2, 'b', 0, 3, 'a'})
 	f.Add([]byte{254, 9, 'a', 255, 9, 'a', 255, 20, 'b', 0, 1, 'c'})
+	f.Add([]byte{48, 0, 'a', 48, 1, 'a'})
 	f.Add([]byte{2, 9, 'b', 5, 1, 'c', 0, 3, 'a', 0, 255, 'd', 11, 2, 'e'})
 	f.Fuzz(func(t *testing.T, script []byte) {
 		var r receiving

@@ -154,7 +154,7 @@ type receiving struct {
 // take takes a piece. One that is further ahead than limit bytes is left to be sent again.
 func (r *receiving) take(offset uint64, b []byte, limit int) {
 	end := offset + uint64(len(b))
-	if end < offset || end <= r.next || end > r.next+uint64(limit) { // behind the greatest number comes 0
+	if end <= offset || end <= r.next || end > r.next+uint64(limit) { // it is empty, or ends behind the greatest number
 		return
 	}
 	if offset > r.next {
