@@ -35,7 +35,7 @@ import (
 //
 //	rawvpn.Client ── linkConn ── carrier.Link ── the carrier's own Dial ── sockets of a namespace
 //
-// A new carrier is one more line of scriptedCarriers.
+// A carrier is a line of scriptedCarriers.
 
 // credentials are what a client shows in its handshake.
 type credentials struct {
