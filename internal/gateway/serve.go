@@ -10,6 +10,7 @@ import (
 
 	"ferry/internal/admission"
 	"ferry/internal/carrier"
+	"ferry/internal/carrier/connectip"
 	"ferry/internal/carrier/tls"
 	"ferry/internal/carrier/ws"
 	"ferry/internal/identity"
@@ -133,7 +134,7 @@ func (g *Gateway) greetWeb(ctx context.Context, l *listener, conn net.Conn, firs
 	conn = carrier.Paced(conn)
 	if first != carrier.TLSByte {
 		inside, err := ws.Accept(ctx, conn, l.path(), others)
-		return g.inside(ctx, inside, guest, err)
+		return g.within(ctx, inside, conn, guest, err)
 	}
 	ours, again, err := tls.IsOurs(ctx, conn)
 	if err != nil {
@@ -143,7 +144,17 @@ func (g *Gateway) greetWeb(ctx context.Context, l *listener, conn net.Conn, firs
 		return g.shake(ctx, again, conn)
 	}
 	inside, err := ws.AcceptTLS(ctx, again, l.path(), g.web, others)
-	return g.inside(ctx, inside, guest, err)
+	return g.within(ctx, inside, conn, guest, err)
+}
+
+// within is inside that closes a WebSocket which comes to nothing: the library's connections are never collected unless they are closed.
+func (g *Gateway) within(ctx context.Context, inside, conn net.Conn, guest *connectip.Guest, err error) (carrier.Link, identity.Public, error) {
+	s, key, err := g.inside(ctx, inside, guest, err)
+	if err != nil && inside != nil {
+		carrier.Drain(conn)
+		_ = inside.Close()
+	}
+	return s, key, err
 }
 
 // shake makes the handshake by TLS over conn. What follows it is read from rest: the same connection, without what was read of

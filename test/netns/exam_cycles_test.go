@@ -204,10 +204,7 @@ func (n *network) tlsCycles(dial func(int) (net.Conn, error), keys []identity.Ke
 // millOf has a carrier as vpncli has it. Every other connection fails.
 func (n *network) millOf(c scriptedCarrier, keys []identity.Key) mill {
 	m := mill{name: c.name, share: 40, once: 5000}
-	switch c.name {
-	case "ws": // the first of those for which the heap grows to what many handshakes need
-		m.once = 10_000
-	case "dns": // it knows 4096 clients, for resolvers that ask once more, and each of them for two minutes
+	if c.name == "dns" { // it knows 4096 clients, for resolvers that ask once more, and each of them for two minutes
 		m.share, m.once = 100, 9000
 	}
 	at, pin, stranger := c.endpoint(n.t), n.pin(), identity.NewKey()
