@@ -206,6 +206,19 @@ func (e *endpoint) reply(p []byte, to Addr) {
 	_, _ = e.t.Send(p, e.lens[:], to, false)
 }
 
+// crowded tells whether the transport keeps nothing of who is there.
+func (e *endpoint) crowded(a Addr) bool {
+	p, ok := e.t.(Prover)
+	return ok && p.Crowded(a)
+}
+
+// come tells the transport that a connection is there, or may be.
+func (e *endpoint) come(a Addr) {
+	if p, ok := e.t.(Prover); ok {
+		p.Come(a)
+	}
+}
+
 // proven tells the transport that a client is no stranger.
 func (e *endpoint) proven(a Addr) {
 	if p, ok := e.t.(Prover); ok {
@@ -213,7 +226,7 @@ func (e *endpoint) proven(a Addr) {
 	}
 }
 
-// left tells the transport that a client is known somewhere else.
+// left tells the transport that a connection is there no more.
 func (e *endpoint) left(a Addr) {
 	if p, ok := e.t.(Prover); ok {
 		p.Left(a)
@@ -242,6 +255,9 @@ func (e *endpoint) remove(l *Link) {
 		delete(e.shakes, l.origin)
 	}
 	e.mu.Unlock()
+	if !l.isClient {
+		l.leave()
+	}
 	if e.listen == nil {
 		_ = e.t.Close()
 		e.reads.Wait()

@@ -54,10 +54,9 @@ func (l *Link) challenged(f frame) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if f.kind == frameResponse {
-		before, known := l.path.last, l.path.proven
-		if l.path.answered(f.data); l.path.proven && !known && !l.isClient {
-			l.e.proven(l.path.at)
-			l.e.left(before)
+		known := l.path.proven
+		if l.path.answered(f.data); l.path.proven && !known {
+			l.settled()
 		}
 		return
 	}

@@ -80,6 +80,7 @@ type Link struct {
 	hasToken  bool
 	cookie    []byte
 	path      path
+	places    places
 	rtt, vary time.Duration // RFC 9002, section 5.3; rtt 0: not measured
 	timer     *time.Timer
 	timers    sync.WaitGroup // functions of timer that will run, or do
@@ -448,6 +449,7 @@ func (l *Link) heard(number uint64, size int) {
 		l.forget()
 	}
 	if l.path.heard(from, size, newest, time.Now(), l.timeout(&l.levels[levelData].sending)) {
+		l.moved()
 		l.named(from)
 	}
 	l.flushDue = l.flushDue || l.path.ask

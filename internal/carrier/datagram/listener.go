@@ -103,20 +103,23 @@ func (l *Listener) admit(p []byte, from Addr) *Link {
 	case h.kind == typeCookie && !l.genuine(h, from):
 		l.e.drop(DropCookie)
 		return nil
-	case h.kind == typeInitial && !l.c.Proven && l.open.Load() >= int64(l.c.Cookies):
+	case h.kind == typeInitial && !l.c.Proven && (l.open.Load() >= int64(l.c.Cookies) || l.e.crowded(from)):
 		l.e.reply(appendFixed(l.e.answer[:0], typeRetry, h.id, l.cookie(h.id, from, l.now())), from)
 		return nil
 	case l.open.Load() >= int64(l.c.Handshakes):
 		l.e.drop(DropCrowd)
 		return nil
 	}
+	l.e.come(from)
 	link := newLink(l.e, newID(), h.id, from)
 	link.isClient = false
 	link.origin = origin{from.Remote, h.id}
+	link.places.home = from
 	if h.kind == typeCookie || l.c.Proven {
 		link.path.prove()
 	}
 	if !l.e.add(link) {
+		l.e.left(from)
 		return nil
 	}
 	l.open.Add(1)

@@ -75,3 +75,50 @@ func (p *path) spend(n int) bool {
 	p.credit -= n
 	return true
 }
+
+// places are where a Prover was told that a gateway's connection is.
+type places struct {
+	home  Addr
+	other Addr // where it seems to have moved to; zero: nowhere
+	left  bool // it is nowhere any more
+}
+
+// moved tells the transport that the other end seems to be elsewhere, or is back. The caller holds mu.
+func (l *Link) moved() {
+	p := &l.places
+	if l.isClient || p.left {
+		return
+	}
+	if p.other != (Addr{}) {
+		l.e.left(p.other)
+		p.other = Addr{}
+	}
+	if !l.path.proven {
+		p.other = l.path.at
+		l.e.come(p.other)
+	}
+}
+
+// settled tells the transport that the other end is where it seemed to be. The caller holds mu.
+func (l *Link) settled() {
+	p := &l.places
+	if p.other == (Addr{}) {
+		return
+	}
+	l.e.proven(p.other)
+	l.e.left(p.home)
+	p.home, p.other = p.other, Addr{}
+}
+
+// leave tells the transport that the connection is nowhere any more.
+func (l *Link) leave() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	p := &l.places
+	p.left = true
+	l.e.left(p.home)
+	if p.other != (Addr{}) {
+		l.e.left(p.other)
+		p.other = Addr{}
+	}
+}

@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/netip"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -18,12 +19,19 @@ type lopsided struct {
 	takes int
 	few   int // 0: all
 	sent  []int
-	prove []Addr
+	crowd bool
+	told  []string
 }
 
-func (l *lopsided) Takes(Addr) int { return l.takes }
-func (l *lopsided) Proven(a Addr)  { l.prove = append(l.prove, a) }
-func (l *lopsided) Left(Addr)      {}
+func (l *lopsided) Takes(Addr) int    { return l.takes }
+func (l *lopsided) Crowded(Addr) bool { return l.crowd }
+func (l *lopsided) Come(a Addr)       { l.tell("come", a) }
+func (l *lopsided) Proven(a Addr)     { l.tell("proven", a) }
+func (l *lopsided) Left(a Addr)       { l.tell("left", a) }
+
+func (l *lopsided) tell(what string, a Addr) {
+	l.told = append(l.told, what+" "+a.Remote.String())
+}
 
 func (l *lopsided) Send(b []byte, lens []int, to Addr, wait bool) (int, error) {
 	if l.few > 0 && !wait {
@@ -34,9 +42,9 @@ func (l *lopsided) Send(b []byte, lens []int, to Addr, wait bool) (int, error) {
 }
 
 // small connects over datagrams of 120 bytes up and 900 down.
-func small(t *testing.T, x *network, c Config, few int) (client, gateway *Link, up, down *lopsided) {
+func small(t *testing.T, x *network, c Config, few int, crowd bool) (client, gateway *Link, up, down *lopsided) {
 	t.Helper()
-	down = &lopsided{memory: x.open(gatewayAt, 900), takes: 120}
+	down = &lopsided{memory: x.open(gatewayAt, 900), takes: 120, crowd: crowd}
 	up = &lopsided{memory: x.open(clientAt, 120), takes: 900, few: few}
 	key := identity.NewKey()
 	l := Listen(down, c)
@@ -70,18 +78,22 @@ func TestLopsided(t *testing.T) {
 		loss  float64
 		limit time.Duration
 		most  int // datagrams of the client
+		crowd bool
+		want  bool // a cookie is
 	}{
-		{"a transport that proves addresses", Config{Proven: true}, 0, 65 * time.Millisecond, 45},
-		{"one that does not", Config{}, 0, 110 * time.Millisecond, 45},
-		{"with a cookie", Config{Cookies: -1}, 0, 2 * time.Second, 80},
-		{"5 % are lost", Config{Proven: true}, 0.05, 2 * time.Second, 100},
+		{"a transport that proves addresses", Config{Proven: true}, 0, 65 * time.Millisecond, 45, false, false},
+		{"one that proves addresses, and knows too many", Config{Proven: true}, 0, 65 * time.Millisecond, 45, true, false},
+		{"one that does not", Config{}, 0, 110 * time.Millisecond, 45, false, false},
+		{"one that does not, and knows too many", Config{}, 0, 2 * time.Second, 80, true, true},
+		{"with a cookie", Config{Cookies: -1}, 0, 2 * time.Second, 80, false, true},
+		{"5 % are lost", Config{Proven: true}, 0.05, 2 * time.Second, 100, false, false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				x := newNetwork()
 				x.change(lossy(rand.New(rand.NewPCG(3, 4)), tt.loss, 0, 10*time.Millisecond, 0))
 				start := time.Now()
-				client, gateway, up, down := small(t, x, tt.c, 0)
+				client, gateway, up, down := small(t, x, tt.c, 0, tt.crowd)
 				took := time.Since(start)
 				t.Logf("%v, %d datagrams up, %d down", took, len(up.sent), len(down.sent))
 				if took > tt.limit || len(up.sent) > tt.most {
@@ -91,8 +103,8 @@ func TestLopsided(t *testing.T) {
 				if client.Max() != 120-header || gateway.Max() != 900-header {
 					t.Errorf("items of %d and %d bytes", client.Max(), gateway.Max())
 				}
-				if len(down.prove) == 0 || down.prove[0].Remote.String() != clientAt || len(up.prove) > 0 {
-					t.Errorf("proven are %v and %v", down.prove, up.prove)
+				if got := client.cookie != nil; got != tt.want {
+					t.Errorf("a cookie was shown: %v, want %v", got, tt.want)
 				}
 				sums := map[string]int{}
 				for name, sent := range map[string][]int{"up": up.sent, "down": down.sent} {
@@ -102,6 +114,10 @@ func TestLopsided(t *testing.T) {
 				}
 				if !tt.c.Proven && tt.loss == 0 && sums["down"] > sums["up"] {
 					t.Errorf("%d bytes up, %d down", sums["up"], sums["down"])
+				}
+				_, _ = client.Close(), gateway.Close()
+				if want := []string{"come " + clientAt, "proven " + clientAt, "left " + clientAt}; !slices.Equal(down.told, want) || len(up.told) > 0 {
+					t.Errorf("the transports were told %v and %v, want %v", down.told, up.told, want)
 				}
 			})
 		})
@@ -113,7 +129,7 @@ func TestNoRoom(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		x := newNetwork()
 		x.change(lossy(rand.New(rand.NewPCG(3, 4)), 0, 0, 10*time.Millisecond, 0))
-		client, gateway, up, _ := small(t, x, Config{Proven: true}, 8)
+		client, gateway, up, _ := small(t, x, Config{Proven: true}, 8, false)
 		atGateway := drain(gateway)
 		atClient := drain(client)
 		var want []byte

@@ -43,12 +43,16 @@ func takes(t Transport, from Addr) int {
 	return t.Max(from)
 }
 
-// A Prover is a Transport that wants to know who is no stranger any more.
+// A Prover is a Transport that keeps something of who is where, and has to know for whom that is worth it. Its methods must not wait.
 type Prover interface {
-	// Proven says that a client is at an address who has shown its key, and that it is there. It is called once for each connection and address,
-	// and must not wait.
+	// Crowded tells whether nothing is kept of who is there, for there are too many: before it is let in it has to show a cookie.
+	Crowded(a Addr) bool
+	// Come says that a connection is made from there, or seems to have moved there. It is called once for each connection and address, before
+	// anything but a retry is sent there.
+	Come(a Addr)
+	// Proven says that who has come has shown its key, and that it is there.
 	Proven(a Addr)
-	// Left says that one of whom that was said has shown itself to be somewhere else since. It must not wait.
+	// Left says that one who has come has ended, or is somewhere else.
 	Left(a Addr)
 }
 

@@ -29,7 +29,7 @@ func newRound(t testing.TB) *round {
 	if err := r.server.asked([]Question[uint32]{{From: clientAt.Remote}}); err != nil {
 		t.Fatal(err)
 	}
-	r.server.Proven(clientAt)
+	prove(r.server, clientAt)
 	r.ask = make([]Question[uint32], 64)
 	for range 8 {
 		r.chunks = append(r.chunks, &datagram.Chunk{Data: make([]byte, datagram.LargeChunk)})

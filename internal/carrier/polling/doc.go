@@ -33,10 +33,11 @@
 // aside for the next questions (maxAside), which is for handshakes and acks.
 //
 // What a stranger can make a gateway hold: 8 questions of the size of a Back and 32 bytes, for 2 seconds, and 4 KiB of datagrams, which are not
-// more than it has sent (package datagram), in an entry of some 250 bytes, which is forgotten after 10 s; at most 4096 strangers, of whom any goes for
-// the next one: 2.5 MiB with a Back of 16 bytes, and 4 MiB more if as many have a handshake open as package datagram lets (1024). Once its
-// handshake is done (Server.Proven, which package datagram calls) a client has Held questions; of those there are as many as the gateway lets in, each at one
-// address (Server.Left), and for two minutes those that have closed.
+// more than it has sent (package datagram), in an entry of some 250 bytes, which is forgotten 10 s after it has asked last; at most 4096 strangers:
+// 2.5 MiB with a Back of 16 bytes. Who comes beside them is a guest: its questions wait only while the datagrams that have come with them are looked at, which is long enough
+// for a retry. So questions with invented addresses keep nobody out, and take no place from anybody: who shows a cookie has one (Server.Come, which package datagram calls), as
+// has each connection that it makes or knows, where this is and where it may have moved to; 1024 handshakes at most, with 4 MiB. Once the handshake is done
+// (Server.Proven) a client has Held questions, until the connection has ended, or is elsewhere (Server.Left).
 //
 // An answer is sent for a question only, and a medium's answer must add no more to a datagram than its question does: then no more goes to an
 // address that is not proven than came from there, for package datagram keeps the datagrams to that.
@@ -59,7 +60,7 @@ type Config struct {
 	IdleMin time.Duration // between polls while nothing happens, at first: 500 ms
 	IdleMax time.Duration // and later: 10 s
 
-	Strangers int // clients that have not proven their address; default 4096
+	Strangers int // clients without a connection, of whom something is kept; default 4096
 }
 
 func (c *Config) setDefaults() {
@@ -100,9 +101,8 @@ const (
 	// strangerHeld and strangerHold are Held and Hold of a stranger, at most.
 	strangerHeld = 8
 	strangerHold = 2 * time.Second
-	// forgotten is how long a client is silent before it is forgotten: no connection lasts so long. strangerForgotten is that of a stranger.
-	forgotten         = 2 * time.Minute
-	strangerForgotten = 10 * time.Second
+	// forgotten is how long a stranger is silent before it is forgotten.
+	forgotten = 10 * time.Second
 
 	// maxBatch is how many questions or answers are handed to a medium at once.
 	maxBatch = 64

@@ -115,6 +115,22 @@ func TestHandshake(t *testing.T) {
 	}
 }
 
+// reads counts the bytes of items that come by a link, until it ends.
+func reads(reading *sync.WaitGroup, l *datagram.Link) *atomic.Int64 {
+	n := new(atomic.Int64)
+	reading.Go(func() {
+		for {
+			_, start, end, err := l.Fill()
+			if err != nil {
+				return
+			}
+			n.Add(int64(end - start))
+			l.Consume(end - start)
+		}
+	})
+	return n
+}
+
 // A client that moves, as behind a NAT that gives it another port each time, takes the place of one client at the gateway, and goes on.
 func TestMoves(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -124,21 +140,7 @@ func TestMoves(t *testing.T) {
 		k, s := transports(t, m, Config{Polls: 1024, Hold: 12 * time.Second})
 		client, gateway := connect(t, k, s, datagram.Config{})
 		var reading sync.WaitGroup
-		reads := func(l *datagram.Link) (n *atomic.Int64) { // ends with the link
-			n = new(atomic.Int64)
-			reading.Go(func() {
-				for {
-					_, start, end, err := l.Fill()
-					if err != nil {
-						return
-					}
-					n.Add(int64(end - start))
-					l.Consume(end - start)
-				}
-			})
-			return n
-		}
-		up, down := reads(gateway), reads(client)
+		up, down := reads(&reading, gateway), reads(&reading, client)
 		packet := make([]byte, 200)
 		packet[0], packet[3] = 0x45, 200
 		for i := range uint16(10) {
@@ -164,4 +166,76 @@ func TestMoves(t *testing.T) {
 		_, _ = client.Close(), gateway.Close()
 		reading.Wait()
 	})
+}
+
+// Questions with invented addresses keep nobody from a connection, nor from moving to another address.
+func TestFlood(t *testing.T) {
+	for _, tt := range []struct {
+		name     string
+		up, down int
+		c        Config
+		d        datagram.Config
+	}{
+		{"icmp", 1440, 1440, Config{Polls: 1024, Hold: 12 * time.Second, Strangers: 64}, datagram.Config{}},
+		{"dns", 120, 900, Config{Bound: true, Polls: 32, Strangers: 64}, datagram.Config{Proven: true}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				m := newMedium(tt.up, tt.down, 10*time.Millisecond, 0)
+				at := clientAt.Remote
+				m.from = func() netip.AddrPort { return at }
+				k, s := transports(t, m, tt.c)
+				stop := make(chan struct{})
+				var flood, reading sync.WaitGroup
+				flood.Go(func() { strangers(m, stop) })
+				time.Sleep(50 * time.Millisecond)
+				start := time.Now()
+				client, gateway := connect(t, k, s, tt.d)
+				if took := time.Since(start); took > time.Second {
+					t.Errorf("the handshake took %v", took)
+				}
+				up, down := reads(&reading, gateway), reads(&reading, client)
+				if tt.name == "icmp" {
+					m.mu.Lock()
+					at = netip.AddrPortFrom(at.Addr(), 4711)
+					m.mu.Unlock()
+				}
+				packet := make([]byte, 80)
+				packet[0], packet[3] = 0x45, 80
+				for _, l := range []*datagram.Link{client, gateway} {
+					if err := l.Write(packet, nil); err != nil {
+						t.Fatal(err)
+					}
+					time.Sleep(time.Second)
+				}
+				if up.Load() == 0 || up.Load() != down.Load() {
+					t.Errorf("%d bytes came up, and %d down", up.Load(), down.Load())
+				}
+				close(stop)
+				flood.Wait()
+				_, _ = client.Close(), gateway.Close()
+				reading.Wait()
+				time.Sleep(forgotten + 2*time.Second)
+				if s.mu.Lock(); len(s.clients) != 0 || s.strangers != 0 {
+					t.Errorf("%d clients are known, %d of them strangers", len(s.clients), s.strangers)
+				}
+				s.mu.Unlock()
+			})
+		})
+	}
+}
+
+// strangers ask from an address of their own each, 50 in a millisecond, until stop is closed.
+func strangers(m *medium, stop <-chan struct{}) {
+	for i := uint32(0); ; i++ {
+		select {
+		case <-stop:
+			return
+		case <-time.After(time.Millisecond):
+		}
+		for j := range byte(50) {
+			from := netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, byte(i >> 8), byte(i), j}), 1)
+			put(m.questions, Question[uint32]{From: from, Seen: from, Number: i, Back: i})
+		}
+	}
 }

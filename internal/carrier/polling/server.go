@@ -3,6 +3,7 @@ package polling
 import (
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -27,7 +28,8 @@ type Server[B any] struct {
 
 	mu        sync.Mutex // guards what follows
 	clients   map[netip.AddrPort]*client[B]
-	strangers int
+	strangers int        // clients without a connection
+	guests    []guest[B] // what came last from those of whom nothing is kept
 
 	// Of the goroutine that receives:
 	questions  []Question[B]
@@ -42,8 +44,14 @@ type client[B any] struct {
 	last    time.Time     // when it asked
 	wake    chan struct{} // capacity 1, made by who waits for a question; sent to when there is one, or never will be
 	proven  bool
-	links   int  // connections that have proven to be there, less those that have left: NATs give an address to somebody else
+	links   int  // connections that are made or used from there, as far as it is known; 0: a stranger
 	gone    bool // forgotten
+}
+
+// A guest's question lasts until what came with it is looked at.
+type guest[B any] struct {
+	from, seen netip.AddrPort
+	held       held[B]
 }
 
 // outgoing is what one call of Answer needs.
@@ -95,6 +103,9 @@ func (s *Server[B]) Receive(all []*datagram.Chunk) (int, error) {
 		if c.n > 0 {
 			return c.n, nil
 		}
+		if err := s.dismiss(); err != nil {
+			return 0, err
+		}
 		n, err := s.m.Receive(s.questions)
 		if err != nil {
 			return 0, err
@@ -135,7 +146,14 @@ func (s *Server[B]) answer(o *outgoing[B]) error {
 
 // keep keeps one question. The caller holds mu.
 func (s *Server[B]) keep(q *Question[B], o *outgoing[B], now time.Time) {
-	c := s.client(q.From)
+	c := s.clients[q.From]
+	if c == nil {
+		if s.strangers >= s.c.Strangers {
+			s.guests = append(s.guests, guest[B]{q.From, q.Seen, held[B]{q.Number, now, q.Back}})
+			return
+		}
+		c = s.add(q.From)
+	}
 	c.seen, c.last = q.Seen, now
 	most := s.c.Held
 	if !c.proven {
@@ -161,6 +179,22 @@ func (s *Server[B]) keep(q *Question[B], o *outgoing[B], now time.Time) {
 	}
 }
 
+// dismiss answers the questions of guests that were left over.
+func (s *Server[B]) dismiss() error {
+	o := s.outs.Get().(*outgoing[B])
+	defer s.outs.Put(o)
+	o.reset()
+	now := time.Now()
+	s.mu.Lock()
+	for i := range s.guests {
+		o.add(s.guests[i].held, nil, now)
+	}
+	clear(s.guests)
+	s.guests = s.guests[:0]
+	s.mu.Unlock()
+	return s.answer(o)
+}
+
 // tell tells who waits that there is a question.
 func (c *client[B]) tell() {
 	if c.wake != nil && (c.holding.n > 0 || c.gone) {
@@ -168,19 +202,8 @@ func (c *client[B]) tell() {
 	}
 }
 
-// client returns who asks; a stranger goes for another one if there are too many. The caller holds mu.
-func (s *Server[B]) client(from netip.AddrPort) *client[B] {
-	if c := s.clients[from]; c != nil {
-		return c
-	}
-	if s.strangers >= s.c.Strangers {
-		for a, c := range s.clients { // any: maps have no order, which nobody outside can foresee
-			if !c.proven {
-				s.forget(a, c)
-				break
-			}
-		}
-	}
+// add makes an entry of a stranger. The caller holds mu.
+func (s *Server[B]) add(from netip.AddrPort) *client[B] {
 	c := &client[B]{}
 	s.clients[from] = c
 	s.strangers++
@@ -193,41 +216,69 @@ func (s *Server[B]) client(from netip.AddrPort) *client[B] {
 // forget forgets a client. The caller holds mu.
 func (s *Server[B]) forget(a netip.AddrPort, c *client[B]) {
 	delete(s.clients, a)
-	if !c.proven {
+	if c.links == 0 {
 		s.strangers--
 	}
 	c.gone = true
 	c.tell()
 }
 
-// Proven implements datagram.Prover: a client may have more questions waiting, and does not go for strangers. It may have gone for one just now.
-func (s *Server[B]) Proven(a datagram.Addr) {
+// Crowded implements datagram.Prover.
+func (s *Server[B]) Crowded(a datagram.Addr) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.clients[a.Remote] == nil && s.strangers >= s.c.Strangers
+}
+
+// Come implements datagram.Prover: who was a guest has a place from now on, with the questions that it has just asked.
+func (s *Server[B]) Come(a datagram.Addr) {
 	now := time.Now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	c := s.client(a.Remote)
-	if c.links++; c.proven {
-		return
-	}
-	c.proven = true
-	s.strangers--
-	if c.last.IsZero() {
+	c := s.clients[a.Remote]
+	if c == nil {
+		c = s.add(a.Remote)
 		c.seen, c.last = a.Remote, now
+	}
+	if c.links++; c.links == 1 {
+		s.strangers--
+	}
+	s.guests = slices.DeleteFunc(s.guests, func(g guest[B]) bool {
+		if g.from != a.Remote || c.holding.n == strangerHeld {
+			return false
+		}
+		c.seen = g.seen
+		_, empty := c.holding.ask(g.held.number, g.held.back, g.held.at, strangerHeld)
+		return !empty // one that has come twice is answered as others are
+	})
+}
+
+// Proven implements datagram.Prover: a client may have more questions waiting.
+func (s *Server[B]) Proven(a datagram.Addr) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if c := s.clients[a.Remote]; c != nil && c.links > 0 {
+		c.proven = true
 	}
 }
 
-// Left implements datagram.Prover: what waits there, waits for nothing. So a client has one place of those that strangers have not, however often
-// it moves.
+// Left implements datagram.Prover: what waits there, waits for nothing. So a client has one place, however often it moves.
 func (s *Server[B]) Left(a datagram.Addr) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	c := s.clients[a.Remote]
-	if c == nil || !c.proven {
+	if c == nil || c.links == 0 {
 		return
 	}
-	if c.links--; c.links == 0 {
-		s.forget(a.Remote, c)
+	if c.links--; c.links > 0 {
+		return
 	}
+	s.strangers++
+	if len(c.aside.lens) == 0 {
+		s.forget(a.Remote, c)
+		return
+	}
+	c.proven, c.holding, c.last = false, holding[B]{}, time.Now() // the last word is still to be said
 }
 
 // Send implements datagram.Transport.
@@ -239,7 +290,7 @@ func (s *Server[B]) Send(b []byte, lens []int, to datagram.Addr, wait bool) (don
 		c, put := s.take(o, to, b, lens, wait)
 		k := len(o.replies)
 		switch {
-		case c == nil: // lost
+		case c == nil && k == 0: // lost
 			return done + len(lens), nil
 		case k == 0 && !wait:
 			return done + put, nil
@@ -265,12 +316,13 @@ func (s *Server[B]) Send(b []byte, lens []int, to datagram.Addr, wait bool) (don
 }
 
 // take takes as many questions of a client as there are datagrams, or are there. If there is none, and nobody waits or none ever will be, it puts
-// datagrams aside and returns how many. A nil client: nobody asks from there.
+// datagrams aside and returns how many. A nil client: a guest asks from there, or nobody.
 func (s *Server[B]) take(o *outgoing[B], to datagram.Addr, b []byte, lens []int, wait bool) (c *client[B], put int) {
 	now := time.Now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if c = s.clients[to.Remote]; c == nil {
+		s.takeGuest(o, to, len(lens), now)
 		return nil, 0
 	}
 	for len(o.replies) < min(len(lens), maxBatch) && c.holding.n > 0 {
@@ -288,9 +340,21 @@ func (s *Server[B]) take(o *outgoing[B], to datagram.Addr, b []byte, lens []int,
 	return c, put
 }
 
-// back puts questions back that were not answered.
+// takeGuest takes as many questions of a guest as there are datagrams, or are there. The caller holds mu.
+func (s *Server[B]) takeGuest(o *outgoing[B], to datagram.Addr, n int, now time.Time) {
+	s.guests = slices.DeleteFunc(s.guests, func(g guest[B]) bool {
+		if g.from != to.Remote || len(o.replies) == n {
+			return false
+		}
+		o.held = append(o.held, g.held)
+		o.replies = append(o.replies, Reply[B]{Number: g.held.number, Held: now.Sub(g.held.at), Back: g.held.back})
+		return true
+	})
+}
+
+// back puts questions back that were not answered; those of a guest are lost.
 func (s *Server[B]) back(c *client[B], left []held[B]) {
-	if len(left) == 0 {
+	if len(left) == 0 || c == nil {
 		return
 	}
 	s.mu.Lock()
@@ -339,9 +403,9 @@ func (s *Server[B]) sweep(now time.Time, soon time.Duration) bool {
 	o.reset()
 	s.mu.Lock()
 	for a, c := range s.clients {
-		hold, silent := s.c.Hold, forgotten
+		hold := s.c.Hold
 		if !c.proven {
-			hold, silent = min(hold, strangerHold), strangerForgotten
+			hold = min(hold, strangerHold)
 		}
 		for {
 			h, ok := c.holding.expired(now.Add(soon - hold))
@@ -350,7 +414,7 @@ func (s *Server[B]) sweep(now time.Time, soon time.Duration) bool {
 			}
 			o.add(h, nil, now)
 		}
-		if now.Sub(c.last) > silent {
+		if c.links == 0 && now.Sub(c.last) > forgotten {
 			s.forget(a, c)
 		}
 	}

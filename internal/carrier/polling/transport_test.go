@@ -89,7 +89,7 @@ func TestAfterPause(t *testing.T) {
 		down := drain(k)
 		drain(s)
 		time.Sleep(time.Second)
-		s.Proven(clientAt)
+		prove(s, clientAt)
 		time.Sleep(94 * time.Second)
 		if n := say(t, s, clientAt, 900); n != 1 {
 			t.Fatal("no question waits")
@@ -180,17 +180,13 @@ func TestStrangers(t *testing.T) {
 				t.Errorf("%s: %d clients, %d strangers, %d questions; want %d, %d, %d", when, a, b, c, all, strangers, held)
 			}
 		}
-		want("a crowd", 50, 50, -1)
-		s.mu.Lock()
-		for one = range s.clients {
-			break
-		}
-		s.mu.Unlock()
+		one = at(49)
+		want("a crowd, of whom the first stay", 50, 50, 1)
 		for i := range uint32(30) {
 			m.questions <- Question[uint32]{From: one, Number: 2 + i, Back: 2 + i}
 		}
 		want("a stranger who asks much", 50, 50, strangerHeld)
-		s.Proven(datagram.Addr{Remote: one})
+		prove(s, datagram.Addr{Remote: one})
 		for i := range uint32(30) {
 			m.questions <- Question[uint32]{From: one, Number: 32 + i, Back: 32 + i}
 		}
@@ -199,21 +195,30 @@ func TestStrangers(t *testing.T) {
 			m.questions <- Question[uint32]{From: at(2000 + i), Number: 1, Back: 1}
 		}
 		want("a crowd beside him", 51, 50, 16)
+		guest := datagram.Addr{Remote: at(60000)}
+		if !s.Crowded(guest) || s.Crowded(datagram.Addr{Remote: one}) {
+			t.Error("who has a place is one too many, or who has none is not")
+		}
+		s.Come(guest)
+		if s.Crowded(guest) {
+			t.Error("who has come is one too many")
+		}
 		first := one
-		one = at(60000)
-		s.Proven(datagram.Addr{Remote: one})
-		want("a client who has gone for strangers since it has shown its key", 51, 49, 0)
+		one = guest.Remote
+		want("one who has come", 52, 50, 0)
 		for i := range 1000 {
 			m.questions <- Question[uint32]{From: at(4000 + i), Number: 1, Back: 1}
 		}
 		m.questions <- Question[uint32]{From: one, Number: 1, Back: 1}
-		want("it asks again", 52, 50, 1)
-		time.Sleep(strangerForgotten + 2*time.Second)
-		want("the crowd has gone", 2, 0, 1)
+		want("it asks", 52, 50, 1)
+		time.Sleep(forgotten + 2*time.Second)
+		want("the crowd has gone", 2, 0, 0)
 		one = first
 		want("the crowd has gone", 2, 0, 16)
-		time.Sleep(forgotten)
-		want("he has gone", 0, 0, -1)
+		s.Left(datagram.Addr{Remote: one})
+		want("he has gone", 1, 0, -1)
+		s.Left(guest)
+		want("they have gone", 0, 0, -1)
 		_, _, before := m.counts()
 		m.questions <- Question[uint32]{From: one, Number: 2, Back: 2} // and is one that has come
 		time.Sleep(3 * time.Second)
@@ -232,8 +237,8 @@ func TestLeft(t *testing.T) {
 		drain(s)
 		m.questions <- Question[uint32]{From: clientAt.Remote, Number: 1, Back: 1}
 		s.Left(clientAt) // nobody was
-		s.Proven(clientAt)
-		s.Proven(clientAt)
+		s.Come(clientAt)
+		prove(s, clientAt)
 		s.Left(clientAt)
 		synctest.Wait()
 		if n := s.holdingOf(clientAt); n != 1 {
@@ -241,6 +246,76 @@ func TestLeft(t *testing.T) {
 		}
 		s.Left(clientAt)
 		s.Left(clientAt)
+		s.Proven(clientAt) // too late
+		if len(s.clients) != 0 || s.strangers != 0 {
+			t.Errorf("%d clients, %d strangers", len(s.clients), s.strangers)
+		}
+	})
+}
+
+// prove makes one come who shows its key.
+func prove(s *Server[uint32], a datagram.Addr) {
+	s.Come(a)
+	s.Proven(a)
+}
+
+// A guest can be answered while what has come with its question is looked at, and no later; what is left over is answered without a datagram.
+func TestGuests(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMedium(1000, 1000, 0, 0)
+		r := &recorder{medium: m}
+		s := NewServer(r, Config{Strangers: 1})
+		defer s.Close()
+		other := datagram.Addr{Remote: netip.MustParseAddrPort("198.51.100.8:1")}
+		chunks := []*datagram.Chunk{{Data: make([]byte, datagram.LargeChunk)}, {Data: make([]byte, datagram.LargeChunk)}}
+		ask := func(a datagram.Addr, number uint32, data string) {
+			m.questions <- Question[uint32]{From: a.Remote, Seen: a.Remote, Number: number, Back: number, Data: []byte(data)}
+		}
+		receive := func() {
+			t.Helper()
+			if _, err := s.Receive(chunks); err != nil {
+				t.Fatal(err)
+			}
+		}
+		ask(clientAt, 1, "")
+		ask(other, 2, "x")
+		ask(other, 3, "")
+		receive()
+		if n, err := s.Send(make([]byte, 300), []int{100, 100, 100}, other, false); n != 3 || err != nil { // the third one is lost
+			t.Error(n, err)
+		}
+		ask(other, 4, "x")
+		ask(other, 5, "")
+		receive()
+		ask(other, 6, "x")
+		receive()
+		s.Come(other)
+		say(t, s, other, 200)
+		want := []string{"to 2: 100", "to 3: 100", "to 4: 0", "to 5: 0", "to 6: 200"}
+		if !slices.Equal(r.said, want) {
+			t.Errorf("answers %v, want %v", r.said, want)
+		}
+	})
+}
+
+// What a connection has said last, as it ends, goes out with the next question.
+func TestLastWord(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMedium(1000, 1000, 0, 0)
+		r := &recorder{medium: m}
+		s := NewServer(r, Config{})
+		defer s.Close()
+		drain(s)
+		prove(s, clientAt)
+		say(t, s, clientAt, 50)
+		s.Left(clientAt)
+		m.questions <- Question[uint32]{From: clientAt.Remote, Number: 1, Back: 1}
+		synctest.Wait()
+		if want := []string{"to 1: 50"}; !slices.Equal(r.said, want) {
+			t.Errorf("answers %v, want %v", r.said, want)
+		}
+		time.Sleep(forgotten + time.Second)
+		synctest.Wait()
 		if len(s.clients) != 0 || s.strangers != 0 {
 			t.Errorf("%d clients, %d strangers", len(s.clients), s.strangers)
 		}
@@ -317,7 +392,7 @@ func TestDown(t *testing.T) {
 				drain(s)
 				say(t, k, gatewayAt, 100)
 				time.Sleep(20 * time.Millisecond)
-				s.Proven(clientAt)
+				prove(s, clientAt)
 				stop := make(chan struct{})
 				done := make(chan struct{})
 				go func() { // ends with stop
@@ -389,7 +464,7 @@ func TestUp(t *testing.T) {
 		up := drain(s)
 		say(t, k, gatewayAt, 100)
 		time.Sleep(20 * time.Millisecond)
-		s.Proven(clientAt)
+		prove(s, clientAt)
 		b, lens := make([]byte, 4*120), []int{120, 120, 120, 120}
 		for end := time.Now().Add(time.Second); time.Now().Before(end); {
 			n, err := k.Send(b, lens, gatewayAt, true)
