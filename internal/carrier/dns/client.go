@@ -45,6 +45,7 @@ type asker struct {
 	*resolver
 	client uint64
 	udp    net.Conn
+	post   *post // by udp
 
 	answers   chan *arrived  // sent to by who reads
 	questions chan []byte    // for TCP; more than it holds are lost
@@ -95,9 +96,14 @@ func newAsker(ctx context.Context, r *resolver, client uint64, m manner) (*asker
 	if err != nil {
 		return nil, err
 	}
+	p, err := newPost(conn.(*net.UDPConn), r.at.Addr().Is6())
+	if err != nil {
+		_ = conn.Close()
+		return nil, err
+	}
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	a := &asker{
-		resolver: r, client: client, takes: m.takes, udp: conn, cancel: cancel,
+		resolver: r, client: client, takes: m.takes, udp: conn, post: p, cancel: cancel,
 		answers: make(chan *arrived, maxAnswers), questions: make(chan []byte, maxAnswers), done: make(chan struct{}),
 		free: sync.Pool{New: func() any { return new(arrived) }}, out: sync.Pool{New: func() any { return new(questionBuffer) }},
 	}
@@ -110,8 +116,8 @@ func newAsker(ctx context.Context, r *resolver, client uint64, m manner) (*asker
 	return a, nil
 }
 
-// Ask implements polling.Asker. There is always room: what the socket does not take is lost.
-func (a *asker) Ask(first uint32, b []byte, lens []int, _ bool) (int, error) {
+// Ask implements polling.Asker. What is asked by TCP always has room, or is lost.
+func (a *asker) Ask(first uint32, b []byte, lens []int, wait bool) (int, error) {
 	m := a.out.Get().(*questionBuffer)
 	defer a.out.Put(m)
 	for i, n := range lens {
@@ -119,7 +125,14 @@ func (a *asker) Ask(first uint32, b []byte, lens []int, _ bool) (int, error) {
 		b = b[n:]
 		if a.stream.Load() {
 			a.queue(out)
-		} else if _, err := a.udp.Write(out); errors.Is(err, net.ErrClosed) {
+			continue
+		}
+		err := a.post.send(out, netip.AddrPort{}, netip.Addr{}, wait)
+		switch {
+		case errors.Is(err, errRoom):
+			a.unnote(out)
+			return i, nil
+		case err != nil:
 			return i, err
 		}
 	}
@@ -138,6 +151,16 @@ func (a *asker) note(b []byte, number uint32, data []byte) []byte {
 	binary.BigEndian.PutUint16(b, p.id)
 	p.n = copy(p.m[:], b)
 	return b
+}
+
+// unnote forgets a question that was not sent.
+func (a *asker) unnote(m []byte) {
+	id := binary.BigEndian.Uint16(m)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if p := &a.pending[id%under]; p.id == id {
+		p.open = false
+	}
 }
 
 // slot returns where a question can be remembered: where none is, or else the one that was asked first. The caller holds mu.

@@ -27,7 +27,7 @@ const (
 type gate struct {
 	authority
 	udp     *net.UDPConn
-	v6      bool // of AF_INET6; IPv4 addresses are mapped
+	post    *post // by udp
 	tcp     *net.TCPListener
 	clients clients
 	in      chan asking   // sent to by who reads, without waiting: more than it holds are lost
@@ -75,15 +75,18 @@ type asking struct {
 	data   [maxName]byte
 }
 
-func newGate(z *zone, udp *net.UDPConn, tcp *net.TCPListener) *gate {
+func newGate(z *zone, udp *net.UDPConn, tcp *net.TCPListener) (*gate, error) {
+	p, err := newPost(udp, udp.LocalAddr().(*net.UDPAddr).AddrPort().Addr().Is6())
+	if err != nil {
+		return nil, err
+	}
 	g := &gate{
-		authority: authority{z}, udp: udp, tcp: tcp, in: make(chan asking, waiting), done: make(chan struct{}),
+		authority: authority{z}, udp: udp, post: p, tcp: tcp, in: make(chan asking, waiting), done: make(chan struct{}),
 		out: sync.Pool{New: func() any { return new([maxMessage]byte) }},
 	}
-	g.v6 = udp.LocalAddr().(*net.UDPAddr).AddrPort().Addr().Is6()
 	g.work.Go(g.readDatagrams)
 	g.work.Go(g.accept)
-	return g
+	return g, nil
 }
 
 // readDatagrams reads until the socket is closed.
@@ -202,18 +205,21 @@ func nameOf(client uint64) netip.AddrPort {
 	return netip.AddrPortFrom(netip.AddrFrom16(b), 1)
 }
 
-// Answer implements polling.Answerer. What is sent waits in the socket, or in that of a stream, so there is room for all.
-func (g *gate) Answer(to []polling.Reply[back], b []byte, lens []int, _ bool) (int, error) {
+// Answer implements polling.Answerer.
+func (g *gate) Answer(to []polling.Reply[back], b []byte, lens []int, wait bool) (int, error) {
 	out := g.out.Get().(*[maxMessage]byte)
 	defer g.out.Put(out)
 	now := time.Now()
 	for i, n := range lens {
 		r := &to[i].Back
-		if n > 0 {
+		if n > 0 { // before it is sent, for the question may come again at once
 			g.clients.keep(r.client, to[i].Number, b[:n], now)
 		}
 		q := r.question()
-		if err := g.send(appendData(out[:0], &q, to[i].Held, b[:n], r.stream != nil), r.from, r.local, r.stream); err != nil {
+		switch err := g.put(appendData(out[:0], &q, to[i].Held, b[:n], r.stream != nil), r.from, r.local, r.stream, wait); {
+		case errors.Is(err, errRoom):
+			return i, nil
+		case err != nil:
 			return i, err
 		}
 		b = b[n:]
@@ -221,17 +227,18 @@ func (g *gate) Answer(to []polling.Reply[back], b []byte, lens []int, _ bool) (i
 	return len(lens), nil
 }
 
-// send sends a message. Its error is final.
-func (g *gate) send(m []byte, to netip.AddrPort, local netip.Addr, s *stream) error {
+// send sends a message of who reads, or loses it: who reads waits for nobody.
+func (g *gate) send(m []byte, to netip.AddrPort, local netip.Addr, s *stream) {
+	_ = g.put(m, to, local, s, false)
+}
+
+// put sends a message. Its error is errRoom, or final.
+func (g *gate) put(m []byte, to netip.AddrPort, local netip.Addr, s *stream, wait bool) error {
 	if s != nil {
 		s.send(m)
 		return nil
 	}
-	var control [controlLen]byte
-	if _, _, err := g.udp.WriteMsgUDPAddrPort(m, appendLocal(control[:0], local, g.v6), to); errors.Is(err, net.ErrClosed) {
-		return err
-	}
-	return nil
+	return g.post.send(m, to, local, wait)
 }
 
 // Max implements polling.Answerer.

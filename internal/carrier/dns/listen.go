@@ -53,7 +53,11 @@ func Listen(ctx context.Context, e carrier.Endpoint) (*Listener, error) {
 	case err != nil:
 		return nil, fmt.Errorf("listen on %s: %w", e, err)
 	}
-	g := newGate(newZone(e.Path[1:]), udp, tcp)
+	g, err := newGate(newZone(e.Path[1:]), udp, tcp)
+	if err != nil {
+		_, _ = udp.Close(), tcp.Close()
+		return nil, fmt.Errorf("listen on %s: %w", e, err)
+	}
 	return datagram.Listen(polling.NewServer(g, config(polls)), datagram.Config{Proven: true}), nil
 }
 
@@ -102,29 +106,4 @@ func localOf(control []byte) netip.Addr {
 	}
 	h := (*unix.Cmsghdr)(unsafe.Pointer(&control[0]))
 	return netsock.To(h.Level, h.Type, control[unix.CmsgLen(0):])
-}
-
-// appendLocal says from which address of ours an answer is to come.
-func appendLocal(c []byte, local netip.Addr, mapped bool) []byte {
-	if !local.IsValid() {
-		return c
-	}
-	level, kind, size := int32(unix.IPPROTO_IP), int32(unix.IP_PKTINFO), unix.SizeofInet4Pktinfo
-	if mapped || local.Is6() {
-		level, kind, size = unix.IPPROTO_IPV6, unix.IPV6_PKTINFO, unix.SizeofInet6Pktinfo
-	}
-	c = c[:unix.CmsgSpace(size)]
-	clear(c)
-	h := (*unix.Cmsghdr)(unsafe.Pointer(&c[0]))
-	h.Level, h.Type = level, kind
-	h.SetLen(unix.CmsgLen(size))
-	b := c[unix.CmsgLen(0):]
-	if size == unix.SizeofInet4Pktinfo {
-		a := local.As4()
-		copy(b[4:], a[:])
-	} else {
-		a := local.As16()
-		copy(b, a[:])
-	}
-	return c
 }

@@ -1,10 +1,10 @@
-// Package netsock is what carriers have in common that send packets by sockets of their own: udp and icmp.
+// Package netsock is what carriers have in common that send packets by sockets of their own: udp, icmp and dns.
 //
 //	Reader  several messages at once: recvmmsg; from whom, to which address of ours
 //	Writer  the same the other way: sendmmsg
 //	Dial    all addresses of a name, side by side, with the sockets of an opener
 //
-// A socket is not connected, so that either end may move. Nothing is fragmented: what is too long for the way is lost. Both need no lock: a Reader
+// A socket is not connected, so that either end may move, but for one whose connection belongs to somebody else (Of). Nothing is fragmented: what is too long for the way is lost. Both need no lock: a Reader
 // belongs to the one goroutine that reads, a Writer to one call.
 package netsock
 
@@ -43,6 +43,15 @@ func New(fd int, v6 bool, name string) (*Socket, error) {
 	}
 	_ = unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_PROBE)
 	return s, nil
+}
+
+// Of returns what a Writer needs of a connection of package net, to which the socket still belongs.
+func Of(conn syscall.Conn, v6 bool) (*Socket, error) {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	return &Socket{raw: raw, v6: v6}, nil
 }
 
 // Buffers sets how many bytes a socket may hold each way: beyond what the system allows to everybody, or, without the right for that

@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"strconv"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -38,7 +39,7 @@ func NewWriter(s *Socket, most int) *Writer {
 	return w
 }
 
-// Message sets the i-th message: of one part or two, from an address of ours, if that is valid, in segments of a length, if that is not 0
+// Message sets the i-th message: to an address, or, if that is the zero AddrPort, where the socket is connected to; of one part or two, from an address of ours, if that is valid, in segments of a length, if that is not 0
 // (UDP_SEGMENT).
 func (w *Writer) Message(i int, to netip.AddrPort, local netip.Addr, segment int, one, two []byte) {
 	h := &w.msgs[i].Msghdr
@@ -52,7 +53,10 @@ func (w *Writer) Message(i int, to netip.AddrPort, local netip.Addr, segment int
 		v[1].SetLen(len(two))
 		h.SetIovlen(2)
 	}
-	h.Name, h.Namelen = w.name(i, to)
+	h.Name, h.Namelen = nil, 0
+	if to.IsValid() {
+		h.Name, h.Namelen = w.name(i, to)
+	}
 	c := w.controls[i][:0]
 	if local.IsValid() {
 		c = w.pktinfo(c, local)
@@ -80,9 +84,24 @@ func (w *Writer) name(i int, to netip.AddrPort) (*byte, uint32) {
 		*(*[2]byte)(unsafe.Pointer(&name.Port)) = port
 		return (*byte)(unsafe.Pointer(n)), unix.SizeofSockaddrInet4
 	}
-	*n = unix.RawSockaddrInet6{Family: unix.AF_INET6, Addr: a.As16()}
+	*n = unix.RawSockaddrInet6{Family: unix.AF_INET6, Addr: a.As16(), Scope_id: scope(a.Zone())}
 	*(*[2]byte)(unsafe.Pointer(&n.Port)) = port
 	return (*byte)(unsafe.Pointer(n)), unix.SizeofSockaddrInet6
+}
+
+// scope returns the number of a zone, which link-local addresses have.
+func scope(zone string) uint32 {
+	if zone == "" {
+		return 0
+	}
+	if n, err := strconv.ParseUint(zone, 10, 32); err == nil {
+		return uint32(n)
+	}
+	i, err := net.InterfaceByName(zone) // seldom
+	if err != nil {
+		return 0
+	}
+	return uint32(i.Index)
 }
 
 // Write sends the first n messages. step is told how many of them the kernel took, or why it took none, and returns how many messages there are to
