@@ -7,6 +7,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"net"
+	"net/netip"
 
 	"ferry/internal/carrier"
 	"ferry/internal/carrier/connectip"
@@ -35,7 +36,7 @@ var more = map[string]kind{
 
 	"connect-ip":    {dial: handshaking(connectip.Dial), class: failover.ClassWeb},
 	"connect-ip+h1": {dial: stream(connectip.DialStream), class: failover.ClassWeb},
-	"dns":           {dial: handshaking(names), class: failover.ClassDNS, polling: true, full: dns.Full},
+	"dns":           {dial: names, class: failover.ClassDNS, polling: true, full: dns.Full},
 }
 
 // handshaking reaches a gateway by a carrier that makes the handshake itself.
@@ -65,8 +66,11 @@ func secureShell(ctx context.Context, e carrier.Endpoint, o carrier.Opener, keys
 }
 
 // names dials the zone of a gateway, by the resolvers of the network that the tunnel goes through.
-func names(ctx context.Context, e carrier.Endpoint, o carrier.Opener, c *tls.Config) (carrier.Link, error) {
-	return dns.Dial(ctx, e, o, c, hostdns.Below)
+func names(ctx context.Context, e carrier.Endpoint, o carrier.Opener, keys *keyring) (carrier.Link, error) {
+	own := func() []netip.Addr { return hostdns.Below(keys.inside) }
+	return handshaking(func(ctx context.Context, e carrier.Endpoint, o carrier.Opener, c *tls.Config) (carrier.Link, error) {
+		return dns.Dial(ctx, e, o, c, own)
+	})(ctx, e, o, keys)
 }
 
 // web dials a WebSocket, through the proxy that the environment names.

@@ -3,6 +3,7 @@ package client
 import (
 	"crypto/tls"
 	"fmt"
+	"net/netip"
 	"slices"
 
 	"ferry/internal/identity"
@@ -38,6 +39,7 @@ type keyring struct {
 	protocol identity.Protocol
 	pins     []identity.Pin
 	shown    identity.Pin // the one that the gateway has, once the handshake has succeeded
+	inside   []netip.Addr // name servers of the tunnel, which do not lead to it
 }
 
 // keys returns what the next handshake needs; nil where the 2013 protocol is spoken as it is.
@@ -45,7 +47,7 @@ func (c *client) keys() *keyring {
 	if c.c.Key.IsZero() {
 		return nil
 	}
-	return &keyring{key: c.c.Key, protocol: identity.Tunnel, pins: c.pins.all()}
+	return &keyring{key: c.c.Key, protocol: identity.Tunnel, pins: c.pins.all(), inside: c.state.DNS}
 }
 
 // config is for a handshake by TLS 1.3.

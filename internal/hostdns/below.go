@@ -4,16 +4,18 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
 // uplinks is where systemd-resolved says which name servers it asks itself.
 const uplinks = "/run/systemd/resolve/resolv.conf"
 
-// Below returns the name servers that this host has without a tunnel: those that were there before our own took their place.
-func Below() []netip.Addr { return New("", nil).below(uplinks) }
+// Below returns the name servers that this host has without a tunnel: those that were there before our own took their place. inside are
+// those of the tunnel, if it has any now.
+func Below(inside []netip.Addr) []netip.Addr { return New("", nil).below(uplinks, inside) }
 
-func (l *Link) below(uplinks string) []netip.Addr {
+func (l *Link) below(uplinks string, inside []netip.Addr) []netip.Addr {
 	c, err := l.read()
 	if err != nil {
 		return nil
@@ -29,9 +31,20 @@ func (l *Link) below(uplinks string) []netip.Addr {
 		text = textOf(file)
 	}
 	if up := textOf(uplinks); up != "" && asksResolved(text) {
-		text = up
+		return without(serversIn(up), inside)
 	}
 	return serversIn(text)
+}
+
+// without takes each address of some out of all, once: what systemd-resolved says has the name servers of every link, those of the tunnel's among them, and
+// another link may have one of the same address.
+func without(all, some []netip.Addr) []netip.Addr {
+	for _, a := range some {
+		if i := slices.Index(all, a); i >= 0 {
+			all = slices.Delete(all, i, i+1)
+		}
+	}
+	return all
 }
 
 // textOf returns what is in a file, if it is as short as one of a resolver; empty: nothing.
