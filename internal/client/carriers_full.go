@@ -27,15 +27,15 @@ const pings = icmp.Answer
 
 // more are the carriers that a minimal build leaves out.
 var more = map[string]kind{
-	"ws":   {dial: stream(web), class: failover.ClassWeb},
-	"wss":  {dial: stream(web), class: failover.ClassWeb},
+	"ws":   {dial: stream(web), class: failover.ClassWeb, proxied: ws.Proxied},
+	"wss":  {dial: stream(web), class: failover.ClassWeb, proxied: ws.Proxied},
 	"ssh":  {dial: secureShell, class: failover.ClassSSH},
 	"quic": {dial: handshaking(quic.Dial), class: failover.ClassDatagram},
 	"udp":  {dial: handshaking(udp.Dial), class: failover.ClassDatagram},
 	"icmp": {dial: handshaking(icmp.Dial), class: failover.ClassICMP, polling: true},
 
 	"connect-ip":    {dial: handshaking(connectip.Dial), class: failover.ClassWeb},
-	"connect-ip+h1": {dial: stream(connectip.DialStream), class: failover.ClassWeb},
+	"connect-ip+h1": {dial: stream(connectip.DialStream), class: failover.ClassWeb, proxied: ws.Proxied},
 	"dns":           {dial: names, class: failover.ClassDNS, polling: true, full: dns.Full},
 }
 

@@ -77,12 +77,12 @@ type client struct {
 	exit    Exit
 	uplink  *router.Uplink
 	total   router.Counters
-	tunnel  *tunnel                           // the session that outlives connections; nil: none
-	last    session.Lease                     // of the last connection that had one
-	refused []policy.Refusal                  // what was not taken of it
-	state   hostnet.State                     // of the host, as last applied
-	applied bool                              // state is
-	found   map[carrier.Endpoint][]netip.Addr // where servers are, as far as is known: the last one first
+	tunnel  *tunnel                 // the session that outlives connections; nil: none
+	last    session.Lease           // of the last connection that had one
+	refused []policy.Refusal        // what was not taken of it
+	state   hostnet.State           // of the host, as last applied
+	applied bool                    // state is
+	found   map[string][]netip.Addr // where hosts of servers are, as far as is known: the last one first; at most maxKnown
 	story   *story
 	ways    func() []failover.WayStatus // nil: unknown
 	due     chan struct{}               // capacity 1; sent to when traffic begins to wait for the gateway
@@ -141,7 +141,7 @@ func (n network) Watch(ctx context.Context, f func(hostnet.Network)) error {
 
 func run(ctx context.Context, c Config, servers []carrier.Endpoint, reach reacher, e Exit, asked net.Listener, host helper, around surrounding) error {
 	cl := &client{c: c, log: c.Log, servers: servers, reach: reach, exit: e, due: make(chan struct{}, 1), uplink: router.NewUplink(e.Port()), story: newStory(&c, e.Name()), host: host,
-		found: make(map[carrier.Endpoint][]netip.Addr)}
+		found: make(map[string][]netip.Addr)}
 	cl.pins = pins{c.Gateway, c.Next}
 	if c.Key.IsZero() {
 		cl.log.Warn("plain mode: no authentication and no encryption; 'vpncli join' with an invitation of the gateway has both")

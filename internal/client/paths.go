@@ -35,7 +35,7 @@ func (r *roamer) try(ctx context.Context, id failover.WayID) {
 	s := r.search(w.endpoint)
 	k := seeker{
 		opener: r.host, reach: r.reach,
-		close: func(found map[carrier.Endpoint][]netip.Addr) error {
+		close: func(found map[string][]netip.Addr) error {
 			return r.call(func() error { return r.shut(found) })
 		},
 		lead: func() { _ = r.call(func() error { r.lead(); return nil }) },
@@ -81,10 +81,7 @@ func (r *roamer) reached(a *attempt, l carrier.Link, err error) {
 		return
 	}
 	delete(r.dials, a.way)
-	w := r.ways[a.way]
-	if from := hostOf(l.RemoteAddr()); from.IsValid() {
-		r.found[w.endpoint] = first(from, r.found[w.endpoint])
-	}
+	r.seen(r.ways[a.way].endpoint, l.RemoteAddr())
 	x := newConnection(r.client, l)
 	x.roamer, x.way = r, a.way
 	if a.keys != nil {

@@ -19,6 +19,7 @@ type kind struct {
 	// polling is set where the gateway may only answer, full where echoes are shorter than elsewhere: failover.Way.
 	polling bool
 	full    int
+	proxied func(carrier.Endpoint) bool // a proxy may be at the other end; nil: none
 }
 
 // A dialer reaches a gateway, and makes the handshake where there are keys.

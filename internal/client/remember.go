@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net/netip"
 	"path/filepath"
 	"slices"
 	"time"
@@ -28,6 +29,8 @@ type memory struct {
 	Version int             `json:"version"`
 	Found   []string        `json:"found"`  // URLs that the gateway has said that it has
 	Worked  failover.Memory `json:"worked"` // on which network
+
+	Hosts map[string][]netip.Addr `json:"hosts,omitempty"` // where those with names were
 }
 
 const (
@@ -83,8 +86,34 @@ func (r *roamer) recall() failover.Memory {
 			r.learned = append(r.learned, e)
 		}
 	}
+	for _, e := range slices.Concat(r.servers, r.learned) {
+		if at := m.Hosts[e.Host]; len(at) > 0 {
+			r.found[e.Host] = at[:min(len(at), maxKnown)]
+		}
+	}
 	r.kept = m
 	return m.Worked
+}
+
+// hosts returns where the hosts are that have names.
+func (r *roamer) hosts() map[string][]netip.Addr {
+	all := map[string][]netip.Addr{}
+	for host, at := range r.found {
+		if _, err := netip.ParseAddr(host); err != nil && host != "" && len(at) > 0 {
+			all[host] = at
+		}
+	}
+	return all
+}
+
+// moved tells whether a host is somewhere now that was not known.
+func moved(now, old map[string][]netip.Addr) bool {
+	for host, at := range now {
+		if !slices.Contains(old[host], at[0]) {
+			return true
+		}
+	}
+	return false
 }
 
 // remember writes down what was learned, if that says more than what is there.
@@ -92,11 +121,11 @@ func (r *roamer) remember(now time.Time) {
 	if r.c.Ways == "" {
 		return
 	}
-	m := memory{Version: waysVersion, Worked: r.m.Memory(now)}
+	m := memory{Version: waysVersion, Worked: r.m.Memory(now), Hosts: r.hosts()}
 	for _, e := range r.learned {
 		m.Found = append(m.Found, e.String())
 	}
-	if slices.Equal(m.Found, r.kept.Found) && !newer(m.Worked, r.kept.Worked) {
+	if slices.Equal(m.Found, r.kept.Found) && !newer(m.Worked, r.kept.Worked) && !moved(m.Hosts, r.kept.Hosts) {
 		return
 	}
 	r.kept = m

@@ -1,6 +1,7 @@
 package client
 
 import (
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -72,5 +73,44 @@ func TestLearnsWays(t *testing.T) {
 	}
 	if _, learned = start(host, "tcp://another.example"); len(learned) > 0 {
 		t.Errorf("of another gateway %v are known", learned)
+	}
+}
+
+// Where a host was is known again after a start, and is written only when it is somewhere new.
+func TestRemembersHosts(t *testing.T) {
+	c := Config{Key: identity.NewKey(), Found: true, Ways: filepath.Join(t.TempDir(), "ways.json")}
+	c.setDefaults()
+	host := &disk{}
+	start := func(urls ...string) *roamer {
+		servers, err := endpoints(urls, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return newRoamer(&client{c: c, log: c.Log, servers: servers, host: host, found: map[string][]netip.Addr{}})
+	}
+	one, two := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::2")
+	r := start("tcp://gw.example", "tcp://192.0.2.9")
+	r.learned = on("gw.example", []string{"udp://:2002"})
+	r.found["192.0.2.9"] = []netip.Addr{netip.MustParseAddr("192.0.2.9")}
+	for i, tt := range []struct {
+		at     []netip.Addr
+		writes int
+	}{
+		{[]netip.Addr{one}, 1},
+		{[]netip.Addr{one}, 1},
+		{[]netip.Addr{two, one}, 2},
+		{[]netip.Addr{one, two}, 2}, // both are known
+	} {
+		r.found["gw.example"] = tt.at
+		r.remember(time.Now())
+		if host.writes != tt.writes {
+			t.Errorf("step %d: written %d times, want %d", i, host.writes, tt.writes)
+		}
+	}
+	if got := start("tcp://gw.example", "tcp://192.0.2.9").found; len(got) != 1 || !slices.Equal(got["gw.example"], []netip.Addr{two, one}) {
+		t.Errorf("known again: %v", got)
+	}
+	if got := start("tcp://another.example").found; len(got) != 0 {
+		t.Errorf("of another gateway %v is known", got)
 	}
 }

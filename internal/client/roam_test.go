@@ -149,7 +149,7 @@ func joined(t *testing.T) (r *roamer, used, standby *connection) {
 	}
 	e := newDevice()
 	r = newRoamer(&client{c: c, log: c.Log, servers: servers, exit: e, uplink: router.NewUplink(e.Port()), story: newStory(&c, "ferry0"),
-		found: map[carrier.Endpoint][]netip.Addr{}, due: make(chan struct{}, 1)})
+		found: map[string][]netip.Addr{}, due: make(chan struct{}, 1)})
 	used, standby = r.connected(t, 1), r.connected(t, 2)
 	r.tunnel = r.newTunnel(used, session.Lease{Session: proto.SessionID{1}})
 	standby.enter(r.tunnel, nil)

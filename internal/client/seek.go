@@ -12,6 +12,7 @@ import (
 	"slices"
 	"sync"
 	"syscall"
+	"time"
 
 	"ferry/internal/carrier"
 	ferrytls "ferry/internal/carrier/tls"
@@ -54,6 +55,7 @@ func stream(dial func(context.Context, carrier.Endpoint, carrier.Opener) (net.Co
 type search struct {
 	server carrier.Endpoint
 	known  []netip.Addr       // where it was: asked first
+	last   []netip.Addr       // where it was: asked where its name can not be looked up
 	astray bool               // the name servers in place may be those of a dead tunnel
 	names  []carrier.Endpoint // to be looked up before the way out beside the tunnel is closed
 	open   bool               // it is to be closed
@@ -61,12 +63,12 @@ type search struct {
 
 // search says where to look for a server. While everything goes into a tunnel that is dead, or the gateway's own name servers
 // are in place, nobody may be able to tell where it is: then it is sought where it was first, and if it has moved, the
-// name servers from before are asked.
+// name servers from before are asked. Where it was serves, too, where there is no name server at all.
 func (c *client) search(server carrier.Endpoint) search {
-	s := search{server: server}
+	s := search{server: server, last: c.found[server.Host]}
 	if s.open = c.c.Policy.DefaultRoute && !c.applied; s.open {
 		for _, e := range append(slices.Clone(c.servers), server) { // which may be one that was learned
-			if _, err := netip.ParseAddr(e.Host); e.OverIP() && e.Host != "" && err != nil && !slices.Contains(s.names, e) {
+			if _, err := netip.ParseAddr(e.Host); e.OverIP() && e.Host != "" && err != nil && !slices.ContainsFunc(s.names, func(o carrier.Endpoint) bool { return o.Host == e.Host }) {
 				s.names = append(s.names, e)
 			}
 		}
@@ -74,7 +76,7 @@ func (c *client) search(server carrier.Endpoint) search {
 	}
 	c.renew()
 	if c.state.Full() || len(c.state.DNS) > 0 {
-		s.known = c.found[server]
+		s.known, s.last = s.last, nil
 	}
 	s.astray = len(c.state.DNS) > 0 && len(s.known) > 0
 	return s
@@ -84,8 +86,8 @@ func (c *client) search(server carrier.Endpoint) search {
 type seeker struct {
 	opener carrier.Opener
 	reach  reacher
-	close  func(found map[carrier.Endpoint][]netip.Addr) error // the way out beside the tunnel
-	lead   func()                                              // back to the name servers from before
+	close  func(found map[string][]netip.Addr) error // the way out beside the tunnel; where hosts are
+	lead   func()                                    // back to the name servers from before
 }
 
 // find reaches the server of a search.
@@ -98,7 +100,7 @@ func (s search) find(ctx context.Context, k seeker, keys *keyring) (carrier.Link
 		if err != nil {
 			return nil, err
 		}
-		s.known = found[s.server]
+		s.known, s.last = found[s.server.Host], nil
 	}
 	for _, at := range s.known {
 		there := s.server
@@ -110,12 +112,39 @@ func (s search) find(ctx context.Context, k seeker, keys *keyring) (carrier.Link
 	if s.astray {
 		k.lead()
 	}
+	if s.nameless(ctx, k.opener) {
+		for _, at := range s.last {
+			there := s.server
+			there.At = at
+			if l, err := k.reach(ctx, there, keys); err == nil || ctx.Err() != nil {
+				return l, err
+			}
+		}
+	}
 	return k.reach(ctx, s.server, keys)
 }
 
-// lookup finds out where the names of a search are, side by side; that of the server has to be known somewhere.
-func (s search) lookup(ctx context.Context, o carrier.Opener) (map[carrier.Endpoint][]netip.Addr, error) {
-	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+// nameTime is how long a name server has to say where a host is that was found somewhere before. An attempt has 5 s (package failover).
+const nameTime = time.Second
+
+// nameless tells whether nobody says where the server is, which was somewhere.
+func (s search) nameless(ctx context.Context, o carrier.Opener) bool {
+	if len(s.last) == 0 {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(ctx, nameTime)
+	defer cancel()
+	_, err := carrier.Lookup(ctx, "ip", s.server, o)
+	return err != nil
+}
+
+// lookup finds out where the names of a search are, side by side; that of the server has to be known somewhere, or to have been.
+func (s search) lookup(ctx context.Context, o carrier.Opener) (map[string][]netip.Addr, error) {
+	patience := dialTimeout
+	if len(s.last) > 0 {
+		patience = nameTime
+	}
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	addrs, errs := make([][]netip.Addr, len(s.names)), make([]error, len(s.names))
 	var asking sync.WaitGroup
@@ -123,12 +152,16 @@ func (s search) lookup(ctx context.Context, o carrier.Opener) (map[carrier.Endpo
 		asking.Go(func() { addrs[i], errs[i] = carrier.Lookup(ctx, "ip", e, o) })
 	}
 	asking.Wait()
-	found := map[carrier.Endpoint][]netip.Addr{}
+	found := map[string][]netip.Addr{}
 	for i, e := range s.names {
-		if errs[i] != nil && e == s.server {
+		switch {
+		case errs[i] == nil:
+			found[e.Host] = addrs[i][:min(len(addrs[i]), maxKnown)]
+		case e.Host == s.server.Host && len(s.last) == 0:
 			return nil, errs[i]
+		case e.Host == s.server.Host:
+			found[e.Host] = s.last
 		}
-		found[e] = addrs[i]
 	}
 	return found, nil
 }
@@ -141,7 +174,7 @@ func (c *client) lead() {
 
 // shut closes the way out beside a full tunnel, before there is one, as soon as it is known where the gateway is: a
 // name server of this host may be out of reach then.
-func (c *client) shut(found map[carrier.Endpoint][]netip.Addr) error {
+func (c *client) shut(found map[string][]netip.Addr) error {
 	if c.applied { // by another attempt
 		return nil
 	}
@@ -160,9 +193,21 @@ func hostOf(a net.Addr) netip.Addr {
 	return netip.Addr{}
 }
 
-// first returns a and those of others that are not a.
+// maxKnown is how many addresses of a host are known.
+const maxKnown = 4
+
+// first returns a and those of others that are not a, as many as are known.
 func first(a netip.Addr, others []netip.Addr) []netip.Addr {
-	return append([]netip.Addr{a}, slices.DeleteFunc(slices.Clone(others), func(o netip.Addr) bool { return o.Unmap() == a })...)
+	all := append([]netip.Addr{a}, slices.DeleteFunc(slices.Clone(others), func(o netip.Addr) bool { return o.Unmap() == a })...)
+	return all[:min(len(all), maxKnown)]
+}
+
+// seen notes where the host of an endpoint is, unless that is where a proxy is.
+func (c *client) seen(e carrier.Endpoint, at net.Addr) {
+	proxied := carriers[e.Scheme].proxied
+	if from := hostOf(at); from.IsValid() && (proxied == nil || !proxied(e)) {
+		c.found[e.Host] = first(from, c.found[e.Host])
+	}
 }
 
 // renew makes the host's network as it was applied last: what others have done to it, as 'nft flush ruleset', may

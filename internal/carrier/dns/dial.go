@@ -60,8 +60,8 @@ func resolversOf(ctx context.Context, z *zone, e carrier.Endpoint, o carrier.Ope
 		if addrs = own(); len(addrs) == 0 {
 			return nil, errors.New("this host has no name server: name one, as in dns://192.0.2.1" + e.Path)
 		}
-	} else if addrs, err = carrier.Resolver(o).LookupNetIP(ctx, "ip", e.Host); err != nil {
-		return nil, fmt.Errorf("the name %s can not be looked up: check it, or use an address: %w", e.Host, err)
+	} else if addrs, err = carrier.Lookup(ctx, "ip", e, o); err != nil {
+		return nil, err
 	}
 	for _, a := range addrs[:min(len(addrs), maxResolvers)] {
 		all = append(all, &resolver{z: z, at: netip.AddrPortFrom(a.Unmap(), uint16(e.Port)), o: o})

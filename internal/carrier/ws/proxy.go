@@ -42,6 +42,12 @@ func (p Options) proxy(e carrier.Endpoint) (u *url.URL, err error) {
 	return u, nil
 }
 
+// Proxied tells whether the environment names a proxy for an endpoint: then nobody here knows where its host is.
+func Proxied(e carrier.Endpoint) bool {
+	u, err := environment(e)
+	return u != nil || err != nil
+}
+
 // environment returns the proxy that the environment names for an endpoint.
 func environment(e carrier.Endpoint) (*url.URL, error) {
 	c := httpproxy.FromEnvironment()
