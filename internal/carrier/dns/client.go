@@ -22,6 +22,8 @@ const (
 	given = 2500 * time.Millisecond
 	// maxMissed answers in a row without a large one between them, and it is looked whether large ones come at all.
 	maxMissed = 6
+	// unheard is how long nothing may come by TCP at all while something is asked, and it is looked whether the other end is still there.
+	unheard = 10 * time.Second
 	// retestTime is between tests of UDP while TCP has to do.
 	retestTime = 30 * time.Second
 
@@ -40,7 +42,7 @@ const (
 //	  |                            | truncated      |
 //	  +──▶ TCP only ──▶ questions ◀+ ──▶ fetch (8) ─+
 //
-// watch gives up what is not answered, and looks then whether large answers still come.
+// watch gives up what is not answered, and looks then whether large answers still come, or, where all goes by TCP, any.
 type asker struct {
 	*resolver
 	client uint64
@@ -61,7 +63,8 @@ type asker struct {
 	pending [under]pending // by what is left of their ids when they are divided by that
 	next    uint16         // where a slot was free last
 	missed  int
-	err     error // set before done is closed
+	heard   time.Time // when an answer came last
+	err     error     // set before done is closed
 
 	current []*arrived // what Receive has returned; of who receives
 }
@@ -108,6 +111,7 @@ func newAsker(ctx context.Context, r *resolver, client uint64, m manner) (*asker
 		free: sync.Pool{New: func() any { return new(arrived) }}, out: sync.Pool{New: func() any { return new(questionBuffer) }},
 	}
 	a.stream.Store(m.stream)
+	a.heard = time.Now()
 	a.work.Go(a.read)
 	a.work.Go(func() { a.watch(ctx) })
 	for range maxConns {
@@ -247,7 +251,8 @@ func (a *asker) settle(scratch, m []byte, stream bool) (r reply, number uint32, 
 		return r, 0, slices.Clone(p.m[:p.n]), false
 	}
 	p.open = false
-	if len(r.text) >= a.takes*9/10 {
+	a.heard = time.Now()
+	if len(r.text) >= a.takes*9/10 || a.stream.Load() {
 		a.missed = 0
 	}
 	return r, p.number, nil, true
@@ -302,25 +307,34 @@ func (a *asker) watch(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
-		missed := a.expire(time.Now())
+		missed, heard := a.expire(time.Now())
+		stream := a.stream.Load()
 		switch {
-		case a.stream.Load() && time.Since(tested) >= retestTime:
-			a.stream.Store(a.try(ctx, a.client, manner{takes: a.takes}, againTime) != nil)
-			tested = time.Now()
-		case missed >= maxMissed && !a.stream.Load():
-			if err := a.ceased(ctx); err != nil {
+		case missed >= maxMissed, stream && missed > 0 && time.Since(heard) >= unheard:
+			if err := a.ceased(ctx, stream); err != nil {
 				a.end(err)
 				return
 			}
-			a.mu.Lock()
-			a.missed = 0
-			a.mu.Unlock()
+			a.found()
+		case stream && time.Since(tested) >= retestTime:
+			a.stream.Store(a.try(ctx, a.client, manner{takes: a.takes}, againTime) != nil)
+			tested = time.Now()
 		}
 	}
 }
 
+// found notes that somebody is there, whatever was missed.
+func (a *asker) found() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.missed, a.heard = 0, time.Now()
+}
+
 // ceased tells why answers do not come any more; nil: they do.
-func (a *asker) ceased(ctx context.Context) error {
+func (a *asker) ceased(ctx context.Context, stream bool) error {
+	if stream {
+		return advise(a.try(ctx, a.client, manner{stream: true, takes: a.takes}, tcpTime))
+	}
 	err := a.try(ctx, a.client, manner{takes: a.takes}, againTime)
 	if err == nil || errors.Is(err, errTruncated) {
 		return nil
@@ -331,8 +345,8 @@ func (a *asker) ceased(ctx context.Context) error {
 	return advise(err)
 }
 
-// expire gives up questions, and returns how many answers are missed.
-func (a *asker) expire(now time.Time) int {
+// expire gives up questions, and returns how many answers are missed, and when one came last.
+func (a *asker) expire(now time.Time) (missed int, heard time.Time) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for i := range a.pending {
@@ -341,7 +355,7 @@ func (a *asker) expire(now time.Time) int {
 			a.missed++
 		}
 	}
-	return a.missed
+	return a.missed, a.heard
 }
 
 // fetch asks by TCP what is to be asked so, one question after the other, until ctx is done. Its connection ends when it is idle.

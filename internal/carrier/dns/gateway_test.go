@@ -295,6 +295,76 @@ func TestLargeAnswersCease(t *testing.T) {
 	}
 }
 
+// Where all goes by TCP, a connection ends when nobody is there any more, also while nothing happens; and goes on when only answers were lost.
+func TestTCPCeases(t *testing.T) {
+	l, e := listen(t, "127.0.0.1")
+	f, through := newFake(t, e, func(f *fake) { f.largest.Store(1) })
+	client, _ := pair(t, l, through)
+	late := time.AfterFunc(unheard+given+tcpTime+5*time.Second, func() { _ = client.Close() })
+	defer late.Stop()
+	_, _ = f.tcp.Close(), f.conn.Close()
+	for {
+		_, start, end, err := client.Fill()
+		if err != nil {
+			if !errors.Is(err, ErrSilent) {
+				t.Errorf("got %v, want %v", err, ErrSilent)
+			}
+			return
+		}
+		client.Consume(end - start)
+	}
+}
+
+// One poll without an answer is enough, behind a long silence, to look whether somebody is there.
+func TestSilence(t *testing.T) {
+	_, e := listen(t, "127.0.0.1")
+	for _, tt := range []struct {
+		name        string
+		there, long bool
+		want        bool
+	}{
+		{"nobody is there", false, true, true},
+		{"nobody is there, for a moment", false, false, false},
+		{"an answer was lost", true, true, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			a := testAsker(t)
+			if tt.there {
+				a.resolver = &resolver{at: netip.AddrPortFrom(netip.MustParseAddr(e.Host), uint16(e.Port)), z: a.z}
+			}
+			a.stream.Store(true)
+			a.mu.Lock()
+			a.missing(tt.long)
+			a.mu.Unlock()
+			select {
+			case <-a.done:
+				if !tt.want {
+					t.Errorf("it has ended: %v", a.failure())
+				}
+			case <-time.After(4 * time.Second):
+				if tt.want {
+					t.Error("nobody is there, and it goes on")
+				}
+			}
+			a.mu.Lock()
+			defer a.mu.Unlock()
+			if recent := time.Since(a.heard) < unheard; tt.there && !recent {
+				t.Error("the test that was answered counts for nothing")
+			}
+		})
+	}
+}
+
+// missing makes a question that was asked long enough ago to be given up, after a long silence or a short one. The caller holds mu.
+func (a *asker) missing(long bool) {
+	now := time.Now()
+	a.pending[0] = pending{open: true, at: now.Add(-given)}
+	if a.heard = now; long {
+		a.heard = now.Add(-unheard)
+	}
+}
+
 // say sends a message by UDP from an address, and returns the answer; nil: there is none.
 func say(t *testing.T, from string, e carrier.Endpoint, m []byte) []byte {
 	t.Helper()
