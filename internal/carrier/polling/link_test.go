@@ -2,6 +2,7 @@ package polling
 
 import (
 	"context"
+	"io"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -166,6 +167,50 @@ func TestMoves(t *testing.T) {
 		_, _ = client.Close(), gateway.Close()
 		reading.Wait()
 	})
+}
+
+// A connection that has ended holds no questions any more, whichever end it was, and its last word is heard.
+func TestCloseGivesBack(t *testing.T) {
+	for _, byClient := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			m := newMedium(1440, 1440, 10*time.Millisecond, 0)
+			k, s := transports(t, m, Config{Polls: 1024, Hold: 12 * time.Second})
+			client, gateway := connect(t, k, s, datagram.Config{})
+			held := func() (places, questions int) {
+				synctest.Wait()
+				s.mu.Lock()
+				defer s.mu.Unlock()
+				for _, c := range s.clients {
+					places += c.links
+					questions += len(c.holding.ring)
+				}
+				return places, questions
+			}
+			if places, questions := held(); places != 1 || questions == 0 {
+				t.Errorf("before: %d places, %d questions", places, questions)
+			}
+			first, other := gateway, client
+			if byClient {
+				first, other = client, gateway
+			}
+			if err := first.Close(); err != nil {
+				t.Fatal(err)
+			}
+			if _, _, _, err := other.Fill(); err != io.EOF && !byClient { // the test's medium ends with the client
+				t.Errorf("the other end has %v, want %v", err, io.EOF)
+			}
+			_ = other.Close()
+			if places, questions := held(); places != 0 || questions > strangerHeld {
+				t.Errorf("behind the end: %d places, %d questions", places, questions)
+			}
+			time.Sleep(forgotten + 2*time.Second)
+			synctest.Wait()
+			if s.mu.Lock(); len(s.clients) != 0 {
+				t.Errorf("%d clients are known", len(s.clients))
+			}
+			s.mu.Unlock()
+		})
+	}
 }
 
 // Questions with invented addresses keep nobody from a connection, nor from moving to another address.
