@@ -23,7 +23,7 @@
 //   - What is no name of a client is answered as the authority of the zone does (authority.go), so that resolvers find nothing wrong.
 //
 // What strangers can make a gateway hold: 256 connections of TCP, of which the most silent goes for a new one, 32 of a network, for 10 s of silence, each with 9 KiB and
-// answers that nobody reads, 32 of at most 4 KiB;
+// answers that nobody reads, 32 of at most 4 KiB, beside which nothing more is read;
 // 4096 clients of 0.5 KiB, of whom those who were given no datagram for a minute go first, and 16 MiB of answers that may be asked for again; 256 questions of
 // 0.7 KiB that wait to be read; and what packages polling (11 MiB of questions, if 4096 clients have 8 each) and datagram hold.
 package dns

@@ -114,20 +114,20 @@ type reading struct {
 	said    [heldLen + maxDown]byte
 }
 
-// handle answers a message, or hands it on.
-func (r *reading) handle(m []byte, from netip.AddrPort, local netip.Addr, s *stream) {
+// handle answers a message, or hands it on. It tells whether there is an answer, or will be.
+func (r *reading) handle(m []byte, from netip.AddrPort, local netip.Addr, s *stream) bool {
 	g := r.g
 	b, q, data, v := g.judge(r.out[:0], r.scratch[:], m, from.Addr(), local, s != nil)
 	if v == answered {
 		g.send(b, from, local, s)
 	}
 	if v != asked {
-		return
+		return v == answered
 	}
 	now := time.Now()
 	if s == nil && !g.clients.known(data.client, from.Addr(), now) {
 		g.send(appendTruncated(b, &q), from, local, s)
-		return
+		return true
 	}
 	if s != nil {
 		g.clients.prove(data.client, from.Addr(), now)
@@ -136,17 +136,17 @@ func (r *reading) handle(m []byte, from netip.AddrPort, local netip.Addr, s *str
 		n := min(int(binary.BigEndian.Uint16(data.data)), len(r.said))
 		clear(r.said[:])
 		g.send(appendFitting(b, &q, textTest, r.said[:n], s != nil), from, local, s)
-		return
+		return true
 	}
 	if p, ok := g.clients.again(r.said[:0], data.client, data.number); ok {
 		g.send(appendData(b, &q, 0, p, s != nil), from, local, s)
-		return
+		return true
 	}
-	r.pass(&q, data, from, local, s)
+	return r.pass(&q, data, from, local, s)
 }
 
-// pass hands a question to Receive.
-func (r *reading) pass(q *question, data query, from netip.AddrPort, local netip.Addr, s *stream) {
+// pass hands a question to Receive. It tells whether there was room.
+func (r *reading) pass(q *question, data query, from netip.AddrPort, local netip.Addr, s *stream) bool {
 	a := asking{number: data.number}
 	a.n = copy(a.data[:], data.data)
 	a.back = back{
@@ -155,7 +155,9 @@ func (r *reading) pass(q *question, data query, from netip.AddrPort, local netip
 	a.back.n = uint16(copy(a.back.raw[:], q.raw))
 	select {
 	case r.g.in <- a:
+		return true
 	default:
+		return false
 	}
 }
 

@@ -20,8 +20,10 @@ const (
 	// streamIdle is how long one may be silent; streamWrite is how long it may take to read an answer.
 	streamIdle  = 10 * time.Second
 	streamWrite = 5 * time.Second
-	// maxUnread is how many answers wait for who does not read: then the connection ends.
-	maxUnread = 32
+	// maxOwed is how many messages of a connection wait for their answers, or these for being read: then no more are read. Resolvers ask as many questions
+	// by one connection as they like (RFC 7766, section 6.2.1.1). An answer that does not come, for it was lost, is waited for as long as owedTime.
+	maxOwed  = 32
+	owedTime = time.Second
 )
 
 // streams are the connections of a gateway.
@@ -79,18 +81,50 @@ func (s *streams) end() {
 type stream struct {
 	conn *net.TCPConn
 	from netip.AddrPort
-	out  chan []byte   // capacity maxUnread
+	owed chan struct{} // capacity maxOwed: one for each message without an answer. Sent to by who reads, taken from with each answer that is written
+	out  chan []byte   // capacity maxOwed
 	done chan struct{} // closed when nothing more is read
 	said atomic.Int64  // when a message came last, or the connection: nanoseconds
 }
 
-// send sends a message, unless too many are unread: then it ends the connection.
+func newStream(conn *net.TCPConn, from netip.AddrPort) *stream {
+	x := &stream{conn: conn, from: from, owed: make(chan struct{}, maxOwed), out: make(chan []byte, maxOwed), done: make(chan struct{})}
+	x.said.Store(time.Now().UnixNano())
+	return x
+}
+
+// send sends a message. It is lost if too many are unread, which are more than were asked for.
 func (x *stream) send(m []byte) {
 	b := append(binary.BigEndian.AppendUint16(make([]byte, 0, 2+len(m)), uint16(len(m))), m...)
 	select {
 	case x.out <- b:
 	default:
-		_ = x.conn.Close()
+	}
+}
+
+// owe waits until one more answer may be owed. It returns false when the gate is closed.
+func (x *stream) owe(closed <-chan struct{}) bool {
+	select {
+	case x.owed <- struct{}{}:
+		return true
+	default:
+	}
+	late := time.NewTimer(owedTime)
+	defer late.Stop()
+	select {
+	case x.owed <- struct{}{}:
+	case <-late.C:
+	case <-closed:
+		return false
+	}
+	return true
+}
+
+// paid notes that there is an answer, or will be none.
+func (x *stream) paid() {
+	select {
+	case <-x.owed:
+	default:
 	}
 }
 
@@ -107,8 +141,7 @@ func (g *gate) accept() {
 			}
 		}
 		from := conn.RemoteAddr().(*net.TCPAddr).AddrPort()
-		x := &stream{conn: conn, from: netip.AddrPortFrom(from.Addr().Unmap(), from.Port()), out: make(chan []byte, maxUnread), done: make(chan struct{})}
-		x.said.Store(time.Now().UnixNano())
+		x := newStream(conn, netip.AddrPortFrom(from.Addr().Unmap(), from.Port()))
 		victim, ok := g.streams.add(x)
 		if !ok {
 			_ = conn.SetLinger(0)
@@ -146,7 +179,12 @@ func (g *gate) read(x *stream) {
 			return
 		}
 		x.said.Store(time.Now().UnixNano())
-		r.handle(m[2:2+n], x.from, local, x)
+		if !x.owe(g.done) {
+			return
+		}
+		if !r.handle(m[2:2+n], x.from, local, x) {
+			x.paid()
+		}
 	}
 }
 
@@ -160,6 +198,7 @@ func (x *stream) write() {
 				_ = x.conn.Close()
 				return
 			}
+			x.paid()
 		case <-x.done:
 			return
 		}
