@@ -102,6 +102,17 @@ func (t *tunnel3) meaning(err error) error {
 	}
 }
 
+// closing says that this end closes, and waits until the other one says so, or ends the connection.
+func (t *tunnel3) closing() {
+	_ = t.stream.Close()
+	var b [64]byte
+	for {
+		if _, err := t.stream.Read(b[:]); err != nil {
+			return
+		}
+	}
+}
+
 // close ends the connection, and waits for the library.
 func (t *tunnel3) close() {
 	_ = t.raw.CloseWith(quicgo.ApplicationErrorCode(http3.ErrCodeNoError))
@@ -132,15 +143,18 @@ func dial3(ctx context.Context, raw *quic.Raw, host string) (t *tunnel3, err err
 	if err != nil {
 		return nil, err
 	}
-	defer context.AfterFunc(ctx, func() { stream.CancelRead(quicgo.StreamErrorCode(http3.ErrCodeRequestCanceled)) })()
+	defer context.AfterFunc(ctx, func() { // also a wait for the other end to take more
+		stream.CancelWrite(quicgo.StreamErrorCode(http3.ErrCodeRequestCanceled))
+		stream.CancelRead(quicgo.StreamErrorCode(http3.ErrCodeRequestCanceled))
+	})()
 	r := (&http.Request{
 		Method: http.MethodConnect, Proto: Token, Host: host, Header: header(),
 		URL: &url.URL{Scheme: "https", Host: host, Path: Path},
 	}).WithContext(ctx)
-	if err = stream.SendRequestHeader(r); err != nil {
-		return nil, err
+	var answer *http.Response
+	if err = stream.SendRequestHeader(r); err == nil {
+		answer, err = stream.ReadResponse()
 	}
-	answer, err := stream.ReadResponse()
 	if ctx.Err() != nil {
 		return nil, ctx.Err()
 	}

@@ -1,17 +1,22 @@
 package connectip
 
 import (
+	"context"
+	"errors"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"strings"
 	"testing"
+	"time"
 
 	quicgo "github.com/quic-go/quic-go"
 	"github.com/quic-go/quic-go/http3"
 
 	"ferry/internal/carrier"
 	"ferry/internal/carrier/quic"
+	"ferry/internal/identity"
 )
 
 // ask3 makes a request by HTTP/3, which is that of Ferry's own client but for what change does to it, and returns the answer. The
@@ -78,5 +83,53 @@ func TestNoDatagrams(t *testing.T) {
 				t.Errorf("got %d: %s", status, page)
 			}
 		})
+	}
+}
+
+// settings3 is what a gateway opens its control stream with: it takes extended CONNECT and datagrams (RFC 9114, RFC 9220, RFC 9297).
+var settings3 = []byte{0, 4, 4, 8, 1, 0x33, 1}
+
+// An attempt ends with its context also where the other end takes no byte of the request, and that is longer than what the library takes without.
+func TestDialNoWindow(t *testing.T) {
+	l, err := quicgo.ListenAddr("127.0.0.1:0", tls3(identity.NewKey().Outer()), &quicgo.Config{InitialStreamReceiveWindow: 1, EnableDatagrams: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	asked := make(chan error, 1)
+	go func() { // ends with the listener
+		conn, err := l.Accept(t.Context())
+		if err == nil {
+			var s *quicgo.SendStream
+			if s, err = conn.OpenUniStream(); err == nil {
+				_, err = s.Write(settings3)
+			}
+		}
+		asked <- err
+	}()
+	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	done := make(chan error, 1)
+	e := endpointOf(l.Addr().(*net.UDPAddr).AddrPort())
+	raw, err := quic.DialRaw(ctx, e, nil, tls3(outer(e)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() { // ends with the attempt
+		_, err := dial3(ctx, raw, strings.Repeat("x.", 2000)+"example")
+		done <- err
+	}()
+	if err := <-asked; err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case err := <-done:
+		if !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("got %v", err)
+		}
+	case <-time.After(5 * time.Second):
+		t.Error("it waits for ever")
+		_ = raw.Close()
+		<-done
 	}
 }

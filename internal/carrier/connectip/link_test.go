@@ -14,6 +14,7 @@ import (
 
 	"ferry/internal/carrier"
 	"ferry/internal/identity"
+	"ferry/internal/proto"
 )
 
 // dialAt dials as a device that knows the gateway by a key.
@@ -208,5 +209,23 @@ func TestAnswers(t *testing.T) {
 		if tt.want == "" && err != nil || tt.want != "" && (err == nil || !strings.Contains(err.Error(), tt.want)) {
 			t.Errorf("%d %s: got %v, want %q", tt.status, tt.ferry, err, tt.want)
 		}
+	}
+}
+
+// Two ends that close at the same moment, each with a last word that nobody reads any more, do not wait for each other.
+func TestBothClose(t *testing.T) {
+	client, gateway := pair(t)
+	bye := proto.AppendGoodbye(nil, proto.GoodbyeMessage{Reason: proto.ReasonShutdown})
+	if err := errors.Join(client.Write(bye, nil), gateway.Write(bye, nil)); err != nil {
+		t.Fatal(err)
+	}
+	begin := time.Now()
+	var closing sync.WaitGroup
+	for _, l := range []carrier.Link{client, gateway} {
+		closing.Go(func() { _ = l.Close() })
+	}
+	closing.Wait()
+	if took := time.Since(begin); took >= lingerTime {
+		t.Errorf("it took %v", took)
 	}
 }

@@ -249,23 +249,31 @@ func (w *transport) Name(datagram.Addr) net.Addr { return w.t.remote() }
 // Local implements datagram.Transport. Nobody asks for more than an address.
 func (w *transport) Local() net.Addr { return Addr{netip.AddrPort{}, scheme3} }
 
-// Close ends the connection: at once, or, where there are last words, when the other end has them and closes it, or has had lingerTime
-// for that.
+// Close ends the connection: at once, or, where there are last words, when the other end has them and closes it, or closes at the same time and reads
+// nothing any more, or has had lingerTime for that.
 func (w *transport) Close() error {
 	w.once.Do(func() {
 		w.mu.Lock()
 		w.closed = true
 		w.mu.Unlock()
 		close(w.done)
+		var closing sync.WaitGroup
 		if w.linger.Load() {
+			both := make(chan struct{})
+			closing.Go(func() { // ends with the connection
+				defer close(both)
+				w.t.closing()
+			})
 			late := time.NewTimer(lingerTime)
 			select {
 			case <-w.t.raw.Ended():
+			case <-both:
 			case <-late.C:
 			}
 			late.Stop()
 		}
 		w.t.close()
+		closing.Wait()
 		w.pumps.Wait()
 	})
 	return nil
