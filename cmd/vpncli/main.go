@@ -67,7 +67,7 @@ func connect(ctx context.Context, keys *config.Client, lines bool) error {
 		files = append(files, c.Joined, c.Ways)
 	}
 	host, err := cli.StartHost(netadmin.Rules{
-		Program: "vpncli", TUN: c.TUN, MTU: cmp.Or(c.Policy.MTU, client.DefaultMTU), Mark: c.Mark, Pings: c.Pings(), Table: c.Table, Policy: &c.Policy, Connect: sockets(c),
+		Program: "vpncli", TUN: c.TUN, MTU: cmp.Or(c.Policy.MTU, client.DefaultMTU), Mark: c.Mark, Pings: c.Pings(), Echo: client.Echo, Table: c.Table, Policy: &c.Policy, Connect: sockets(c),
 		Read: files, Write: files,
 	}, keys.Process, confine.Rules{
 		Read:     nameFiles(),

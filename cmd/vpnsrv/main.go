@@ -65,7 +65,7 @@ func serve(ctx context.Context, keys *config.Gateway, c gateway.Config) error {
 	c.Report, c.Reload = cli.Reports(ctx), cli.Reloads(ctx)
 	c.Ready = func() { cli.Notify(cli.Ready, "STATUS=serving "+c.Pool.String()+" by "+c.TUN) }
 	host, err := cli.StartHost(netadmin.Rules{
-		Program: "vpnsrv", TUN: c.TUN, MTU: c.MTU, Addr: c.Address(), Routes: slices.Collect(maps.Keys(c.Sites)), Read: keys.Files(), Remove: sockets(c.Listen),
+		Program: "vpnsrv", TUN: c.TUN, MTU: c.MTU, Addr: c.Address(), Routes: slices.Collect(maps.Keys(c.Sites)), Read: keys.Files(), Remove: sockets(c.Listen), Echo: gateway.Echo(c.Listen),
 	}, keys.Process, confine.Rules{
 		Read:     []string{"/proc/self", "/proc/stat"}, // for metrics of this process
 		Families: []int{unix.AF_UNIX, unix.AF_NETLINK}, // the service manager; addresses of this host

@@ -22,8 +22,8 @@ import (
 	"ferry/internal/identity"
 )
 
-// pings is how answers by icmp begin.
-const pings = icmp.Answer
+// Echo is how answers by icmp begin.
+const Echo = icmp.Answer
 
 // more are the carriers that a minimal build leaves out.
 var more = map[string]kind{

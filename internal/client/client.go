@@ -204,7 +204,7 @@ func (c *client) apply(s hostnet.State) error {
 // lease becomes what was taken.
 func (c *client) configure(l *session.Lease, server net.Addr) error {
 	offer := policy.Offer{Prefix: l.Prefix, MTU: l.MTU, Routes: l.Routes, DNS: l.DNS, Domains: l.Domains}
-	s := hostnet.State{Addr: l.Prefix, LocalNets: !c.c.CloseLAN, Guard: true, Outer: hostnet.Outer{Mark: c.c.Mark, Table: c.c.Table, Pings: pings}}
+	s := hostnet.State{Addr: l.Prefix, LocalNets: !c.c.CloseLAN, Guard: true, Outer: hostnet.Outer{Mark: c.c.Mark, Table: c.c.Table, Pings: Echo}}
 	if offer.Server = hostOf(server); offer.Server.IsValid() {
 		s.Outer.Peers = []netip.Addr{offer.Server}
 	}

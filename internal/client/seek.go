@@ -181,7 +181,7 @@ func (c *client) shut(found map[string][]netip.Addr) error {
 	maps.Copy(c.found, found)
 	return c.apply(hostnet.State{
 		Routes: []netip.Prefix{netip.PrefixFrom(netip.IPv4Unspecified(), 0)}, LocalNets: !c.c.CloseLAN,
-		Outer: hostnet.Outer{Mark: c.c.Mark, Table: c.c.Table, Pings: pings},
+		Outer: hostnet.Outer{Mark: c.c.Mark, Table: c.c.Table, Pings: Echo},
 	})
 }
 

@@ -175,12 +175,12 @@ func (g *Gateway) hostState(c *Config, sites map[netip.Prefix]netip.Addr) hostne
 	return hostnet.State{
 		Addr: c.Address(), MTU: c.MTU,
 		Masquerade: c.NAT, Routes: slices.Collect(maps.Keys(sites)),
-		Pings: pings(c.Listen),
+		Pings: Echo(c.Listen),
 	}
 }
 
-// pings is what the kernel must not reply to, since a listener does.
-func pings(listen []string) uint32 {
+// Echo is how pings begin that the kernel must not reply to, since a listener does; 0: none does.
+func Echo(listen []string) uint32 {
 	if slices.ContainsFunc(listen, func(url string) bool { return strings.HasPrefix(url, "icmp:") }) {
 		return icmp.Question
 	}

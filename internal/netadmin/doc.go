@@ -31,6 +31,7 @@ type Rules struct {
 	MTU     int      // of the interface until a State says another, bytes
 	Mark    uint32   // of the sockets that are asked for; 0: none may be
 	Pings   bool     // sockets for ICMP echo are among them
+	Echo    uint32   // how the payload of ICMP echoes begins that a State may name; 0: it names none
 	Connect []string // paths of unix sockets that may be connected to
 	Remove  []string // paths of unix sockets that are removed at the end, if nobody listens there
 	Read    []string // paths of files that may be read

@@ -16,6 +16,11 @@ func (r Rules) judge(s hostnet.State) error {
 	if s.MTU != 0 && policy.MTU(s.MTU) != "" {
 		return fmt.Errorf("MTU %d: %s", s.MTU, policy.MTU(s.MTU))
 	}
+	for _, echo := range []uint32{s.Pings, s.Outer.Pings} {
+		if echo != 0 && echo != r.Echo {
+			return fmt.Errorf("echoes that begin with %08x are not those of this program, which begin with %08x", echo, r.Echo)
+		}
+	}
 	if r.Policy == nil {
 		return r.judgeGateway(s)
 	}
@@ -26,7 +31,7 @@ func (r Rules) judgeGateway(s hostnet.State) error {
 	switch {
 	case s.Addr != r.Addr:
 		return fmt.Errorf("address %s is not that of this gateway, %s", s.Addr, r.Addr)
-	case s.Outer.Mark != 0 || s.Outer.Table != 0 || len(s.DNS)+len(s.Domains) > 0 || s.LocalNets || s.Guard:
+	case s.Outer.Mark != 0 || s.Outer.Table != 0 || s.Outer.Pings != 0 || len(s.DNS)+len(s.Domains) > 0 || s.LocalNets || s.Guard:
 		return errors.New("this is not what a gateway needs")
 	}
 	for _, route := range s.Routes {

@@ -12,7 +12,7 @@ import (
 // exam: S11
 func TestJudge(t *testing.T) {
 	prefix, addr := netip.MustParsePrefix, netip.MustParseAddr
-	device := Rules{Mark: 7, Table: 77, Policy: &policy.Rules{
+	device := Rules{Mark: 7, Table: 77, Echo: 0x4672, Policy: &policy.Rules{
 		Accept: policy.DefaultAccept, Routes: routes("1.0.0.0/1"), DefaultRoute: true,
 	}}
 	split := device
@@ -20,7 +20,9 @@ func TestJudge(t *testing.T) {
 	usual, narrow := device, device
 	usual.Policy = &policy.Rules{}
 	narrow.Policy = &policy.Rules{Accept: []netip.Prefix{prefix("203.0.113.0/24")}}
-	gateway := Rules{Addr: prefix("10.0.0.1/16"), Routes: routes("7.0.0.0/7")}
+	gateway := Rules{Addr: prefix("10.0.0.1/16"), Routes: routes("7.0.0.0/7"), Echo: 0x4672}
+	silent := gateway
+	silent.Echo = 0
 	outer := hostnet.Outer{Mark: 7, Table: 77, Peers: []netip.Addr{addr("192.0.2.1")}}
 	at := prefix("10.0.3.7/16")
 	for name, tt := range map[string]struct {
@@ -64,6 +66,14 @@ func TestJudge(t *testing.T) {
 		"a route of nobody's":       {usual, hostnet.State{Addr: at, Outer: outer, Routes: routes("224.0.0.0/4")}, false},
 		"a host of nobody's":        {usual, hostnet.State{Addr: at, Outer: outer, Routes: routes("127.0.0.9/32")}, false},
 		"a network of a server's":   {usual, hostnet.State{Addr: at, Outer: outer, Routes: routes("9.0.0.0/7", "10.0.3.0/24"), DNS: []netip.Addr{addr("10.0.3.0")}}, false},
+		"a device's echoes":         {device, hostnet.State{Addr: at, Outer: hostnet.Outer{Mark: 7, Table: 77, Pings: 0x4672}}, true},
+		"echoes of others":          {device, hostnet.State{Addr: at, Outer: hostnet.Outer{Mark: 7, Table: 77, Pings: 0x6162}}, false},
+		"others', closed":           {device, hostnet.State{Routes: routes("0.0.0.0/0"), Outer: hostnet.Outer{Mark: 7, Table: 77, Pings: 0x6162}}, false},
+		"a device that answers":     {device, hostnet.State{Addr: at, Outer: outer, Pings: 0x4672}, false},
+		"a gateway's echoes":        {gateway, hostnet.State{Addr: prefix("10.0.0.1/16"), Pings: 0x4672}, true},
+		"echoes of others there":    {gateway, hostnet.State{Addr: prefix("10.0.0.1/16"), Pings: 0x6162}, false},
+		"a gateway that dials":      {gateway, hostnet.State{Addr: prefix("10.0.0.1/16"), Outer: hostnet.Outer{Pings: 0x4672}}, false},
+		"one that answers none":     {silent, hostnet.State{Addr: prefix("10.0.0.1/16"), Pings: 0x4672}, false},
 		"a gateway's guard":         {gateway, hostnet.State{Addr: prefix("10.0.0.1/16"), Guard: true}, false},
 	} {
 		if err := tt.rules.judge(tt.state); (err == nil) != tt.ok {
