@@ -14,6 +14,7 @@ import (
 
 	"ferry/internal/carrier"
 	"ferry/internal/carrier/carriertest"
+	"ferry/internal/carrier/netsock"
 	"ferry/internal/identity"
 )
 
@@ -71,6 +72,12 @@ func everybody(identity.Protocol, identity.Public) error { return nil }
 // pair returns both ends of a connection over loopback, where the kernel answers each question, too.
 func pair(t testing.TB) (client, gateway carrier.Link) {
 	t.Helper()
+	return pairBehind(t, func() {})
+}
+
+// pairBehind is pair, with something that happens at the gateway before the client comes.
+func pairBehind(t testing.TB, before func()) (client, gateway carrier.Link) {
+	t.Helper()
 	e := carrier.Endpoint{Scheme: "icmp", Host: "127.0.0.1"}
 	l, err := Listen(t.Context(), e)
 	if err != nil {
@@ -91,6 +98,7 @@ func pair(t testing.TB) (client, gateway carrier.Link) {
 			links <- link
 		}
 	}()
+	before()
 	client, err = Dial(ctx, e, nil, identity.NewKey().Client(identity.Tunnel, key.Public().Pin()))
 	if err != nil {
 		t.Fatal(err)
@@ -105,6 +113,25 @@ func pair(t testing.TB) (client, gateway carrier.Link) {
 
 func TestLink(t *testing.T) {
 	carriertest.TestLink(t, func(t testing.TB) (client, gateway carrier.Link) { return pair(t) })
+}
+
+// A gateway that strangers have asked from more addresses than it remembers lets a client in all the same.
+func TestCrowd(t *testing.T) {
+	client, gateway := pairBehind(t, func() {
+		out := rawPing(t)
+		for i := range uint16(6000) {
+			b := appendHeader(nil, echoRequest, echo{identifier: i})
+			if err := unix.Sendto(out, b, 0, netsock.Sockaddr(loopback)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
+	if err := client.Write(packetOf(100), nil); err != nil {
+		t.Fatal(err)
+	}
+	if _, start, end, err := gateway.Fill(); end-start == 0 || err != nil {
+		t.Errorf("%d bytes have come, %v", end-start, err)
+	}
 }
 
 func TestNames(t *testing.T) {
