@@ -28,8 +28,9 @@ type Server[B any] struct {
 
 	mu        sync.Mutex // guards what follows
 	clients   map[netip.AddrPort]*client[B]
-	strangers int        // clients without a connection
-	guests    []guest[B] // what came last from those of whom nothing is kept
+	strangers int          // clients without a connection
+	guests    []guest[B]   // what came last from those of whom nothing is kept
+	over      []holding[B] // of those that have left: to be answered without a datagram, by run
 
 	// Of the goroutine that receives:
 	questions  []Question[B]
@@ -274,6 +275,9 @@ func (s *Server[B]) Left(a datagram.Addr) {
 		return
 	}
 	s.strangers++
+	if c.holding.n > 0 { // a resolver takes who does not answer for broken
+		s.over = append(s.over, c.holding)
+	}
 	if len(c.aside.lens) == 0 {
 		s.forget(a.Remote, c)
 		return
@@ -418,6 +422,12 @@ func (s *Server[B]) sweep(now time.Time, soon time.Duration) bool {
 			s.forget(a, c)
 		}
 	}
+	for i := range s.over {
+		for h, ok := s.over[i].pop(); ok; h, ok = s.over[i].pop() {
+			o.add(h, nil, now)
+		}
+	}
+	s.over = nil
 	some := len(s.clients) > 0
 	s.mu.Unlock()
 	_ = s.answer(o) // an error ends Receive, too

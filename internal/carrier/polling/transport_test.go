@@ -219,6 +219,7 @@ func TestStrangers(t *testing.T) {
 		want("he has gone", 1, 0, -1)
 		s.Left(guest)
 		want("they have gone", 0, 0, -1)
+		time.Sleep(time.Second)
 		_, _, before := m.counts()
 		m.questions <- Question[uint32]{From: one, Number: 2, Back: 2} // and is one that has come
 		time.Sleep(3 * time.Second)
@@ -257,6 +258,31 @@ func TestLeft(t *testing.T) {
 func prove(s *Server[uint32], a datagram.Addr) {
 	s.Come(a)
 	s.Proven(a)
+}
+
+// Questions of one that has left are answered without a datagram, and soon.
+func TestOver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMedium(1000, 1000, 0, 0)
+		r := &recorder{medium: m}
+		s := NewServer(r, Config{Hold: 300 * time.Millisecond})
+		defer s.Close()
+		drain(s)
+		prove(s, clientAt)
+		for i := range uint32(3) {
+			m.questions <- Question[uint32]{From: clientAt.Remote, Number: i, Back: i}
+		}
+		synctest.Wait()
+		s.Left(clientAt)
+		time.Sleep(2 * pace)
+		synctest.Wait()
+		if want := []string{"to 0: 0", "to 1: 0", "to 2: 0"}; !slices.Equal(r.said, want) {
+			t.Errorf("answers %v, want %v", r.said, want)
+		}
+		if len(s.over) != 0 || len(s.clients) != 0 {
+			t.Errorf("%d clients, and the questions of %d that have left", len(s.clients), len(s.over))
+		}
+	})
 }
 
 // A guest can be answered while what has come with its question is looked at, and no later; what is left over is answered without a datagram.
