@@ -118,7 +118,7 @@ func TestLinkAllocations(t *testing.T) {
 	})
 	most := 1.0
 	if poolsForget() {
-		most = 16
+		most = 32
 	}
 	if n > most {
 		t.Errorf("%v allocations for a packet each way", n)
