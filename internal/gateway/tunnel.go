@@ -56,7 +56,7 @@ func (g *Gateway) newTunnel(p *peer) *tunnel {
 	t.fair = router.NewFair(t.send, &g.budget, &g.total)
 	t.recv = multipath.NewReceiver(t.ack)
 	p.queue.OnRoom(t.fair.Refill)
-	path := multipath.NewPath(0, p.queue, p.stream.Max())
+	path := multipath.NewPath(0, p.queue, p.stream)
 	t.paths[p] = path
 	t.send.Start(path)
 	g.mu.Lock()
@@ -102,7 +102,7 @@ func (t *tunnel) join(p *peer, m proto.AttachMessage) (path *multipath.Path, use
 		}
 	}
 	p.queue.OnRoom(t.fair.Refill)
-	path = multipath.NewPath(m.Epoch, p.queue, p.stream.Max())
+	path = multipath.NewPath(m.Epoch, p.queue, p.stream)
 	t.paths[p] = path
 	return path, use, alone, nil
 }

@@ -39,6 +39,13 @@ const (
 	ackDelay  = 25 * time.Millisecond
 	// patience is how many times ackDelay a missing frame is waited for, before it is given up.
 	patience = 8
+	// paceTrips is over how many round trips of a hasty carrier goes what is sent again: over one it fills a line by itself, where new frames come, too.
+	paceTrips = 2
+	// paceTick is the time between two parts of what is sent again by a hasty carrier, and paceMax how long all of it takes at most.
+	paceTick = 2 * time.Millisecond
+	paceMax  = 500 * time.Millisecond
+	// leastPart is how many bytes go at once nevertheless: a queue that would lose these loses everything.
+	leastPart = 4 << 10
 	// holdTime is how long the first frames of a new path wait for the last ones of the path before.
 	holdTime = 50 * time.Millisecond
 )

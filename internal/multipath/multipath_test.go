@@ -248,7 +248,7 @@ func TestLastFrameIsLost(t *testing.T) {
 		defer s.Close()
 		q := router.NewQueue(newWire(0, 0), router.QueueConfig{Limit: 1 << 20, Budget: new(buffer.Budget)})
 		defer q.Close()
-		s.Start(NewPath(0, q, 0))
+		s.Start(NewPath(0, q, upTo(0)))
 		for _, expire := range []bool{true, false} {
 			began := time.Now()
 			s.Send(item(0))

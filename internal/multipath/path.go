@@ -2,6 +2,7 @@ package multipath
 
 import (
 	"sync/atomic"
+	"time"
 
 	"ferry/internal/proto"
 	"ferry/internal/router"
@@ -14,6 +15,8 @@ type Path struct {
 	max   atomic.Int64 // length in bytes of the longest item that the carrier takes; 0: any
 	limit atomic.Int64 // what passes of it, as far as is known; 0: all
 
+	hasty Hasty // nil: the carrier is not
+
 	// Of the one who is busy with the Sender:
 	known bool   // next is
 	next  uint64 // the number that the other end gives to the next frame
@@ -21,11 +24,36 @@ type Path struct {
 	owed  []byte // a switch frame for which there was no room; empty: none
 }
 
-// NewPath returns a path through a queue, whose carrier takes items of up to max bytes; 0: of any length.
-func NewPath(epoch uint64, queue *router.Queue, max int) *Path {
+// A Carrier is what a Path has to know of a link: carrier.Link.
+type Carrier interface {
+	// Max is the length in bytes of the longest item that it takes; 0: of any.
+	Max() int
+}
+
+// A Hasty is a Carrier that sends as fast as it is told. What is sent again by it goes over paceTrips.
+type Hasty interface {
+	// RoundTrip returns the time there and back; 0: it is not known.
+	RoundTrip() time.Duration
+}
+
+// NewPath returns a path through a queue to a carrier.
+func NewPath(epoch uint64, queue *router.Queue, c Carrier) *Path {
 	p := &Path{Epoch: epoch, queue: queue}
-	p.max.Store(int64(max))
+	p.max.Store(int64(c.Max()))
+	p.hasty, _ = c.(Hasty)
 	return p
+}
+
+// partOf returns how many of so many bytes go by the path at once; 0: all.
+func (p *Path) partOf(bytes int) int {
+	if p.hasty == nil {
+		return 0
+	}
+	rtt := p.hasty.RoundTrip()
+	if rtt == 0 {
+		rtt = holdTime
+	}
+	return max(bytes/int(max(min(paceTrips*rtt, paceMax)/paceTick, 1)), leastPart)
 }
 
 // Carries says that the carrier takes items of up to max bytes now: it has found out more of its way.

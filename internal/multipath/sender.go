@@ -44,6 +44,7 @@ type Sender struct {
 	change  *change
 	turns   uint64 // changes so far
 	until   uint64 // frames before it were there when the path changed
+	part    int    // bytes of these that go out between two pauses; 0: any number
 	busy    bool   // somebody hands frames to paths: only he may set sent, main and also
 	closed  bool
 
@@ -295,17 +296,45 @@ func (s *Sender) Close() {
 
 // pump brings a change about, and hands on what waits, until there is nothing to do.
 func (s *Sender) pump() {
-	for {
+	for sent := 0; ; { // bytes since the last pause
 		main, also, first, frames, stop := s.next()
 		if main == nil {
 			s.c.Room()
 			return
+		}
+		part := s.partAt(first)
+		if left := part - sent; part > 0 && left < len(frames) {
+			frames = frames[:max(proto.WholeItems(frames, left), proto.ItemLen(frames))]
 		}
 		ok := main.put(first, frames, stop)
 		if ok && also != nil {
 			also.send(first, frames)
 		}
 		s.handed(main, first, frames, ok, stop)
+		if sent += len(frames); part > 0 && sent >= part {
+			pause(stop)
+			sent = 0
+		}
+	}
+}
+
+// partAt returns how many bytes go out between two pauses, where number first is the next; 0: any number.
+func (s *Sender) partAt(first uint64) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if first >= s.until {
+		return 0
+	}
+	return s.part
+}
+
+// pause waits for a tick, unless stop is closed.
+func pause(stop <-chan struct{}) {
+	t := time.NewTimer(paceTick)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-stop:
 	}
 }
 
@@ -342,6 +371,7 @@ func (s *Sender) begin() (tell func()) {
 			s.sent = first
 		}
 	}
+	s.part = c.main.partOf(s.log.Bytes())
 	s.turns++
 	m := proto.SwitchMessage{Epoch: c.main.Epoch, Next: s.sent, Turn: s.turns, Again: c.again}
 	return func() {

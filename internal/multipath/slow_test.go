@@ -111,3 +111,34 @@ func TestRoom(t *testing.T) {
 		inOrder(t, got, 33)
 	})
 }
+
+// What is sent again by a carrier that does not look at what its way carries goes over two round trips, and not at once.
+func TestReplayIsPaced(t *testing.T) {
+	for _, tt := range []struct {
+		name    string
+		carrier Carrier
+		early   [2]int // frames that have come after an eighth of them: at least, at most
+	}{
+		{"one that looks itself", upTo(1400), [2]int{200, 200}},
+		{"hasty", hasty{1400}, [2]int{20, 50}},
+	} {
+		inBubble(t, func(t *testing.T, a, b *end) {
+			connect(a, b, 1, time.Millisecond, 0, 1400)
+			a.links[1].path.hasty, _ = tt.carrier.(Hasty)
+			a.links[1].out.room = 1 << 20
+			a.links[0].out.setHole(true)
+			a.burst(0, 200)
+			a.s.Use(a.links[1].path, nil, true)
+			time.Sleep(10 * time.Millisecond)
+			if n := len(b.received()); n < tt.early[0] || n > tt.early[1] {
+				t.Errorf("%s: %d frames came within 10 ms", tt.name, n)
+			}
+			time.Sleep(80 * time.Millisecond)
+			inOrder(t, b.received(), 200)
+			if n, _ := a.s.Replayed(); n == 0 {
+				t.Error("nothing was sent again")
+			}
+			time.Sleep(time.Second)
+		})
+	}
+}

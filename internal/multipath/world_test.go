@@ -221,6 +221,16 @@ func newEnd(t *testing.T) *end {
 
 func (l *link) close() { l.queue.Close(); l.out.kill() }
 
+// upTo is a Carrier.
+type upTo int
+
+func (u upTo) Max() int { return int(u) }
+
+// hasty is one that sends as fast as it is told, with a round trip of 40 ms.
+type hasty struct{ upTo }
+
+func (hasty) RoundTrip() time.Duration { return 40 * time.Millisecond }
+
 // connect makes a carrier between two ends.
 func connect(a, b *end, epoch uint64, delay time.Duration, loss float64, max int) {
 	there, back := newWire(delay, loss), newWire(delay, loss)
@@ -231,7 +241,7 @@ func connect(a, b *end, epoch uint64, delay time.Duration, loss float64, max int
 func (e *end) add(epoch uint64, out, in *wire, max int) {
 	q := router.NewQueue(out, router.QueueConfig{Limit: 1 << 20, Budget: new(buffer.Budget)})
 	q.OnRoom(e.f.Refill)
-	l := &link{path: NewPath(epoch, q, max), queue: q, out: out, ended: make(chan struct{})}
+	l := &link{path: NewPath(epoch, q, upTo(max)), queue: q, out: out, ended: make(chan struct{})}
 	var alone chan struct{}
 	e.mu.Lock()
 	for _, other := range e.links {

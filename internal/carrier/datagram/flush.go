@@ -17,6 +17,13 @@ func (l *Link) timeout(s *sending) time.Duration {
 	return min(t<<min(s.backoff, 8), maxTimeout)
 }
 
+// RoundTrip implements multipath.Hasty: nothing here looks at what the way carries. 0: it is not known.
+func (l *Link) RoundTrip() time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.rtt
+}
+
 // measured takes a round trip: RFC 9002, section 5.3. The caller holds mu.
 func (l *Link) measured(rtt time.Duration) {
 	rtt = max(rtt, time.Microsecond)
