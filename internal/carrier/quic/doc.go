@@ -16,8 +16,8 @@
 //	                                   └── goroutine that reads the stream
 //
 // A pump is a goroutine that ends when nothing is left: an idle link has two goroutines, and two more of the library, besides two
-// for each socket. The library drops what comes while 128 datagrams wait before the inbox, and says so to nobody; New Reno, its
-// congestion control, hears only of what was lost on the way.
+// for each socket. The library drops what comes while 128 datagrams wait before the inbox, and says so to nobody; its congestion
+// control, which stands for many connections (congestion.go), hears only of what was lost on the way.
 //
 // The rules are:
 //

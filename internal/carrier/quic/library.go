@@ -54,6 +54,7 @@ func config(streams int64) *quic.Config {
 // connection.
 type socket struct {
 	udp       *net.UDPConn
+	paced     *pacedConn // what the library has of udp
 	transport *quic.Transport
 
 	mu    sync.Mutex
@@ -61,7 +62,8 @@ type socket struct {
 }
 
 func newSocket(udp *net.UDPConn) *socket {
-	return &socket{udp: udp, users: 1, transport: &quic.Transport{Conn: newPacedConn(udp), ConnectionIDLength: connectionIDLen, DisableVersionNegotiationPackets: true}}
+	paced := newPacedConn(udp)
+	return &socket{udp: udp, paced: paced, users: 1, transport: &quic.Transport{Conn: paced, ConnectionIDLength: connectionIDLen, DisableVersionNegotiationPackets: true}}
 }
 
 func (s *socket) join() {
@@ -82,11 +84,18 @@ func (s *socket) leave() {
 	}
 }
 
-// dial makes the handshake of a client, until ctx is done.
+// connect makes the handshake of a client, until ctx is done. A socket has one client.
+func (s *socket) connect(ctx context.Context, to *net.UDPAddr, c *tls.Config, of *quic.Config) (*quic.Conn, error) {
+	s.paced.open()
+	q, err := s.transport.Dial(ctx, to, dialling(s.transport, c), of)
+	return q, meaning(err)
+}
+
+// dial makes the handshake of a client, until ctx is done, and opens the stream.
 func (s *socket) dial(ctx context.Context, to *net.UDPAddr, c *tls.Config) (*conn, error) {
-	q, err := s.transport.Dial(ctx, to, c, config(-1))
+	q, err := s.connect(ctx, to, c, config(-1))
 	if err != nil {
-		return nil, meaning(err)
+		return nil, err
 	}
 	n := newConn(q)
 	if err = n.check(); err == nil {
@@ -113,7 +122,11 @@ func (s *socket) listen(c *tls.Config, of *quic.Config, d door) (*acceptor, erro
 	s.transport.ConnContext = func(ctx context.Context, info *quic.ClientInfo) (context.Context, error) {
 		return d.arrived(ctx, info.RemoteAddr)
 	}
+	defer s.paced.open()
 	l, err := s.transport.Listen(c, of)
+	if err == nil {
+		_ = standing(l)
+	}
 	return &acceptor{l}, err
 }
 

@@ -62,10 +62,10 @@ func DialRaw(ctx context.Context, e carrier.Endpoint, o carrier.Opener, c *tls.C
 		if err != nil {
 			return nil, err
 		}
-		q, err := s.transport.Dial(ctx, net.UDPAddrFromAddrPort(to), c, rawConfig(-1))
+		q, err := s.connect(ctx, net.UDPAddrFromAddrPort(to), c, rawConfig(-1))
 		if err != nil {
 			s.leave()
-			return nil, fmt.Errorf("%w: %w", ErrHandshake, meaning(err))
+			return nil, fmt.Errorf("%w: %w", ErrHandshake, err)
 		}
 		return &Raw{Conn: q, socket: s}, nil
 	})

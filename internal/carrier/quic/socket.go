@@ -18,14 +18,19 @@ type pacedConn struct {
 	*net.UDPConn
 	batch *ipv4.PacketConn // reads both versions of IP
 	burst int
+	ready chan struct{} // closed when reading may begin
 }
 
 func newPacedConn(udp *net.UDPConn) *pacedConn {
-	return &pacedConn{UDPConn: udp, batch: ipv4.NewPacketConn(udp)}
+	return &pacedConn{UDPConn: udp, batch: ipv4.NewPacketConn(udp), ready: make(chan struct{})}
 }
+
+// open lets the library read. It is called once.
+func (p *pacedConn) open() { close(p.ready) }
 
 // ReadBatch is what the library reads by.
 func (p *pacedConn) ReadBatch(m []ipv4.Message, flags int) (int, error) {
+	<-p.ready
 	if p.burst >= maxBurst {
 		p.burst = 0
 		runtime.Gosched()
