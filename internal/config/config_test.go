@@ -379,11 +379,13 @@ func TestDidYouMean(t *testing.T) {
 // command line is one to be found.
 func TestCarriers(t *testing.T) {
 	for args, want := range map[string]int{
-		"":                                      1500,
-		"--listen udp://:2002":                  1400,
-		"--listen tcp://:1 --listen quic://:1":  1400,
-		"--listen udp://:2002 --mtu 1420":       1420,
-		"--listen wss://:443 --listen ssh://:1": 1500,
+		"":                                     1500,
+		"--listen udp://:2002":                 1400,
+		"--listen tcp://:1 --listen quic://:1": 1340,
+		"--listen connect-ip://:1 --listen udp://:1 --listen quic://:2": 1332,
+		"--listen connect-ip+h1://:443":                                 1500,
+		"--listen udp://:2002 --mtu 1420":                               1420,
+		"--listen wss://:443 --listen ssh://:1":                         1500,
 	} {
 		if c, err := loadGateway(t, strings.Fields(args)...); err != nil || c.MTU != want {
 			t.Errorf("%q: MTU %d, %v; want %d", args, c.MTU, err, want)

@@ -97,7 +97,7 @@ func NewGateway(fs *pflag.FlagSet) *Gateway {
 	fs.StringArrayVar(&g.Public, "public", nil, "`URL` by which devices find this gateway, for invitations; repeatable (default: the addresses of this host)")
 	fs.StringVar(&g.Pool, "pool", g.Pool, "`CIDR` of the clients' addresses, /16 to /30; the first address is the gateway's")
 	fs.StringVar(&g.TUN, "tun", g.TUN, "`name` of the interface")
-	fs.IntVar(&g.MTU, "mtu", g.MTU, "of the interface and of the clients, in `bytes` (where clients come by datagrams, as those of udp: 1400)")
+	fs.IntVar(&g.MTU, "mtu", g.MTU, "of the interface and of the clients, in `bytes` (where clients come by udp, icmp or dns 1400, by quic 1340, by connect-ip 1332)")
 	fs.StringVar(&g.State, "state", g.State, "`directory` that keeps leases, devices and the control socket")
 	fs.BoolVar(&g.NAT, "nat", false, "masquerade the pool out of this host")
 	fs.BoolVar(&g.Isolate, "isolate", false, "let no packets pass from client to client")
@@ -169,8 +169,8 @@ func (g *Gateway) load(open open) (settings.Config, error) {
 	if !c.Key.IsZero() {
 		c.NextKey = read(s, "key", g.Key+settings.NextKeySuffix, nextPin(open))
 	}
-	if !g.flags.Changed("mtu") && !s.isSet("mtu") && slices.ContainsFunc(g.Listen, carrier.ByDatagrams) {
-		c.MTU = settings.DatagramMTU
+	if !g.flags.Changed("mtu") && !s.isSet("mtu") {
+		c.MTU = fittingMTU(c.MTU, g.Listen)
 	}
 	if s.err != nil { // what follows is judged by the pool
 		return settings.Config{}, s.err
@@ -181,6 +181,16 @@ func (g *Gateway) load(open open) (settings.Config, error) {
 	c.Reserved = reserved(s, g.Reserved, c.PlainPool)
 	c.Sites = sites(s, g.Sites, c.PlainPool)
 	return boundQueues(c, s.isSet("queue_total"), memory()), s.err
+}
+
+// fittingMTU returns an MTU whose packets go in one datagram each by whatever the gateway listens on.
+func fittingMTU(mtu int, listen []string) int {
+	for _, url := range listen {
+		if fits := carrier.MTU(url); fits > 0 {
+			mtu = min(mtu, fits)
+		}
+	}
+	return mtu
 }
 
 // Reread returns what Load would return if the program was started now, with the same flags. The file that

@@ -17,7 +17,6 @@ const (
 	DefaultPort        = 2002
 	DefaultTUN         = "vpn0"
 	DefaultMTU         = 1500
-	DatagramMTU        = 1400 // fits into one datagram on a path of 1500 bytes, whatever the carrier adds
 	DefaultStateDir    = "/var/lib/ferry"
 	DefaultIdle        = 60 * time.Second
 	DefaultDeadline    = 10 * time.Second
