@@ -165,6 +165,7 @@ func (r *roamer) enters(x *connection, l session.Lease) {
 	x.isUp(l)
 	x.lease = l
 	r.m.Dialed(x.way, x.id, x.tunnel != nil, time.Now())
+	r.m.Carries(x.id, x.stream.Max())
 }
 
 // use sends by a path from now on.

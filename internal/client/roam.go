@@ -229,6 +229,7 @@ func (r *roamer) saw(now time.Time) {
 		r.m.Saw(id, heard, now)
 		if x.path != nil {
 			x.path.Carries(x.stream.Max())
+			r.m.Carries(id, x.stream.Max())
 		}
 	}
 	if r.tunnel != nil {

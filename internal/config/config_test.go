@@ -381,8 +381,8 @@ func TestCarriers(t *testing.T) {
 	for args, want := range map[string]int{
 		"":                                     1500,
 		"--listen udp://:2002":                 1400,
-		"--listen tcp://:1 --listen quic://:1": 1340,
-		"--listen connect-ip://:1 --listen udp://:1 --listen quic://:2": 1332,
+		"--listen tcp://:1 --listen quic://:1": 1380,
+		"--listen connect-ip://:1 --listen udp://:1 --listen quic://:2": 1346,
 		"--listen connect-ip+h1://:443":                                 1500,
 		"--listen udp://:2002 --mtu 1420":                               1420,
 		"--listen wss://:443 --listen ssh://:1":                         1500,

@@ -97,7 +97,7 @@ func NewGateway(fs *pflag.FlagSet) *Gateway {
 	fs.StringArrayVar(&g.Public, "public", nil, "`URL` by which devices find this gateway, for invitations; repeatable (default: the addresses of this host)")
 	fs.StringVar(&g.Pool, "pool", g.Pool, "`CIDR` of the clients' addresses, /16 to /30; the first address is the gateway's")
 	fs.StringVar(&g.TUN, "tun", g.TUN, "`name` of the interface")
-	fs.IntVar(&g.MTU, "mtu", g.MTU, "of the interface and of the clients, in `bytes` (where clients come by udp, icmp or dns 1400, by quic 1340, by connect-ip 1332)")
+	fs.IntVar(&g.MTU, "mtu", g.MTU, "of the interface and of the clients, in `bytes` (where clients come by udp, icmp or dns 1400, by quic 1380, by connect-ip 1346)")
 	fs.StringVar(&g.State, "state", g.State, "`directory` that keeps leases, devices and the control socket")
 	fs.BoolVar(&g.NAT, "nat", false, "masquerade the pool out of this host")
 	fs.BoolVar(&g.Isolate, "isolate", false, "let no packets pass from client to client")

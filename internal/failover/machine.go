@@ -219,6 +219,21 @@ func (m *Machine) pass(now time.Time) {
 	}
 }
 
+// Carries says that the carrier of a path has found what its way takes: nothing of more than max bytes goes in one piece. No larger echo is sent
+// then. It may be said again, and change nothing.
+func (m *Machine) Carries(id PathID, max int) {
+	p := m.find(id)
+	if p == nil || max <= 0 {
+		return
+	}
+	z, full := &p.size, min(m.ways[p.way].Full, max)
+	if z.now == z.full { // smaller ones than that were no question
+		z.now, p.told = full, full
+	}
+	z.full = full
+	z.now = min(z.now, full)
+}
+
 func newPath(id PathID, by WayID, w *way, now time.Time) *path {
 	return &path{id: id, way: by, since: now, heard: now, clean: now, told: w.Full, size: size{full: w.Full, now: w.Full}}
 }

@@ -323,28 +323,11 @@ func FuzzWords(f *testing.F) {
 	})
 }
 
-// The longest packet of the MTU that a gateway has by default goes in one datagram, and so it does in two fragments.
+// The longest packet of the MTU that a gateway has by default goes in one datagram.
 func TestDefaultMTU(t *testing.T) {
 	const found = 1431 // what the library finds at least, where 1452 pass
-	item := frame(carrier.MTU("quic")+proto.DataHeaderLen, 1)
-	part := func(from, to int) []byte {
-		return proto.AppendFragment(nil, proto.FragmentMessage{Number: 1, Offset: from, Len: len(item), Part: item[from:to]})
-	}
-	for _, tt := range []struct {
-		name  string
-		items []byte
-		limit int
-		want  int
-	}{
-		{"whole", item, found - overhead, 1},
-		{"in fragments", join(part(0, 1200), part(1200, len(item))), found - overhead, 1},
-		{"fragments, less found", join(part(0, 1200), part(1200, len(item))), found - overhead - 1, 2},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			got, _ := pack(&packer{framer: up, limit: tt.limit, batch: newBatch()}, tt.items)
-			if len(got) != tt.want {
-				t.Errorf("got %d datagrams, want %d", len(got), tt.want)
-			}
-		})
+	most := found - overhead - proto.NumberLen
+	if n := carrier.MTU("quic"); n > most || n < most-2 {
+		t.Errorf("packets of %d bytes by default, %d have room in a datagram", n, most)
 	}
 }
