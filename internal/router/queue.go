@@ -182,8 +182,8 @@ func (q *Queue) OnRoom(f func()) {
 	q.onRoom = f
 }
 
-// laterGrains is how much may wait before a slow queue, in what it takes at once: that much time is hidden from TCP inside, which needs about a
-// round trip of it to fill the path.
+// laterGrains is how much may wait before a slow queue, in what its stream is handed at once: 50 to 100 ms of what it carries, or the least that lets TCP inside fill the
+// path (40 KiB).
 const laterGrains = 20
 
 // Room implements Bounded. A stream that is fast, or was not slow yet, takes all there is.
