@@ -15,6 +15,8 @@ const (
 	minGrain = 2 << 10
 	// notSlow is the rate in bytes a second from which on a link is not slow.
 	notSlow = float64(sealPart) / (float64(grainTime) / float64(time.Second))
+	// tickTime is more than the kernel's clock is wrong by.
+	tickTime = 10 * time.Millisecond
 	// paceTime is how often a rate is reckoned at most.
 	paceTime = 20 * time.Millisecond
 )
@@ -32,7 +34,8 @@ type Pace struct {
 	looked time.Time
 	every  time.Duration
 	acked  uint64
-	unsent bool // bytes waited
+	sent   uint64 // microseconds in which there was something to send
+	unsent bool   // bytes waited
 }
 
 // Grain returns how many bytes are to be handed to a link at once: a power of two; 0: all there are, for it is not slow.
@@ -65,10 +68,13 @@ func (p *Pace) Took(n int, d time.Duration) {
 // due tells whether it is time to ask the kernel.
 func (p *Pace) due(now time.Time) bool { return now.Sub(p.looked) >= p.every }
 
-// see notes what the kernel says of a socket (TCP_INFO, linux/tcp.h). Where bytes waited all the time, that is how fast it is, and otherwise it is no slower.
+// see notes what the kernel says of a socket (TCP_INFO, linux/tcp.h). Where bytes waited at two looks in a row, and there was something to send between them,
+// what was acknowledged says how fast it is, and otherwise that it is no slower.
 func (p *Pace) see(now time.Time, i *unix.TCPInfo) {
-	waited := p.unsent && i.Notsent_bytes > 0
-	rate := float64(i.Bytes_acked-p.acked) / now.Sub(p.looked).Seconds()
+	since := now.Sub(p.looked)
+	sent := time.Duration(i.Busy_time-p.sent) * time.Microsecond
+	waited := p.unsent && i.Notsent_bytes > 0 && sent+tickTime >= since*9/10
+	rate := float64(i.Bytes_acked-p.acked) / since.Seconds()
 	switch {
 	case p.looked.IsZero() || !waited && rate <= p.rate || !waited && p.rate == 0:
 	case rate > p.rate:
@@ -76,7 +82,7 @@ func (p *Pace) see(now time.Time, i *unix.TCPInfo) {
 	default:
 		p.rate += (rate - p.rate) / 4
 	}
-	p.looked, p.acked, p.unsent = now, i.Bytes_acked, i.Notsent_bytes > 0
+	p.looked, p.acked, p.sent, p.unsent = now, i.Bytes_acked, i.Busy_time, i.Notsent_bytes > 0
 	p.every = max(paceTime, time.Duration(i.Rtt)*time.Microsecond)
 }
 

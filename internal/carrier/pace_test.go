@@ -13,27 +13,29 @@ func TestPaceOfTCP(t *testing.T) {
 		after  time.Duration
 		acked  uint64 // since the look before
 		unsent uint32
-		rate   float64 // from then on, bytes a second
+		idle   time.Duration // since the look before: there was nothing to send
+		rate   float64       // from then on, bytes a second
 	}
 	const ms = time.Millisecond
 	for _, tt := range []struct {
 		name  string
 		looks []look
 	}{
-		{"nothing ever waited", []look{{0, 0, 0, 0}, {20 * ms, 1000, 0, 0}, {time.Hour, 0, 0, 0}}},
-		{"it waited all the time", []look{{0, 0, 9, 0}, {20 * ms, 2000, 9, 100_000}}},
-		{"slower", []look{{0, 0, 9, 0}, {20 * ms, 2000, 9, 100_000}, {20 * ms, 1600, 9, 95_000}}},
-		{"a stall", []look{{0, 0, 9, 0}, {20 * ms, 2000, 9, 100_000}, {20 * ms, 0, 9, 75_000}}},
-		{"faster at once", []look{{0, 0, 9, 0}, {20 * ms, 2000, 9, 100_000}, {20 * ms, 8000, 9, 400_000}}},
-		{"faster, and nothing waits", []look{{0, 0, 9, 0}, {20 * ms, 2000, 9, 100_000}, {20 * ms, 8000, 0, 400_000}}},
-		{"little to do", []look{{0, 0, 9, 0}, {20 * ms, 2000, 9, 100_000}, {time.Second, 10, 0, 100_000}, {time.Second, 10, 9, 100_000}}},
+		{"nothing ever waited", []look{{0, 0, 0, 0, 0}, {20 * ms, 1000, 0, 0, 0}, {time.Hour, 0, 0, 0, 0}}},
+		{"it waited all the time", []look{{0, 0, 9, 0, 0}, {20 * ms, 2000, 9, 0, 100_000}}},
+		{"slower", []look{{0, 0, 9, 0, 0}, {20 * ms, 2000, 9, 0, 100_000}, {20 * ms, 1600, 9, 0, 95_000}}},
+		{"a stall", []look{{0, 0, 9, 0, 0}, {20 * ms, 2000, 9, 0, 100_000}, {20 * ms, 0, 9, 0, 75_000}}},
+		{"faster at once", []look{{0, 0, 9, 0, 0}, {20 * ms, 2000, 9, 0, 100_000}, {20 * ms, 8000, 9, 0, 400_000}}},
+		{"faster, and nothing waits", []look{{0, 0, 9, 0, 0}, {20 * ms, 2000, 9, 0, 100_000}, {20 * ms, 8000, 0, 0, 400_000}}},
+		{"bursts", []look{{0, 0, 9, 0, 0}, {time.Second, 200_000, 9, 900 * ms, 0}, {200 * ms, 200_000, 9, 50 * ms, 0}}},
+		{"little to do", []look{{0, 0, 9, 0, 0}, {20 * ms, 2000, 9, 0, 100_000}, {time.Second, 10, 0, 0, 100_000}, {time.Second, 10, 9, 0, 100_000}}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			var p Pace
-			now, acked := time.Now(), uint64(0)
+			now, acked, busy := time.Now(), uint64(0), time.Duration(0)
 			for i, l := range tt.looks {
-				now, acked = now.Add(l.after), acked+l.acked
-				p.see(now, &unix.TCPInfo{Bytes_acked: acked, Notsent_bytes: l.unsent, Rtt: 50_000})
+				now, acked, busy = now.Add(l.after), acked+l.acked, busy+l.after-l.idle
+				p.see(now, &unix.TCPInfo{Bytes_acked: acked, Notsent_bytes: l.unsent, Rtt: 50_000, Busy_time: uint64(busy.Microseconds())})
 				if diff := p.rate - l.rate; diff < -1 || diff > 1 {
 					t.Errorf("look %d: %.0f bytes a second, want %.0f", i, p.rate, l.rate)
 				}

@@ -138,7 +138,7 @@ func (w *writer) look(fd int, now time.Time) {
 	unsent := NotSentLowat
 	if n > 0 {
 		w.grain, w.unit, unsent = n, n, 2*n
-		if mss := int(info.Snd_mss); mss <= longSegment {
+		if mss := int(info.Snd_mss); mss > 0 && mss <= longSegment {
 			w.unit = max(n/mss, 1) * mss
 		}
 	}

@@ -116,7 +116,7 @@ func newConnection(c *client, s carrier.Link) *connection {
 		x.queue.Whole()
 	}
 	x.fair = router.NewFair(x.queue, new(buffer.Budget), &c.total)
-	x.queue.OnRoom(x.fair.Refill)
+	x.queue.OnRoom(x.fair.Next)
 	x.port = router.NewPort(1, router.Caps{}, x.fair)
 	x.forward = router.NewForwarder(c.uplink, x.port, &c.total, noAddr)
 	return x
@@ -356,6 +356,7 @@ func (x *connection) end(cause error) {
 		}
 		// For good: with a goodbye the gateway need not hold the address. The writing goroutine
 		// closes the stream behind it.
+		x.fair.Flush()
 		x.queue.Finish(proto.AppendGoodbye(nil, proto.GoodbyeMessage{Reason: proto.ReasonShutdown}))
 		time.AfterFunc(lingerTime, func() { x.queue.Close(); _ = x.stream.Close() })
 	})

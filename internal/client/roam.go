@@ -228,8 +228,9 @@ func (r *roamer) saw(now time.Time) {
 		}
 		r.m.Saw(id, heard, now)
 		if x.path != nil {
-			x.path.Carries(x.stream.Max())
-			r.m.Carries(id, x.stream.Max())
+			max := x.stream.Max()
+			x.path.Carries(max)
+			r.m.Carries(id, max)
 		}
 	}
 	if r.tunnel != nil {

@@ -114,14 +114,21 @@ func (s search) find(ctx context.Context, k seeker, keys *keyring) (carrier.Link
 	}
 	if s.nameless(ctx, k.opener) {
 		for _, at := range s.last {
-			there := s.server
-			there.At = at
-			if l, err := k.reach(ctx, there, keys); err == nil || ctx.Err() != nil {
+			if l, err := s.again(ctx, k, keys, at); err == nil || ctx.Err() != nil {
 				return l, err
 			}
 		}
 	}
 	return k.reach(ctx, s.server, keys)
+}
+
+// again tries an address where the server was, for no longer than a name server was given: it may be slow, and know better.
+func (s search) again(ctx context.Context, k seeker, keys *keyring, at netip.Addr) (carrier.Link, error) {
+	ctx, cancel := context.WithTimeout(ctx, nameTime)
+	defer cancel()
+	there := s.server
+	there.At = at
+	return k.reach(ctx, there, keys)
 }
 
 // nameTime is how long a name server has to say where a host is that was found somewhere before. An attempt has 5 s (package failover).

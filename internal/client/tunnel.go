@@ -57,7 +57,7 @@ func (t *tunnel) refill() { t.fair.Refill() }
 // is closed.
 func (x *connection) enter(t *tunnel, alone <-chan struct{}) {
 	x.tunnel, x.port = t, t.port
-	x.queue.OnRoom(t.fair.Refill)
+	x.queue.OnRoom(t.fair.Next)
 	x.path = multipath.NewPath(x.epoch, x.queue, x.stream)
 	x.forward = router.NewForwarder(x.client.uplink, t.port, &x.client.total, noAddr)
 	x.reader = t.recv.NewReader(0, alone)

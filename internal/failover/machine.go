@@ -220,15 +220,21 @@ func (m *Machine) pass(now time.Time) {
 }
 
 // Carries says that the carrier of a path has found what its way takes: nothing of more than max bytes goes in one piece. No larger echo is sent
-// then. It may be said again, and change nothing.
+// then. It may be said at any time, and again.
 func (m *Machine) Carries(id PathID, max int) {
 	p := m.find(id)
 	if p == nil || max <= 0 {
 		return
 	}
 	z, full := &p.size, min(m.ways[p.way].Full, max)
-	if z.now == z.full { // smaller ones than that were no question
-		z.now, p.told = full, full
+	if full > z.now && p.meter.awaits(z.now) { // its answer is to count
+		return
+	}
+	if z.now == z.full { // smaller ones than that are no question
+		if p.told == z.now {
+			p.told = full
+		}
+		z.now = full
 	}
 	z.full = full
 	z.now = min(z.now, full)

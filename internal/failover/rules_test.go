@@ -486,6 +486,7 @@ func TestCarrierSaysWhatPasses(t *testing.T) {
 			switch a.Kind {
 			case Echo:
 				n = max(n, a.Size)
+				m.Echo(7, a.Token, now)
 			case SetMTU:
 				t.Errorf("the shell is told %d", a.Size)
 			}
@@ -504,7 +505,18 @@ func TestCarrierSaysWhatPasses(t *testing.T) {
 			t.Errorf("%d pass: %+v", tt.max, n)
 		}
 	}
-	m.find(7).size.now = 940 // found with echoes
+	p := m.find(7)
+	p.told = 900 // the shell is still to hear that all passes again
+	m.Carries(7, 1000)
+	if p.told != 900 {
+		t.Error("what the shell knows of is forgotten")
+	}
+	p.told = 1000
+	p.meter.sent(99, 1000, now)
+	if m.Carries(7, 1200); p.size.now != 1000 {
+		t.Error("an echo that is under way does not count any more")
+	}
+	p.size.now = 940 // found with echoes
 	m.Carries(7, 1200)
 	if n := m.find(7).size; n.now != 940 || n.full != 1200 {
 		t.Errorf("what echoes have found is forgotten: %+v", n)

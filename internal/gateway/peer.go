@@ -93,7 +93,7 @@ func newPeer(g *Gateway, id uint64, s carrier.Link, key identity.Public, visit *
 		p.queue.Whole()
 	}
 	p.fair = router.NewFair(p.queue, budget, &g.total)
-	p.queue.OnRoom(p.fair.Refill)
+	p.queue.OnRoom(p.fair.Next)
 	p.port = router.NewPort(id, router.Caps{}, p.fair)
 	p.port.Guest = g.devices != nil && key == identity.Public{}
 	p.forward = router.NewForwarder(g.table, p.port, &g.total, g.gateway)
@@ -414,6 +414,7 @@ func (p *peer) endPath(cause string, bye proto.GoodbyeMessage) {
 		}
 		// The writing goroutine closes the stream behind the goodbye; a client that does not
 		// read gets none.
+		p.fair.Flush()
 		p.queue.Finish(proto.AppendGoodbye(nil, bye))
 		time.AfterFunc(lingerTime, func() { p.queue.Close(); _ = p.stream.Close() })
 	})

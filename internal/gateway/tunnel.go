@@ -55,7 +55,7 @@ func (g *Gateway) newTunnel(p *peer) *tunnel {
 	t.send = multipath.NewSender(multipath.Config{Limit: p.c.QueueBytes, Budget: &g.budget, Fit: t.fit, Room: t.refill})
 	t.fair = router.NewFair(t.send, &g.budget, &g.total)
 	t.recv = multipath.NewReceiver(t.ack)
-	p.queue.OnRoom(t.fair.Refill)
+	p.queue.OnRoom(t.fair.Next)
 	path := multipath.NewPath(0, p.queue, p.stream)
 	t.paths[p] = path
 	t.send.Start(path)
@@ -101,7 +101,7 @@ func (t *tunnel) join(p *peer, m proto.AttachMessage) (path *multipath.Path, use
 			alone = other.ended
 		}
 	}
-	p.queue.OnRoom(t.fair.Refill)
+	p.queue.OnRoom(t.fair.Next)
 	path = multipath.NewPath(m.Epoch, p.queue, p.stream)
 	t.paths[p] = path
 	return path, use, alone, nil
@@ -228,6 +228,7 @@ func (t *tunnel) end(cause string, bye proto.GoodbyeMessage) {
 		all = append(all, p)
 	}
 	t.mu.Unlock()
+	t.fair.Flush()
 	for _, p := range all {
 		p.endPath(cause, bye)
 	}

@@ -240,7 +240,7 @@ func connect(a, b *end, epoch uint64, delay time.Duration, loss float64, max int
 
 func (e *end) add(epoch uint64, out, in *wire, max int) {
 	q := router.NewQueue(out, router.QueueConfig{Limit: 1 << 20, Budget: new(buffer.Budget)})
-	q.OnRoom(e.f.Refill)
+	q.OnRoom(e.f.Next)
 	l := &link{path: NewPath(epoch, q, upTo(max)), queue: q, out: out, ended: make(chan struct{})}
 	var alone chan struct{}
 	e.mu.Lock()

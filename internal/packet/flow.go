@@ -2,8 +2,8 @@ package packet
 
 import "encoding/binary"
 
-// FlowHash returns the same number for all packets of a flow: of two addresses, the protocol, and the ports where there are some. ip has passed
-// Check, or came from this machine.
+// FlowHash returns the same number for all packets of a flow: of two addresses, the protocol, and the ports where there are some. Fragments have none:
+// those of a flow have a number of their own. ip has passed Check, or came from this machine.
 func FlowHash(ip []byte) uint32 {
 	p := IPv4(ip)
 	h := p.SrcUint32()*31 + p.DstUint32()

@@ -1,6 +1,7 @@
 package router
 
 import (
+	"math"
 	"sync"
 	"sync/atomic"
 
@@ -39,6 +40,7 @@ type Fair struct {
 	spent       int                // bytes that went ahead since the last piece of rest
 	busy        bool               // somebody refills
 	anew        bool               // he has to look once more
+	last        bool               // nothing comes behind what waits
 	closed      bool
 }
 
@@ -47,6 +49,8 @@ const (
 	// shortPacket is how long an item may be that overtakes others, and aheadBytes how many of them may between two pieces of the others.
 	shortPacket = 2 << 10
 	aheadBytes  = 8 << 10
+	// manyBytes is what a lane has that gets large blocks: with them it is emptied sooner when the stream is slow no more.
+	manyBytes = 16 << 10
 	// pieceBytes is how much is handed on before it is looked whether something is to go ahead, unless one item has more.
 	pieceBytes = 2 << 10
 )
@@ -120,7 +124,21 @@ func (f *Fair) push(item []byte, limit int) Reason {
 }
 
 // Refill hands on what waits, as far as there is room. It does not wait itself.
-func (f *Fair) Refill() {
+func (f *Fair) Refill() { f.refill(math.MaxInt64) }
+
+// Next is Refill for who makes room in the Sender, and calls it again when he has taken what it handed on: that is no more than waits now.
+func (f *Fair) Next() { f.refill(f.waits.Load()) }
+
+// Flush hands on all that waits, whether or not there is room: nothing comes behind it.
+func (f *Fair) Flush() {
+	f.mu.Lock()
+	f.last = true
+	f.mu.Unlock()
+	f.Refill()
+}
+
+// refill hands on what waits, as far as there is room, and about most bytes of it.
+func (f *Fair) refill(most int64) {
 	if f.waits.Load() == 0 {
 		return
 	}
@@ -132,8 +150,13 @@ func (f *Fair) Refill() {
 	f.busy = true
 	for f.anew {
 		f.anew = false
-		for f.piece() {
-			f.anew = true
+		for most > 0 {
+			n := f.piece()
+			if n == 0 {
+				break
+			}
+			most -= int64(n)
+			f.anew = most > 0
 		}
 	}
 	f.busy = false
@@ -142,18 +165,23 @@ func (f *Fair) Refill() {
 	}
 }
 
-// piece hands on a piece of a lane, and tells whether there was one, and room for it. The caller holds mu, and is busy.
-func (f *Fair) piece() bool {
+// piece hands on a piece of a lane, if there is one, and room for it, and returns its length. The caller holds mu, and is busy.
+func (f *Fair) piece() int {
 	from := &f.ahead
 	if from.bytes == 0 {
 		from = &f.rest
 	}
 	now, _ := f.to.Room()
+	if f.last {
+		now = math.MaxInt
+	}
 	if from.bytes == 0 || now == 0 {
-		return false
+		return 0
 	}
 	b := from.first()
-	b = b[:max(proto.WholeItems(b, min(now, pieceBytes)), proto.ItemLen(b))]
+	if now < math.MaxInt { // slow: soon somebody may go ahead
+		b = b[:max(proto.WholeItems(b, min(now, pieceBytes)), proto.ItemLen(b))]
+	}
 	if from == &f.rest || f.rest.bytes == 0 {
 		f.spent = 0
 	}
@@ -163,7 +191,7 @@ func (f *Fair) piece() bool {
 	}
 	f.mu.Lock()
 	f.pop(from, b)
-	return true
+	return len(b)
 }
 
 // pop takes off what was handed on. The caller holds mu.
@@ -223,7 +251,11 @@ func (l *lane) push(item []byte, budget *buffer.Budget) {
 		l.blocks[n-1].Append(item)
 		return
 	}
-	b := budget.New(len(item))
+	n := len(item)
+	if l.bytes > manyBytes {
+		n = manyBytes
+	}
+	b := budget.New(max(n, len(item)))
 	b.Append(item)
 	l.blocks = append(l.blocks, b)
 }

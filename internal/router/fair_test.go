@@ -278,7 +278,7 @@ func TestFairBeforeAQueue(t *testing.T) {
 		p.grain = 2 << 10
 		q := startQueue(t, p, QueueConfig{Limit: 1 << 20})
 		f := newFair(t, q)
-		q.OnRoom(f.Refill)
+		q.OnRoom(f.Next)
 		if now, _ := q.Room(); now != math.MaxInt {
 			t.Errorf("room for %d bytes before anybody knows that the stream is slow", now)
 		}
@@ -308,4 +308,43 @@ func TestFairBeforeAQueue(t *testing.T) {
 			t.Errorf("%d of 21 came", len(got))
 		}
 	})
+}
+
+// Who makes room hands on what waits, and goes back to work, however much comes meanwhile; a goodbye comes behind all.
+func TestFairNextAndFlush(t *testing.T) {
+	to := &trickle{later: 1 << 20}
+	f := newFair(t, to)
+	for i := range 10 {
+		f.Send(flowItem('a', i, 1400))
+	}
+	to.room = -1
+	more := &pushing{trickle: to, f: f}
+	f.to = more
+	f.Next()
+	if n := len(to.all()); n < 10 || n > 12 || f.Queued() == 0 {
+		t.Errorf("%d were handed on, %d bytes wait", n, f.Queued())
+	}
+	more.f = nil
+	to.room = 0
+	f.Flush()
+	if n := f.Queued(); n != 0 {
+		t.Errorf("%d bytes wait behind a goodbye", n)
+	}
+}
+
+// A pushing gets one item more for each one that it takes.
+type pushing struct {
+	*trickle
+	f *Fair
+	n int
+}
+
+func (p *pushing) Send(run []byte) (int, Reason) {
+	for range proto.CountItems(run) {
+		if p.f != nil {
+			p.n++
+			p.f.Send(flowItem('b', p.n, 1400))
+		}
+	}
+	return p.trickle.Send(run)
 }

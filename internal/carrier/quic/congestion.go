@@ -50,6 +50,9 @@ func stand(q *quic.Conn) error {
 	if err = standFor(control, flows); err != nil {
 		return err
 	}
+	if control.Kind() != reflect.Interface || control.Elem().Kind() != reflect.Pointer {
+		return fmt.Errorf("quic-go: congestion is %v", control.Type())
+	}
 	now := control.Elem().UnsafePointer()
 	hook := (*func(int64))(acked.Addr().UnsafePointer())
 	library := *hook
