@@ -15,6 +15,8 @@ const (
 	minGrain = 2 << 10
 	// notSlow is the rate in bytes a second from which on a link is not slow.
 	notSlow = float64(sealPart) / (float64(grainTime) / float64(time.Second))
+	// lookBytes is what a connection has written since the kernel was asked, before it is asked again.
+	lookBytes = 8 << 10
 	// tickTime is more than the kernel's clock is wrong by.
 	tickTime = 10 * time.Millisecond
 	// paceTime is how often a rate is reckoned at most.
@@ -32,6 +34,7 @@ type Pace struct {
 
 	// Of a socket of TCP (see): what the kernel said last.
 	looked time.Time
+	passed uint64 // bytes that the kernel had taken
 	every  time.Duration
 	acked  uint64
 	sent   uint64 // microseconds in which there was something to send
@@ -65,8 +68,14 @@ func (p *Pace) Took(n int, d time.Duration) {
 	p.rate, p.bytes, p.busy = rate, 0, 0
 }
 
-// due tells whether it is time to ask the kernel.
-func (p *Pace) due(now time.Time) bool { return now.Sub(p.looked) >= p.every }
+// due tells whether it is time to ask the kernel, which has taken so many bytes in all. Few can not wait for long, and asking takes memory.
+func (p *Pace) due(passed uint64, now time.Time) bool {
+	if passed-p.passed < lookBytes || now.Sub(p.looked) < p.every {
+		return false
+	}
+	p.passed = passed
+	return true
+}
 
 // see notes what the kernel says of a socket (TCP_INFO, linux/tcp.h). Where bytes waited at two looks in a row, and there was something to send between them,
 // what was acknowledged says how fast it is, and otherwise that it is no slower.

@@ -39,8 +39,9 @@ func TestPaceOfTCP(t *testing.T) {
 				if diff := p.rate - l.rate; diff < -1 || diff > 1 {
 					t.Errorf("look %d: %.0f bytes a second, want %.0f", i, p.rate, l.rate)
 				}
-				if p.due(now.Add(49*ms)) || !p.due(now.Add(50*ms)) {
-					t.Error("the next look does not wait for a round trip")
+				p.passed = acked
+				if p.due(acked+1<<20, now.Add(49*ms)) || p.due(acked, now.Add(time.Hour)) || !p.due(acked+1<<20, now.Add(50*ms)) {
+					t.Error("the next look does not wait for a round trip, or for some bytes")
 				}
 			}
 		})
@@ -173,4 +174,22 @@ func unsent(t *testing.T, conn net.Conn) (n int) {
 		t.Error(err)
 	}
 	return n
+}
+
+// A connection with little to send is not asked about: that would take memory for each packet.
+func TestLittleIsNotLookedAt(t *testing.T) {
+	near, _ := slowPair(t)
+	s := NewStream(near)
+	part := make([]byte, 20)
+	if n := testing.AllocsPerRun(200, func() {
+		if _, err := s.TryWrite(part); err != nil {
+			t.Fatal(err)
+		}
+		s.Grain()
+	}); n != 0 {
+		t.Errorf("%v allocations for a packet", n)
+	}
+	if !s.wr.pace.looked.IsZero() {
+		t.Error("the kernel was asked")
+	}
 }

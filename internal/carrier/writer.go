@@ -116,7 +116,7 @@ func (s *Stream) Grain() int {
 	if s.raw == nil || w.untold {
 		return w.pace.Grain()
 	}
-	if now := time.Now(); w.pace.due(now) {
+	if now := time.Now(); w.pace.due(s.sent.bytes.Load(), now) {
 		_ = s.raw.Control(func(fd uintptr) { w.look(int(fd), now) })
 	}
 	return w.slow
