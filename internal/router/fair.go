@@ -21,10 +21,10 @@ type Bounded interface {
 // lanes: packets of a flow of which nothing waits overtake the others. So a ping, a name, a key that was pressed pass a download. (Sparse flows
 // come first in RFC 8290, too; flows that are not are one queue here.)
 //
-//	Send --+--- nothing waits, and there is room ----------------+--> Sender --> Queue --> stream
-//	       |                                                     |      Queue has room: Refill
-//	       +--> ahead: one short packet of each flow ---> Refill +
-//	       +--> rest:  all others, in order -----------> Refill  +
+//	Send --+--- nothing waits, and there is room ------------------------+--> Sender --> Queue --> stream
+//	       |                                                             |                 |
+//	       +--> ahead: one short packet of each flow --+--> Refill, Next +                 |
+//	       +--> rest:  all others, in order -----------+                 ^--- OnRoom ------+
 //
 // While a stream is fast, there is always room, and nothing is looked at here.
 type Fair struct {
@@ -58,7 +58,7 @@ const (
 // flowTables are those of all Fairs. One get (Fair.push), one put (Fair.pop): only where something waits there is one.
 var flowTables = sync.Pool{New: func() any { return new([flowCount]uint16) }}
 
-// NewFair returns a Fair before a Sender, who lets Refill be called when there is room again. Its memory is of a budget; count is where it notes what is lost.
+// NewFair returns a Fair before a Sender. Next is called by who makes room in its queue, and Refill where there is more for another cause. Its memory is of a budget; count is where it notes what is lost.
 func NewFair(to Bounded, budget *buffer.Budget, count *Counters) *Fair {
 	return &Fair{to: to, budget: budget, count: count}
 }

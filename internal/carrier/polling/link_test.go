@@ -142,22 +142,13 @@ func TestMoves(t *testing.T) {
 		client, gateway := connect(t, k, s, datagram.Config{})
 		var reading sync.WaitGroup
 		up, down := reads(&reading, gateway), reads(&reading, client)
-		packet := make([]byte, 200)
-		packet[0], packet[3] = 0x45, 200
 		for i := range uint16(10) {
 			m.mu.Lock()
 			at = netip.AddrPortFrom(at.Addr(), 2000+i)
 			m.mu.Unlock()
-			for _, l := range []*datagram.Link{client, gateway} {
-				if err := l.Write(packet, nil); err != nil {
-					t.Fatal(err)
-				}
-				time.Sleep(time.Second)
-			}
+			exchange(t, client, gateway)
 		}
-		if up.Load() == 0 || up.Load() != down.Load() {
-			t.Errorf("%d bytes came up, and %d down", up.Load(), down.Load())
-		}
+		same(t, up, down)
 		s.mu.Lock()
 		n := len(s.clients) - s.strangers
 		s.mu.Unlock()
@@ -245,17 +236,8 @@ func TestFlood(t *testing.T) {
 					at = netip.AddrPortFrom(at.Addr(), 4711)
 					m.mu.Unlock()
 				}
-				packet := make([]byte, 80)
-				packet[0], packet[3] = 0x45, 80
-				for _, l := range []*datagram.Link{client, gateway} {
-					if err := l.Write(packet, nil); err != nil {
-						t.Fatal(err)
-					}
-					time.Sleep(time.Second)
-				}
-				if up.Load() == 0 || up.Load() != down.Load() {
-					t.Errorf("%d bytes came up, and %d down", up.Load(), down.Load())
-				}
+				exchange(t, client, gateway)
+				same(t, up, down)
 				close(stop)
 				flood.Wait()
 				_, _ = client.Close(), gateway.Close()
@@ -282,5 +264,26 @@ func strangers(m *medium, stop <-chan struct{}) {
 			from := netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, byte(i >> 8), byte(i), j}), 1)
 			put(m.questions, Question[uint32]{From: from, Seen: from, Number: i, Back: i})
 		}
+	}
+}
+
+// exchange sends a packet by each of the links, a second apart.
+func exchange(t *testing.T, links ...*datagram.Link) {
+	t.Helper()
+	packet := make([]byte, 80)
+	packet[0], packet[3] = 0x45, 80
+	for _, l := range links {
+		if err := l.Write(packet, nil); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Second)
+	}
+}
+
+// same fails unless as many bytes came up as down, and some did.
+func same(t *testing.T, up, down *atomic.Int64) {
+	t.Helper()
+	if up.Load() == 0 || up.Load() != down.Load() {
+		t.Errorf("%d bytes came up, and %d down", up.Load(), down.Load())
 	}
 }
