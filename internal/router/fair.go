@@ -18,12 +18,12 @@ type Bounded interface {
 }
 
 // A Fair stands before a Sender that may be slow. What would wait in there for long waits here instead, where nothing has a number yet, in two
-// lanes: packets of a flow of which nothing waits overtake the others. So a ping, a name, a key that was pressed pass a download. (Sparse flows
+// lanes: short packets of a flow of which little waits overtake the others. So a ping, a name, a key that was pressed pass a download. (Sparse flows
 // come first in RFC 8290, too; flows that are not are one queue here.)
 //
 //	Send --+--- nothing waits, and there is room ------------------------+--> Sender --> Queue --> stream
 //	       |                                                             |                 |
-//	       +--> ahead: one short packet of each flow --+--> Refill, Next +                 |
+//	       +--> ahead: a few short packets of a flow --+--> Refill, Next +                 |
 //	       +--> rest:  all others, in order -----------+                 ^--- OnRoom ------+
 //
 // While a stream is fast, there is always room, and nothing is looked at here.
@@ -36,19 +36,26 @@ type Fair struct {
 
 	mu          sync.Mutex // guards what follows
 	ahead, rest lane
-	flows       *[flowCount]uint16 // items in lanes, by the hash of their flow; nil: none wait
-	spent       int                // bytes that went ahead since the last piece of rest
-	busy        bool               // somebody refills
-	anew        bool               // he has to look once more
-	last        bool               // nothing comes behind what waits
+	flows       *[flowCount]waiting // by the hash of the flow; nil: nothing waits
+	spent       int                 // bytes that went ahead since the last piece of rest
+	busy        bool                // somebody refills
+	anew        bool                // he has to look once more
+	last        bool                // nothing comes behind what waits
 	closed      bool
+}
+
+// A waiting says what of a flow is in lanes.
+type waiting struct {
+	ahead uint16 // bytes
+	rest  uint16 // items; what comes behind them must not overtake them
 }
 
 const (
 	flowCount = 256
-	// shortPacket is how long an item may be that overtakes others, and aheadBytes how many of them may between two pieces of the others.
-	shortPacket = 2 << 10
-	aheadBytes  = 8 << 10
+	// flowAhead is how many bytes of a flow overtake others at once: more than one packet, or those of a ping would all wait behind a download from
+	// the first loss on that delays one for longer than the next is away. aheadBytes is how many may between two pieces of the others.
+	flowAhead  = 2 << 10
+	aheadBytes = 8 << 10
 	// manyBytes is what a lane has that gets large blocks: with them it is emptied sooner when the stream is slow no more.
 	manyBytes = 16 << 10
 	// pieceBytes is how much is handed on before it is looked whether something is to go ahead, unless one item has more.
@@ -56,7 +63,7 @@ const (
 )
 
 // flowTables are those of all Fairs. One get (Fair.push), one put (Fair.pop): only where something waits there is one.
-var flowTables = sync.Pool{New: func() any { return new([flowCount]uint16) }}
+var flowTables = sync.Pool{New: func() any { return new([flowCount]waiting) }}
 
 // NewFair returns a Fair before a Sender. Next is called by who makes room in its queue, and Refill where there is more for another cause. Its memory is of a budget; count is where it notes what is lost.
 func NewFair(to Bounded, budget *buffer.Budget, count *Counters) *Fair {
@@ -107,18 +114,20 @@ func (f *Fair) push(item []byte, limit int) Reason {
 		return DropMemory
 	}
 	if f.flows == nil {
-		f.flows = flowTables.Get().(*[flowCount]uint16)
+		f.flows = flowTables.Get().(*[flowCount]waiting)
 	}
-	waiting := &f.flows[flowOf(item)]
-	to := &f.rest
-	if *waiting == 0 && len(item) <= shortPacket && f.spent+len(item) <= aheadBytes {
-		to = &f.ahead
+	flow := &f.flows[flowOf(item)]
+	switch {
+	case flow.rest == 0 && int(flow.ahead)+len(item) <= flowAhead && f.spent+len(item) <= aheadBytes:
+		flow.ahead += uint16(len(item))
 		f.spent += len(item)
-	} else if f.rest.bytes > 0 && f.rest.bytes+len(item) > limit {
+		f.ahead.push(item, f.budget)
+	case f.rest.bytes > 0 && f.rest.bytes+len(item) > limit:
 		return DropQueueFull
+	default:
+		flow.rest++
+		f.rest.push(item, f.budget)
 	}
-	*waiting++
-	to.push(item, f.budget)
 	f.waits.Add(int64(len(item)))
 	return None
 }
@@ -199,7 +208,12 @@ func (f *Fair) pop(from *lane, b []byte) {
 	f.waits.Add(int64(-len(b)))
 	for i := 0; i < len(b); {
 		n := proto.ItemLen(b[i:])
-		f.flows[flowOf(b[i:i+n])]--
+		flow := &f.flows[flowOf(b[i:i+n])]
+		if from == &f.ahead {
+			flow.ahead -= uint16(n)
+		} else {
+			flow.rest--
+		}
 		i += n
 	}
 	from.pop(len(b), f.budget)

@@ -91,7 +91,7 @@ func wantSent(t *testing.T, to *trickle, want ...string) {
 	}
 }
 
-// A short packet of a flow of which nothing waits overtakes others, one of each flow, and the others are not forgotten over that.
+// Short packets of a flow of which little waits overtake others, and the others are not forgotten over that.
 func TestFairOvertakes(t *testing.T) {
 	to := &trickle{later: 1 << 20}
 	f := newFair(t, to)
@@ -99,8 +99,10 @@ func TestFairOvertakes(t *testing.T) {
 		f.Send(flowItem('a', i, 1400)) // the first one goes ahead of nobody
 	}
 	f.Send(flowItem('p', 0, 60))
-	f.Send(flowItem('p', 1, 60)) // p0 waits: behind all
+	f.Send(flowItem('p', 1, flowAhead-59)) // behind all: too much of its flow is ahead
+	f.Send(flowItem('p', 2, 60))           // behind it
 	f.Send(flowItem('q', 0, 60))
+	f.Send(flowItem('q', 1, 60))   // though q0 waits
 	f.Send(flowItem('l', 0, 5000)) // long: behind all
 	wantSent(t, to)
 	to.allow(1)
@@ -108,10 +110,10 @@ func TestFairOvertakes(t *testing.T) {
 	wantSent(t, to, "a0")
 	to.allow(1500)
 	f.Refill()
-	wantSent(t, to, "a0", "p0", "q0", "a1")
+	wantSent(t, to, "a0", "p0", "q0", "q1", "a1")
 	to.allow(1 << 20)
 	f.Refill()
-	wantSent(t, to, "a0", "p0", "q0", "a1", "a2", "a3", "p1", "l0")
+	wantSent(t, to, "a0", "p0", "q0", "q1", "a1", "a2", "a3", "p1", "p2", "l0")
 	if f.flows != nil {
 		t.Error("the table is not given back")
 	}
