@@ -56,6 +56,7 @@ type Config struct {
 	Settle   time.Duration // 200 ms: from the last change of the network to the probes; four times that from the first one at most
 	RetryMin time.Duration // 200 ms: first pause between two rounds
 	RetryMax time.Duration // 30 s: longest one
+	RetryDue time.Duration // 5 s: longest one while traffic is due
 	Steady   time.Duration // 30 s: without a suspicion, after which the pauses begin anew
 
 	Silence   time.Duration // 250 ms: least silence that makes a path suspect
@@ -83,7 +84,7 @@ func (c *Config) setDefaults() {
 	}{
 		{&c.Step, 250 * time.Millisecond}, {&c.StepICMP, 500 * time.Millisecond}, {&c.StepDNS, time.Second},
 		{&c.Dial, 5 * time.Second}, {&c.Test, 5 * time.Second}, {&c.Better, 300 * time.Millisecond}, {&c.Settle, 200 * time.Millisecond},
-		{&c.RetryMin, 200 * time.Millisecond}, {&c.RetryMax, 30 * time.Second}, {&c.Steady, 30 * time.Second},
+		{&c.RetryMin, 200 * time.Millisecond}, {&c.RetryMax, 30 * time.Second}, {&c.RetryDue, 5 * time.Second}, {&c.Steady, 30 * time.Second},
 		{&c.Silence, 250 * time.Millisecond}, {&c.Pace, 200 * time.Millisecond}, {&c.Stall, 1500 * time.Millisecond},
 		{&c.Busy, time.Second}, {&c.Keepalive, 15 * time.Second}, {&c.Idle, time.Minute},
 		{&c.Upgrade, 30 * time.Second}, {&c.Clean, 10 * time.Second}, {&c.Switch, 30 * time.Second},

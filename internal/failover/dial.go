@@ -15,6 +15,7 @@ type race struct {
 	since  time.Time
 	order  []WayID   // still to be dialled
 	at     time.Time // when the next one starts at the latest; while off, when the next race may start
+	soon   time.Time // while off: the same while traffic is due
 	rounds int       // since the connection was steady
 }
 
@@ -50,7 +51,7 @@ func (m *Machine) run(now time.Time) {
 			m.pause(now)
 		}
 		return
-	case !r.on && !r.at.IsZero() && !m.over(r.at, now):
+	case !r.on && !r.at.IsZero() && !m.over(m.turn(), now):
 		return
 	case !r.on:
 		*r = race{on: true, since: now, at: now, order: m.order(now), rounds: r.rounds}
@@ -58,7 +59,7 @@ func (m *Machine) run(now time.Time) {
 	m.start(now)
 	if len(r.order) == 0 && !m.pending() {
 		m.pause(now)
-		m.wake(r.at)
+		m.wake(m.turn())
 	}
 }
 
@@ -99,8 +100,16 @@ func (m *Machine) reason(w *way) string {
 
 // pause ends a race; the next one starts after a pause, which doubles as long as no connection is steady.
 func (m *Machine) pause(now time.Time) {
-	d := m.jitter(double(m.c.RetryMin, m.c.RetryMax, m.race.rounds))
-	m.race = race{at: now.Add(d), rounds: min(m.race.rounds+1, 64)}
+	d := double(m.c.RetryMin, m.c.RetryMax, m.race.rounds)
+	m.race = race{at: now.Add(m.jitter(d)), soon: now.Add(m.jitter(min(d, m.c.RetryDue))), rounds: min(m.race.rounds+1, 64)}
+}
+
+// turn returns when the next race starts. The pauses are long for the sake of those for whom nobody waits.
+func (m *Machine) turn() time.Time {
+	if m.frames > 0 {
+		return earlier(m.race.at, m.race.soon)
+	}
+	return m.race.at
 }
 
 // awaited tells whether an attempt or a test of a way runs.

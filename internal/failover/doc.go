@@ -16,7 +16,8 @@
 //
 // The machine:
 //
-//	          +------ all have failed: a pause, 0.2 s doubling to 30 s ------+
+//	          +------ all have failed: a pause, 0.2 s doubling to 30 s, -----+
+//	          |               or to 5 s while traffic is due                 |
 //	          v                                                              |
 //	New --> race: one way after the other, the next one when one fails  -----+
 //	          ^   or after a quarter of a second

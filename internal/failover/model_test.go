@@ -116,11 +116,11 @@ func (w *watcher) broken(p *simPath) bool {
 }
 
 // wantBoundedAttempts checks that no minute has more attempts than the pauses and tests allow for each way: the rounds of
-// a race that begins anew with pauses of 0.1, 0.2 ... s, for each of at most 5 changes of the network; two looks for what
-// is better, and some for a standby.
+// a race that begins anew with pauses of 0.1, 0.2 ... s, for each of at most 5 changes of the network, and go on with 2.5 s
+// at least; two looks for what is better, and some for a standby.
 func (s *sim) wantBoundedAttempts() {
 	s.t.Helper()
-	limit := len(s.ways) * 40
+	limit := len(s.ways) * 60
 	for i, at := range s.dials {
 		n := i + limit
 		if n < len(s.dials) && s.dials[n]-at < time.Minute {

@@ -116,7 +116,9 @@ func TestATestEnds(t *testing.T) {
 func TestRounds(t *testing.T) {
 	spread := map[time.Duration]bool{}
 	seeds(t, func(t *testing.T, c Config) {
-		s := newSim(t, c, nil, tcp(always(dead))).run(5 * time.Minute)
+		s := newSim(t, c, nil, tcp(always(dead)))
+		s.traffic = func(time.Duration) bool { return false }
+		s.run(5 * time.Minute)
 		want := 200 * time.Millisecond
 		spread[s.dials[1]] = true
 		for i, at := range s.dials[1:] {
@@ -135,13 +137,42 @@ func TestRounds(t *testing.T) {
 	}
 }
 
+// While traffic is due, no pause is longer than 5 s: somebody waits. What has waited for less than that is tried once the
+// traffic comes, and not at the end of a long pause that began when there was none.
+func TestRoundsWhileTrafficIsDue(t *testing.T) {
+	seeds(t, func(t *testing.T, c Config) {
+		idle := true
+		s := newSim(t, c, nil, tcp(always(dead)))
+		s.traffic = func(time.Duration) bool { return !idle }
+		s.run(10 * time.Minute)
+		idle = false
+		n, from := len(s.dials), s.time()
+		s.run(from + time.Minute)
+		before := max(from, s.dials[n-1]+2500*time.Millisecond)
+		for i, at := range s.dials[n:] {
+			if pause := at - before; pause > 5*sec+2*dead.rtt {
+				s.fail("attempt %d comes after %s", i, pause)
+			} else if i > 0 && pause < 2500*time.Millisecond {
+				s.fail("attempt %d comes %s after the one before", i, pause)
+			}
+			before = at
+		}
+		idle = true
+		s.run(s.time() + time.Minute)
+		n = len(s.dials)
+		if s.run(s.time() + 5*time.Minute); len(s.dials)-n > 5*60/15+1 {
+			s.fail("%d attempts in 5 minutes, and nobody waits", len(s.dials)-n)
+		}
+	})
+}
+
 // A gateway that takes a path and resets it a moment later is not hammered.
 func TestAcceptedAndReset(t *testing.T) {
 	s := newSim(t, Config{}, nil, tcp(func(t time.Duration) line {
 		return line{rtt: 20 * time.Millisecond, reset: t%(200*time.Millisecond) >= 190*time.Millisecond}
 	}))
 	s.run(10 * time.Minute)
-	if n := len(s.dials); n > 40 || len(s.uses) < 10 {
+	if n := len(s.dials); n > 180 || len(s.uses) < 10 {
 		s.fail("%d attempts, %d uses in 10 minutes", n, len(s.uses))
 	}
 }
