@@ -76,7 +76,7 @@ var arrows = map[string][]string{
 	"internal/cli/clitest": {"internal/cli"}, // tests only
 	"cmd/vpnsrv":           {"internal/api", "internal/carrier", "internal/cli", "internal/cmdline", "internal/config", "internal/confine", "internal/durable", "internal/gateway", "internal/gateway/settings", "internal/identity", "internal/netadmin"},
 	"cmd/vpncli":           {"internal/carrier", "internal/cli", "internal/cmdline", "internal/client", "internal/config", "internal/confine", "internal/failover", "internal/identity", "internal/netadmin"},
-	"bench":                {"test/lab", "test/wire"},
+	"bench":                {"internal/carrier", "test/lab", "test/wire"},
 	"test/lab":             {},
 	"test/rawvpn":          {},
 	"test/tools/connectip": {},

@@ -3,7 +3,10 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
+
+	"ferry/internal/carrier"
 )
 
 const (
@@ -32,6 +35,10 @@ func lossyGroups() (all []*group) {
 			pings.lines[2].bars = []bar{timesWireguard(1)}
 			goodput.lines[0].bars = []bar{timesWireguard(1)}
 		}
+		all = append(all, pings, goodput)
+		if way != "tcp" {
+			all = append(all, evenGroup(way, pings.about))
+		}
 		for _, s := range lossyPeers(way) {
 			pings.trials = append(pings.trials, trial{s, func(ctx context.Context, b *bench, seed uint64) ([]float64, error) {
 				return b.lossyPings(ctx, s, way, seed)
@@ -40,9 +47,24 @@ func lossyGroups() (all []*group) {
 				return b.goodput(ctx, s, way, seed)
 			}})
 		}
-		all = append(all, pings, goodput)
 	}
 	return all
+}
+
+// evenGroup measures goodput where the packets of both have the same length: at a loss of 1 % what TCP gets through grows with it.
+func evenGroup(way, about string) *group {
+	mtu := carrier.MTU(way)
+	g := &group{name: "even-" + way, patient: true, about: about, lines: []*line{
+		{what: fmt.Sprintf("%s: the same, MTU %d on both", about, mtu), short: "goodput", bars: []bar{timesWireguard(1)}},
+	}}
+	for _, s := range []subject{ours, wireguardGo} {
+		g.trials = append(g.trials, trial{s, func(ctx context.Context, b *bench, seed uint64) ([]float64, error) {
+			own := *b
+			own.mtu = mtu
+			return own.goodput(ctx, s, way, seed)
+		}})
+	}
+	return g
 }
 
 // lossyPeers are those who do what Ferry does by a carrier. What is compared has to be measured at the same time.

@@ -43,6 +43,7 @@ type bench struct {
 	bin       string        // directory of vpnsrv and vpncli
 	self      string        // this program, for its own traffic generators
 	wireguard string        // program; empty: not installed
+	mtu       int           // of wireguard-go; 0: its own
 	runs      int           // how often each figure is measured
 	flow      time.Duration // of one TCP flow
 	sessions  int           // how many idle ones

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"crypto/ecdh"
 	"crypto/rand"
 	"debug/buildinfo"
@@ -101,17 +102,17 @@ func (t *tunnel) start(b *bench) error {
 		}
 	}
 	for i, e := range ends {
-		if err := t.startEnd(b.wireguard, e, ends[1-i].key.PublicKey()); err != nil {
+		if err := t.startEnd(b, e, ends[1-i].key.PublicKey()); err != nil {
 			return err
 		}
 	}
 	return runs(b.net.c1, "ping -q -n -c 1 -w 10 "+wireguardAddr)
 }
 
-func (t *tunnel) startEnd(program string, e wgEnd, peer *ecdh.PublicKey) error {
+func (t *tunnel) startEnd(b *bench, e wgEnd, peer *ecdh.PublicKey) error {
 	socket := filepath.Join(wireguardDir, e.iface+".sock")
 	t.sockets = append(t.sockets, socket)
-	p, err := e.ns.Start("env", "LOG_LEVEL=error", "WG_PROCESS_FOREGROUND=1", program, "-f", e.iface)
+	p, err := e.ns.Start("env", "LOG_LEVEL=error", "WG_PROCESS_FOREGROUND=1", b.wireguard, "-f", e.iface)
 	if err != nil {
 		return err
 	}
@@ -123,7 +124,7 @@ func (t *tunnel) startEnd(program string, e wgEnd, peer *ecdh.PublicKey) error {
 	}
 	return errors.Join(
 		runs(e.ns, fmt.Sprintf("ip address add %s/24 dev %s", e.addr, e.iface)),
-		runs(e.ns, fmt.Sprintf("ip link set %s mtu %d up", e.iface, wireguardMTU)),
+		runs(e.ns, fmt.Sprintf("ip link set %s mtu %d up", e.iface, cmp.Or(b.mtu, wireguardMTU))),
 	)
 }
 
