@@ -14,12 +14,11 @@ import (
 	"ferry/internal/cli"
 	"ferry/internal/cmdline"
 	"ferry/internal/config"
-	"ferry/internal/gateway/settings"
 )
 
 // ask adds --state to a command that asks a running gateway.
 func ask(cmd *cmdline.Command) *string {
-	return cmd.Flags().String("state", settings.DefaultStateDir, "state `directory` of the gateway")
+	return cmd.Flags().String("state", config.StateDir(), "state `directory` of the gateway")
 }
 
 // of are the addresses and networks of a device.

@@ -3,9 +3,13 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"fmt"
+	"log/slog"
 	"maps"
+	"os"
 	"path/filepath"
 	"slices"
 
@@ -16,8 +20,11 @@ import (
 	"ferry/internal/cmdline"
 	"ferry/internal/config"
 	"ferry/internal/confine"
+	"ferry/internal/exit"
 	"ferry/internal/gateway"
+	"ferry/internal/gateway/settings"
 	"ferry/internal/netadmin"
+	"ferry/internal/netstack"
 )
 
 // version is set by the linker: -ldflags "-X main.version=1.0".
@@ -35,6 +42,7 @@ SIGTERM and SIGINT stop it, SIGHUP applies its configuration anew, SIGUSR1 logs 
 		Example: `  sudo vpnsrv
   sudo vpnsrv init
   sudo vpnsrv invite cam1
+  vpnsrv --exit user
   sudo vpnsrv --nat --push-route 192.168.7.0/24
   sudo vpnsrv --listen unix:///run/vm.sock_2002 --pool 10.9.0.0/24
   vpnsrv completion bash > /etc/bash_completion.d/vpnsrv`,
@@ -58,12 +66,12 @@ SIGTERM and SIGINT stop it, SIGHUP applies its configuration anew, SIGUSR1 logs 
 }
 
 func serve(ctx context.Context, keys *config.Gateway, c gateway.Config) error {
-	if err := cli.CanTunnel("vpnsrv", c.TUN); err != nil {
-		return err
+	if c.Exit == settings.ExitUser {
+		return serveAsUser(ctx, keys, c)
 	}
-	c.Version = version
-	c.Report, c.Reload = cli.Reports(ctx), cli.Reloads(ctx)
-	c.Ready = func() { cli.Notify(cli.Ready, "STATUS=serving "+c.Pool.String()+" by "+c.TUN) }
+	if err := cli.CanTunnel("vpnsrv", c.TUN); err != nil {
+		return fmt.Errorf("%w; or with --exit user, which needs neither rights nor an interface", err)
+	}
 	host, err := cli.StartHost(netadmin.Rules{
 		Program: "vpnsrv", TUN: c.TUN, MTU: c.MTU, Addr: c.Address(), Routes: slices.Collect(maps.Keys(c.Sites)), Read: keys.Files(), Remove: sockets(c.Listen), Echo: gateway.Echo(c.Listen),
 	}, keys.Process, confine.Rules{
@@ -73,9 +81,53 @@ func serve(ctx context.Context, keys *config.Gateway, c gateway.Config) error {
 	if err != nil {
 		return err
 	}
-	c.Reread = func() (gateway.Config, error) { return keys.Reread(host.Open) }
-	return errors.Join(gateway.Run(ctx, c, host), host.Close())
+	return errors.Join(run(ctx, keys, c, kernelHost{host, c.Log}), host.Close())
 }
+
+// serveAsUser is serve without rights: nothing of the host is changed.
+func serveAsUser(ctx context.Context, keys *config.Gateway, c gateway.Config) error {
+	rights, err := cli.NewRights(keys.Process, confine.Rules{
+		Read:     append(keys.Files(), "/proc/self", "/proc/stat"), // also to read them again
+		Families: []int{unix.AF_UNIX, unix.AF_NETLINK, unix.AF_INET},
+		Connect:  true,
+	}, c.Log)
+	if err != nil {
+		return err
+	}
+	return run(ctx, keys, c, userHost{rights, c.Log})
+}
+
+// run runs a gateway with what is the same whatever its exit is.
+func run(ctx context.Context, keys *config.Gateway, c gateway.Config, host host) error {
+	c.Version = version
+	c.Report, c.Reload = cli.Reports(ctx), cli.Reloads(ctx)
+	c.Ready = func() { cli.Notify(cli.Ready, "STATUS=serving "+c.Pool.String()+" by "+cmp.Or(c.TUN, "sockets")) }
+	c.Reread = func() (gateway.Config, error) { return keys.Reread(host.Open) }
+	return gateway.Run(ctx, c, host)
+}
+
+// A host is a gateway.Host that opens the files of its configuration, too.
+type host interface {
+	gateway.Host
+	Open(path string) (*os.File, error)
+}
+
+// A kernelHost has a process that may change this host's network.
+type kernelHost struct {
+	*cli.Host
+	log *slog.Logger
+}
+
+func (h kernelHost) OpenExit() (gateway.Exit, error) { return exit.Open(h.Host, h.log) }
+
+// A userHost has nothing but its own sockets.
+type userHost struct {
+	*cli.Rights
+	log *slog.Logger
+}
+
+func (h userHost) OpenExit() (gateway.Exit, error)    { return netstack.New(netstack.Config{Log: h.log}) }
+func (h userHost) Open(path string) (*os.File, error) { return os.Open(path) }
 
 // sockets returns the paths of the unix sockets to listen on.
 func sockets(listen []string) (paths []string) {

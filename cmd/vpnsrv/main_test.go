@@ -50,7 +50,7 @@ func TestCommand(t *testing.T) {
 		{Name: "pool", Args: "--pool 10.0.0.1/16", Status: 2, Stderr: `vpnsrv: --pool: "10.0.0.1/16" has host bits set: write 10.0.0.0/16`},
 		{Name: "unknown key", Args: "--config " + file, Status: 1, Stderr: `vpnsrv: ` + file + `:2: unknown key "lisen" (did you mean "listen"?)`},
 		{Name: "no file", Args: "--config /none.toml", Status: 1, Stderr: `vpnsrv: --config: open /none.toml: no such file or directory`},
-		{Name: "no root", Nobody: true, Status: 1, Stderr: `vpnsrv: needs CAP_NET_ADMIN to make the interface vpn0: run as root (sudo vpnsrv ...)`},
+		{Name: "no root", Nobody: true, Status: 1, Stderr: `vpnsrv: needs CAP_NET_ADMIN to make the interface vpn0: run as root (sudo vpnsrv ...); or with --exit user, which needs neither rights nor an interface`},
 		{Name: "usage before root", Nobody: true, Args: "--mtu 1", Status: 2, Stderr: `vpnsrv: --mtu: 1 is not between 576 and 65535`},
 		{Name: "complete a URL", Args: "__completeNoDesc --listen t", Stdout: "vsock://:2002\nunix:///\n:6\n", Stderr: "Completion ended with directive: ShellCompDirectiveNoSpace, ShellCompDirectiveNoFileComp"},
 	})

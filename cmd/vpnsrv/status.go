@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"strconv"
@@ -38,7 +39,7 @@ func statusCommand() *cmdline.Command {
 
 func printStatus(w io.Writer, s api.Status) error {
 	var f cli.Fields
-	f.Add("gateway", s.Gateway.String()+" on "+s.Interface)
+	f.Add("gateway", s.Gateway.String()+" on "+cmp.Or(s.Interface, "sockets of its own"))
 	f.Add("up", fmt.Sprintf("%s, since %s", cli.Age(s.Started), s.Started.Local().Format(time.DateTime)))
 	f.Add("version", s.Version)
 	if s.Fingerprint != "" {
@@ -67,6 +68,9 @@ func printStatus(w io.Writer, s api.Status) error {
 	f.Add("forwarded", fmt.Sprintf("%d packets, %s", s.Packets, cli.Bytes(s.Bytes)))
 	f.Add("waiting for clients", cli.Bytes(s.Queued))
 	f.Add("dropped", cli.Counts(s.Drops))
+	if s.Beyond != nil {
+		f.Add("beyond", cli.Counts(s.Beyond))
+	}
 	f.Add("ended or refused", cli.Counts(s.Closed))
 	return f.Write(w)
 }

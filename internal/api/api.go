@@ -106,7 +106,8 @@ type Status struct {
 	Fingerprint string    `json:"fingerprint,omitempty"` // of its key
 	// NextFingerprint is that of the key which the gateway will have next.
 	NextFingerprint string       `json:"next_fingerprint,omitempty"`
-	Interface       string       `json:"interface"`
+	Exit            string       `json:"exit"`      // kernel or user
+	Interface       string       `json:"interface"` // empty: there is none
 	Gateway         netip.Addr   `json:"gateway"`
 	Pool            netip.Prefix `json:"pool"`
 	PlainPool       netip.Prefix `json:"plain_pool"`
@@ -118,6 +119,8 @@ type Status struct {
 	Packets         uint64            `json:"packets"`
 	Bytes           uint64            `json:"bytes"`
 	Drops           map[string]uint64 `json:"drops"`
+	// Beyond are connections that the gateway has with the network behind it itself, and those that it was refused, by reason.
+	Beyond          map[string]uint64 `json:"beyond,omitempty"`
 	Closed          map[string]uint64 `json:"closed"` // connections, by what ended them
 	Queued          int               `json:"queued"` // bytes
 	Leases          Leases            `json:"leases"`

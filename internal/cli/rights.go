@@ -15,16 +15,14 @@ import (
 // network of this host.
 type Host struct {
 	*netadmin.Client
-	rights confine.Rules // that stay
-	user   confine.User
-	log    *slog.Logger
+	Rights
 }
 
 // StartHost starts the process. rights are those that this one keeps when it is confined.
 func StartHost(r netadmin.Rules, p config.Process, rights confine.Rules, log *slog.Logger) (*Host, error) {
-	user, err := confine.FindUser(p.User)
+	own, err := NewRights(p, rights, log)
 	if err != nil {
-		return nil, &config.UsageError{Err: fmt.Errorf("--user: %w", err)}
+		return nil, err
 	}
 	r.LogFormat, r.LogLevel = p.Format, p.Level
 	manager()
@@ -32,28 +30,44 @@ func StartHost(r netadmin.Rules, p config.Process, rights confine.Rules, log *sl
 	if err != nil {
 		return nil, err
 	}
-	return &Host{Client: c, rights: rights, user: user, log: log}, nil
+	return &Host{Client: c, Rights: *own}, nil
+}
+
+// Rights are those that a program has, and gives up.
+type Rights struct {
+	stay confine.Rules
+	user confine.User
+	log  *slog.Logger
+}
+
+// NewRights returns the rights of a program that changes nothing of its host. Those that stay are what it keeps when it is confined.
+func NewRights(p config.Process, stay confine.Rules, log *slog.Logger) (*Rights, error) {
+	user, err := confine.FindUser(p.User)
+	if err != nil {
+		return nil, &config.UsageError{Err: fmt.Errorf("--user: %w", err)}
+	}
+	return &Rights{stay, user, log}, nil
 }
 
 // Confine implements gateway.Host and client.Host.
-func (h *Host) Confine(state *durable.Dir, files ...string) error {
+func (h *Rights) Confine(state *durable.Dir, files ...string) error {
 	var lacking []string
 	if os.Geteuid() == 0 { // anybody else was chosen by who started this
 		if err := h.user.Reachable(state != nil); err != nil {
 			lacking = append(lacking, "user: "+err.Error())
 		} else {
-			h.rights.User = &h.user
+			h.stay.User = &h.user
 		}
 	}
 	if state != nil {
-		h.rights.Write = append(h.rights.Write, state.Name())
+		h.stay.Write = append(h.stay.Write, state.Name())
 	}
-	if state != nil && h.rights.User != nil {
+	if state != nil && h.stay.User != nil {
 		if err := state.Give(h.user.UID, h.user.GID, files...); err != nil {
 			return err
 		}
 	}
-	more, err := confine.Process(h.rights)
+	more, err := confine.Process(h.stay)
 	if err != nil {
 		return err
 	}

@@ -64,7 +64,7 @@ func TestDefaults(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := settings.Config{
-		Pool: settings.DefaultPool, PlainPool: settings.DefaultPool, TUN: settings.DefaultTUN, MTU: settings.DefaultMTU, StateDir: settings.DefaultStateDir,
+		Pool: settings.DefaultPool, PlainPool: settings.DefaultPool, Exit: settings.ExitKernel, TUN: settings.DefaultTUN, MTU: settings.DefaultMTU, StateDir: settings.DefaultStateDir,
 		ResumeTimeout: settings.DefaultResume, SessionLifetime: settings.DefaultLifetime,
 		IdleTimeout: settings.DefaultIdle, JoinTimeout: settings.DefaultDeadline,
 		FrameTimeout: settings.DefaultDeadline, WriteTimeout: settings.DefaultDeadline,

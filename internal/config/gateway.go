@@ -41,6 +41,7 @@ type Gateway struct {
 	PlainPool        string            `toml:"plain_pool"`
 	MixPlain         bool              `toml:"mix_plain"`
 	Metrics          string            `toml:"metrics"`
+	Exit             string            `toml:"exit"`
 	TUN              string            `toml:"tun"`
 	MTU              int               `toml:"mtu"` // bytes
 	State            string            `toml:"state"`
@@ -82,7 +83,7 @@ type Gateway struct {
 func NewGateway(fs *pflag.FlagSet) *Gateway {
 	l := settings.DefaultLimits
 	g := &Gateway{
-		Pool: settings.DefaultPool.String(), TUN: settings.DefaultTUN, MTU: settings.DefaultMTU, State: settings.DefaultStateDir,
+		Pool: settings.DefaultPool.String(), Exit: settings.ExitKernel, TUN: settings.DefaultTUN, MTU: settings.DefaultMTU, State: settings.DefaultStateDir,
 		ResumeTimeout: shortest(settings.DefaultResume), SessionLifetime: shortest(settings.DefaultLifetime),
 		IdleTimeout: shortest(settings.DefaultIdle), JoinTimeout: shortest(settings.DefaultDeadline),
 		FrameTimeout: shortest(settings.DefaultDeadline), WriteTimeout: shortest(settings.DefaultDeadline),
@@ -96,6 +97,7 @@ func NewGateway(fs *pflag.FlagSet) *Gateway {
 	fs.StringVar(&g.Key, "key", "", "`file` with the gateway's key, as 'vpnsrv init' makes it (default: none, the 2013 protocol with whoever comes)")
 	fs.StringArrayVar(&g.Public, "public", nil, "`URL` by which devices find this gateway, for invitations; repeatable (default: the addresses of this host)")
 	fs.StringVar(&g.Pool, "pool", g.Pool, "`CIDR` of the clients' addresses, /16 to /30; the first address is the gateway's")
+	fs.StringVar(&g.Exit, "exit", g.Exit, "`kind` of network behind the gateway: kernel, this host's, or user, what sockets of vpnsrv reach; user needs\nneither root nor an interface")
 	fs.StringVar(&g.TUN, "tun", g.TUN, "`name` of the interface")
 	fs.IntVar(&g.MTU, "mtu", g.MTU, "of the interface and of the clients, in `bytes` (where clients come by udp, icmp or dns 1400, by quic 1380, by connect-ip 1346)")
 	fs.StringVar(&g.State, "state", g.State, "`directory` that keeps leases, devices and the control socket")
@@ -142,6 +144,7 @@ func (g *Gateway) load(open open) (settings.Config, error) {
 		Pool:             read(s, "pool", g.Pool, parsePool),
 		Mix:              g.MixPlain,
 		Metrics:          read(s, "metrics", g.Metrics, optional(parseHostPort)),
+		Exit:             read(s, "exit", g.Exit, parseExit),
 		TUN:              read(s, "tun", g.TUN, parseInterface),
 		MTU:              inRange(s, "mtu", g.MTU, mtuMin, mtuMax),
 		StateDir:         read(s, "state", g.State, parseDir),
@@ -168,6 +171,9 @@ func (g *Gateway) load(open open) (settings.Config, error) {
 	c.Log, c.LogLevel, c.SetLevel = g.logger(s, os.Stderr)
 	if !c.Key.IsZero() {
 		c.NextKey = read(s, "key", g.Key+settings.NextKeySuffix, nextPin(open))
+	}
+	if c.Exit == settings.ExitUser && !s.isSet("state") {
+		c.StateDir = userState(c.StateDir)
 	}
 	if !g.flags.Changed("mtu") && !s.isSet("mtu") {
 		c.MTU = fittingMTU(c.MTU, g.Listen)

@@ -347,9 +347,12 @@ func (g *Gateway) status() api.Status {
 	s := g.total.Stats()
 	pool, disk := g.leases.stats()
 	st := api.Status{
-		Version: g.c().Version, Started: g.started, Interface: g.c().TUN, Gateway: g.gateway, Pool: g.c().Pool, PlainPool: g.c().PlainPool,
+		Version: g.c().Version, Started: g.started, Exit: g.c().Exit, Interface: g.c().TUN, Gateway: g.gateway, Pool: g.c().Pool, PlainPool: g.c().PlainPool,
 		Packets: s.Packets, Bytes: s.Bytes, Drops: s.Drops, Closed: g.closed.counts(), Queued: g.budget.Used(),
 		Leases: api.Leases{Free: pool.Free, Live: pool.Live, Held: pool.Held},
+	}
+	if e, ok := g.exit.(interface{ Beyond() map[string]uint64 }); ok {
+		st.Beyond = e.Beyond()
 	}
 	if disk.Err != nil {
 		st.Leases.Err = disk.Err.Error()

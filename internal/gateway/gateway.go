@@ -34,7 +34,6 @@ import (
 	"ferry/internal/buffer"
 	"ferry/internal/carrier"
 	"ferry/internal/durable"
-	"ferry/internal/exit"
 	"ferry/internal/gateway/settings"
 	"ferry/internal/hostnet"
 	"ferry/internal/identity"
@@ -94,17 +93,19 @@ type Gateway struct {
 // together takes them of one.
 func (g *Gateway) c() *Config { return g.inForce.Load() }
 
-// An Exit is the network behind the gateway: the TUN of package exit, or what stands in for it.
+// An Exit is the network behind the gateway: the TUN of package exit, or the sockets of package netstack.
 type Exit interface {
 	Port() *router.Port
 	Apply(hostnet.State) error
 	// Run hands what comes from the network to f until ctx is done.
 	Run(ctx context.Context, f *router.Forwarder) error
+	// Close takes back what was done to the host. It is called after Run has returned.
+	Close() error
 }
 
 // A Host does for a gateway what takes rights, until it gives those up that it has itself.
 type Host interface {
-	exit.Host
+	OpenExit() (Exit, error)
 	// Confine gives up all rights that are not needed any more. It is called once, before anything is read
 	// from the network. state is the directory that stays open to the gateway, with the files of these prefixes.
 	Confine(state *durable.Dir, files ...string) error
@@ -134,12 +135,12 @@ func Run(ctx context.Context, c Config, host Host) (err error) {
 		return err
 	}
 	undo = append(undo, func() error { closeAll(listeners); return nil })
-	tun, err := exit.Open(host, c.Log)
+	exit, err := host.OpenExit()
 	if err != nil {
 		return err
 	}
-	undo = append(undo, tun.Close)
-	g, err := newGateway(c, tun, leases)
+	undo = append(undo, exit.Close)
+	g, err := newGateway(c, exit, leases)
 	if err != nil {
 		return err
 	}
@@ -223,7 +224,7 @@ func (g *Gateway) run(ctx context.Context, listeners []*listener, others ...func
 	for _, f := range others {
 		group.Go(func() error { return f(ctx) })
 	}
-	g.log.Info("serving", "pool", g.c().Pool, "gateway", g.gateway, "interface", g.c().TUN, "mtu", g.c().MTU, "state", g.c().StateDir, "nat", g.c().NAT)
+	g.log.Info("serving", "pool", g.c().Pool, "gateway", g.gateway, "exit", g.c().Exit, "interface", g.c().TUN, "mtu", g.c().MTU, "state", g.c().StateDir, "nat", g.c().NAT)
 	g.warnPlain(listeners)
 	if g.c().Ready != nil {
 		g.c().Ready()

@@ -25,6 +25,7 @@ var all = []setting{
 	{"key", restart, func(c *Config) any { return &c.Key }},
 	{"pool", restart, func(c *Config) any { return &c.Pool }},
 	{"plain_pool", restart, func(c *Config) any { return &c.PlainPool }},
+	{"exit", restart, func(c *Config) any { return &c.Exit }},
 	{"tun", restart, func(c *Config) any { return &c.TUN }},
 	{"state", restart, func(c *Config) any { return &c.StateDir }},
 	{"metrics", restart, func(c *Config) any { return &c.Metrics }},

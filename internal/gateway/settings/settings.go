@@ -88,7 +88,8 @@ type Config struct {
 	// multicast, reserved ranges and the other addresses of the gateway's own host.
 	Allow, Deny []netip.Prefix
 
-	TUN      string // name of the interface
+	Exit     string // what is behind the gateway: ExitKernel or ExitUser
+	TUN      string // name of the interface; none with ExitUser
 	MTU      int    // bytes; also pushed to the clients
 	StateDir string // where leases are kept
 	NAT      bool   // masquerade the pool out of this host
@@ -127,6 +128,12 @@ type Config struct {
 	Reload <-chan struct{} // each receive applies what Reread returns; may be nil
 }
 
+// What may be behind a gateway.
+const (
+	ExitKernel = "kernel" // this host's network, by a TUN, which takes CAP_NET_ADMIN
+	ExitUser   = "user"   // what sockets of this process reach, which takes no rights
+)
+
 // SetDefaults puts defaults where a field is zero.
 func (c *Config) SetDefaults() {
 	c.Pool = cmp.Or(c.Pool, DefaultPool)
@@ -135,7 +142,11 @@ func (c *Config) SetDefaults() {
 	} else if !c.PlainPool.IsValid() {
 		c.PlainPool = UpperHalf(c.Pool)
 	}
-	c.TUN = cmp.Or(c.TUN, DefaultTUN)
+	if c.Exit = cmp.Or(c.Exit, ExitKernel); c.Exit == ExitKernel {
+		c.TUN = cmp.Or(c.TUN, DefaultTUN)
+	} else {
+		c.TUN = ""
+	}
 	c.MTU = cmp.Or(c.MTU, DefaultMTU)
 	c.StateDir = cmp.Or(c.StateDir, DefaultStateDir)
 	c.ResumeTimeout = cmp.Or(c.ResumeTimeout, DefaultResume)

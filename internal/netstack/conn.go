@@ -1,0 +1,218 @@
+package netstack
+
+import (
+	"bytes"
+	"io"
+	"net"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/waiter"
+)
+
+// A conn is a connection of TCP in two halves: in, which the stack has with the client, and out, a socket.
+//
+//	client --> in --up()--> out --> destination     an end of file here: shut down there
+//	client <-- in <-down()- out <-- destination     an error here: both are reset
+type conn struct {
+	in    tcpip.Endpoint
+	queue *waiter.Queue
+	out   *net.TCPConn
+	raw   syscall.RawConn
+	idle  time.Duration
+	last  atomic.Int64 // when a byte passed, in nanoseconds since 1970
+
+	once sync.Once
+	gone chan struct{} // closed when it was aborted
+}
+
+// copyBytes is how much is copied at once.
+const copyBytes = 256 << 10
+
+// copyPool has the buffers of copies. One get (borrow), one put (giveBack): no buffer is held while nothing is there.
+var copyPool = sync.Pool{New: func() any { return new([copyBytes]byte) }}
+
+func newConn(in tcpip.Endpoint, queue *waiter.Queue, out *net.TCPConn, idle time.Duration) *conn {
+	x := &conn{in: in, queue: queue, out: out, idle: idle, gone: make(chan struct{})}
+	x.raw, _ = out.SyscallConn() // of a TCPConn that was made by a Dialer: no error
+	x.touch()
+	return x
+}
+
+func (x *conn) touch() { x.last.Store(time.Now().UnixNano()) }
+
+// run copies both ways until both have ended, one has failed, or nothing has passed for too long.
+func (x *conn) run() {
+	var timer *time.Timer
+	timer = time.AfterFunc(x.idle, func() { x.watch(timer) })
+	defer timer.Stop()
+	var down sync.WaitGroup
+	down.Go(func() {
+		if x.down() != nil {
+			x.abort()
+		}
+	})
+	if x.up() != nil {
+		x.abort()
+	}
+	down.Wait()
+	x.in.Close()
+	_ = x.out.Close()
+}
+
+// watch ends a connection that is idle.
+func (x *conn) watch(timer *time.Timer) {
+	left := x.idle - time.Since(time.Unix(0, x.last.Load()))
+	if left <= 0 {
+		x.abort()
+		return
+	}
+	timer.Reset(left)
+}
+
+// abort resets both halves. It may be called more than once, and by anyone.
+func (x *conn) abort() {
+	x.once.Do(func() {
+		close(x.gone)
+		_ = x.out.SetLinger(0)
+		_ = x.out.Close()
+		x.in.Abort()
+	})
+}
+
+// up copies what comes from the client.
+func (x *conn) up() error {
+	entry, ready := waiter.NewChannelEntry(waiter.ReadableEvents)
+	x.queue.EventRegister(&entry)
+	defer x.queue.EventUnregister(&entry)
+	var w window
+	for {
+		w.b = copyPool.Get().(*[copyBytes]byte)
+		w.n = 0
+		_, err := x.in.Read(&w, tcpip.ReadOptions{})
+		var failed error
+		if w.n > 0 {
+			x.touch()
+			_, failed = x.out.Write(w.b[:w.n])
+		}
+		copyPool.Put(w.b)
+		w.b = nil
+		switch err.(type) {
+		case nil:
+		case *tcpip.ErrWouldBlock:
+			select {
+			case <-ready:
+			case <-x.gone:
+				return net.ErrClosed
+			}
+		case *tcpip.ErrClosedForReceive:
+			return x.out.CloseWrite()
+		default:
+			return stackError{err}
+		}
+		if failed != nil {
+			return failed
+		}
+	}
+}
+
+// A window takes what an endpoint of the stack has, as far as there is room.
+type window struct {
+	b *[copyBytes]byte
+	n int
+}
+
+// Write implements io.Writer.
+func (w *window) Write(b []byte) (int, error) {
+	n := copy(w.b[w.n:], b)
+	w.n += n
+	if n < len(b) {
+		return n, io.ErrShortWrite
+	}
+	return n, nil
+}
+
+// down copies what comes for the client.
+func (x *conn) down() error {
+	entry, ready := waiter.NewChannelEntry(waiter.WritableEvents)
+	x.queue.EventRegister(&entry)
+	defer x.queue.EventUnregister(&entry)
+	var (
+		b     *[copyBytes]byte
+		n     int
+		fault error
+		rest  bytes.Reader
+	)
+	read := func(fd uintptr) bool {
+		b = copyPool.Get().(*[copyBytes]byte)
+		for {
+			if n, fault = unix.Read(int(fd), b[:]); fault != unix.EINTR {
+				break
+			}
+		}
+		if fault == unix.EAGAIN {
+			copyPool.Put(b)
+			b = nil
+		}
+		return fault != unix.EAGAIN
+	}
+	for {
+		err := x.raw.Read(read)
+		if err == nil {
+			err = fault
+		}
+		if err != nil || n == 0 {
+			if b != nil {
+				copyPool.Put(b)
+			}
+			if err == nil {
+				return x.finish()
+			}
+			return err
+		}
+		x.touch()
+		rest.Reset(b[:n])
+		err = x.give(&rest, ready)
+		copyPool.Put(b)
+		b = nil
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// give hands the client all of rest.
+func (x *conn) give(rest *bytes.Reader, ready <-chan struct{}) error {
+	for rest.Len() > 0 {
+		_, err := x.in.Write(rest, tcpip.WriteOptions{})
+		switch err.(type) {
+		case nil:
+		case *tcpip.ErrWouldBlock:
+			select {
+			case <-ready:
+			case <-x.gone:
+				return net.ErrClosed
+			}
+		default:
+			return stackError{err}
+		}
+	}
+	return nil
+}
+
+// finish tells the client that nothing more comes.
+func (x *conn) finish() error {
+	if err := x.in.Shutdown(tcpip.ShutdownWrite); err != nil {
+		return stackError{err}
+	}
+	return nil
+}
+
+// A stackError is an error of the stack's.
+type stackError struct{ err tcpip.Error }
+
+func (e stackError) Error() string { return e.err.String() }

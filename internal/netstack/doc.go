@@ -1,0 +1,19 @@
+// Package netstack is the network behind a gateway that has no rights: a port of the router which ends the clients' connections
+// in this process, and goes on with sockets of its own (gVisor's TCP and IP, https://gvisor.dev).
+//
+//	             +-- TCP: SYN --> dial; connected? --> SYN-ACK, then bytes both ways --> socket
+//	Send(run) ---+-- UDP ------> a flow: socket of its own, replies to the flow's client
+//	             +-- ICMP echo -> a flow: ping socket
+//	Run <--------- outbox <----- segments, replies, errors
+//
+// The rules are:
+//
+//   - Who is refused there is refused here: the destination is dialled first, and a SYN answered when that has succeeded. A
+//     destination that is silent stays silent.
+//   - Nothing waits in Send: a dial is a goroutine of its own, of which there is a bounded number, in all and for one client.
+//   - Every table is bounded. When one is full, the entry gives way that was idle for longest.
+//   - An end of a direction is passed on alone (half-close), and so is a reset.
+//   - Where packets may go is the router's decision, before they come here.
+//
+// Memory: a connection that moves nothing has two goroutines and no buffer.
+package netstack

@@ -1,0 +1,248 @@
+package netstack
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"sync"
+	"time"
+
+	"gvisor.dev/gvisor/pkg/buffer"
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+	"gvisor.dev/gvisor/pkg/tcpip/network/ipv4"
+	"gvisor.dev/gvisor/pkg/tcpip/stack"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/icmp"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/udp"
+
+	"ferry/internal/hostnet"
+	"ferry/internal/packet"
+	"ferry/internal/proto"
+	"ferry/internal/router"
+)
+
+// Config is what an Exit can be told. The zero value of a field means its default, which is what it says in the comment.
+type Config struct {
+	Log *slog.Logger // nothing
+
+	// DialTimeout is how long a destination has to answer: 10 s.
+	DialTimeout time.Duration
+	// Dials is how many destinations may be dialled at once, and ClientDials how many of them for one client: 2048, 256. What
+	// comes beyond that is dropped, and the client's SYN comes again.
+	Dials, ClientDials int
+	// Conns is how many connections of TCP there may be, and Flows how many of UDP and ICMP: 32768, 8192.
+	Conns, Flows int
+	// Idle is after how long without a byte a connection or flow ends: 2 h for TCP, 2 min for UDP, 10 s for ICMP, and 10 s for UDP
+	// to port 53, which are a question and an answer.
+	Idle func(protocol uint8, port uint16) time.Duration
+	// Alias has destinations that stand for others, as 192.168.127.254 for 127.0.0.1: none. What they stand for is reached by no other name,
+	// whatever the router lets pass.
+	Alias map[netip.Addr]netip.Addr
+}
+
+// target returns where a destination really is.
+func (c *Config) target(to netip.AddrPort) netip.AddrPort {
+	if a, ok := c.Alias[to.Addr()]; ok {
+		return netip.AddrPortFrom(a, to.Port())
+	}
+	return to
+}
+
+func (c *Config) setDefaults() {
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	c.DialTimeout = cmp.Or(c.DialTimeout, 10*time.Second)
+	c.Dials, c.ClientDials = cmp.Or(c.Dials, 2048), cmp.Or(c.ClientDials, 256)
+	c.Conns, c.Flows = cmp.Or(c.Conns, 32768), cmp.Or(c.Flows, 8192)
+	if c.Idle == nil {
+		c.Idle = defaultIdle
+	}
+}
+
+const (
+	protoICMP = uint8(header.ICMPv4ProtocolNumber)
+	protoTCP  = uint8(header.TCPProtocolNumber)
+	protoUDP  = uint8(header.UDPProtocolNumber)
+
+	nic = 1 // the only one that the stack has
+)
+
+func defaultIdle(protocol uint8, port uint16) time.Duration {
+	switch {
+	case protocol == protoTCP:
+		return 2 * time.Hour
+	case protocol == protoICMP, port == 53:
+		return 10 * time.Second
+	}
+	return 2 * time.Minute
+}
+
+// An Exit is a network behind the gateway, made of sockets.
+type Exit struct {
+	c     Config
+	port  *router.Port
+	link  *link
+	stack *stack.Stack
+	flows *flows
+	conns *conns
+	count counters
+
+	mu   sync.Mutex
+	addr tcpip.Address // of the gateway
+}
+
+// New returns an Exit. It has no address until Apply.
+func New(c Config) (*Exit, error) {
+	c.setDefaults()
+	e := &Exit{c: c, link: newLink()}
+	e.port = router.NewPort(0, router.Caps{Super: true, Exit: true}, e)
+	e.stack = stack.New(stack.Options{
+		NetworkProtocols:   []stack.NetworkProtocolFactory{ipv4.NewProtocol},
+		TransportProtocols: []stack.TransportProtocolFactory{tcp.NewProtocol, udp.NewProtocol, icmp.NewProtocol4},
+	})
+	e.flows = newFlows(e)
+	e.conns = newConns(e)
+	if err := e.configure(); err != nil {
+		return nil, errors.Join(err, e.Close())
+	}
+	return e, nil
+}
+
+// configure makes the stack take packets for any address, and hand on what is new.
+func (e *Exit) configure() error {
+	sack, moderate, cubic := tcpip.TCPSACKEnabled(true), tcpip.TCPModerateReceiveBufferOption(true), tcpip.CongestionControlOption("cubic")
+	receive := tcpip.TCPReceiveBufferSizeRangeOption{Min: 4 << 10, Default: 256 << 10, Max: maxWindow}
+	send := tcpip.TCPSendBufferSizeRangeOption{Min: 4 << 10, Default: 256 << 10, Max: maxWindow}
+	for _, option := range []tcpip.SettableTransportProtocolOption{&sack, &moderate, &cubic, &receive, &send} {
+		if err := e.stack.SetTransportProtocolOption(tcp.ProtocolNumber, option); err != nil {
+			return fmt.Errorf("netstack: set option %T: %s", option, err)
+		}
+	}
+	if err := e.stack.CreateNIC(nic, e.link); err != nil {
+		return fmt.Errorf("netstack: make the device: %s", err)
+	}
+	if err := e.stack.SetPromiscuousMode(nic, true); err != nil {
+		return fmt.Errorf("netstack: take packets for any address: %s", err)
+	}
+	if err := e.stack.SetSpoofing(nic, true); err != nil {
+		return fmt.Errorf("netstack: send from any address: %s", err)
+	}
+	e.stack.SetRouteTable([]tcpip.Route{{Destination: header.IPv4EmptySubnet, NIC: nic}})
+	e.stack.SetTransportProtocolHandler(tcp.ProtocolNumber, tcp.NewForwarder(e.stack, 0, e.c.Dials, e.conns.accept).HandlePacket)
+	e.stack.SetTransportProtocolHandler(udp.ProtocolNumber, e.flows.reassembled)
+	e.stack.SetTransportProtocolHandler(icmp.ProtocolNumber4, e.flows.reassembled)
+	return nil
+}
+
+// maxWindow is how much of one direction of a connection may wait on its way, bytes.
+const maxWindow = 4 << 20
+
+// Port returns the place of the exit in the router.
+func (e *Exit) Port() *router.Port { return e.port }
+
+// Apply gives the gateway its address, and packets to clients a length of MTU at most. Nothing else of a state means anything here: there is
+// no device of the kernel's, and NAT is what the exit does anyway.
+func (e *Exit) Apply(s hostnet.State) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if s.MTU > 0 {
+		e.link.SetMTU(uint32(s.MTU))
+	}
+	addr := toStack(s.Addr.Addr())
+	if addr == e.addr {
+		return nil
+	}
+	if e.addr.Len() > 0 {
+		if err := e.stack.RemoveAddress(nic, e.addr); err != nil {
+			return fmt.Errorf("netstack: remove the address: %s", err)
+		}
+	}
+	full := tcpip.ProtocolAddress{Protocol: ipv4.ProtocolNumber, AddressWithPrefix: tcpip.AddressWithPrefix{Address: addr, PrefixLen: 32}}
+	if err := e.stack.AddProtocolAddress(nic, full, stack.AddressProperties{}); err != nil {
+		return fmt.Errorf("netstack: add the address %s: %s", s.Addr, err)
+	}
+	e.addr = addr
+	e.flows.gateway.Store(new(s.Addr.Addr()))
+	return nil
+}
+
+// Send implements router.Sender.
+func (e *Exit) Send(run []byte) (dropped int, why router.Reason) {
+	for len(run) > 0 {
+		n := proto.DataLen(run)
+		if !e.take(run[:n]) {
+			dropped, why = dropped+1, router.DropExit
+		}
+		run = run[n:]
+	}
+	return dropped, why
+}
+
+// take hands a data frame to what it is for. It keeps nothing of it.
+func (e *Exit) take(frame []byte) bool {
+	o, _ := packet.ConsumeOffload(frame[proto.FrameHeaderLen:])
+	ip := packet.IPv4(frame[proto.DataHeaderLen:])
+	whole := !ip.MoreFragments() && ip.FragmentOffset() == 0
+	if whole && o.Flags&packet.NeedsCsum == 0 && sumIsWrong(ip) {
+		e.count.checksum.Add(1)
+		return false
+	}
+	if whole && e.flows.packet(ip) {
+		return true
+	}
+	pkt := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: buffer.MakeWithData(ip)})
+	defer pkt.DecRef()
+	return e.link.deliver(pkt)
+}
+
+// sumIsWrong tells whether a transport checksum is, of those that there are. The kernel's stack looks, too: what was damaged before it came into
+// a tunnel must not become a good packet by going through one.
+func sumIsWrong(ip packet.IPv4) bool {
+	b := ip[ip.HeaderLen():]
+	switch ip.Protocol() {
+	case protoTCP:
+		return packet.Checksum(b, packet.PseudoSum(ip, protoTCP, len(b))) != 0
+	case protoUDP:
+		return (b[6] != 0 || b[7] != 0) && packet.Checksum(b, packet.PseudoSum(ip, protoUDP, len(b))) != 0
+	case protoICMP:
+		return packet.Checksum(b, 0) != 0
+	}
+	return false
+}
+
+// Run hands what comes from the network to f until ctx is done, and then ends all connections.
+func (e *Exit) Run(ctx context.Context, f *router.Forwarder) error {
+	for {
+		b, err := e.link.out.take(ctx)
+		if err != nil {
+			e.flows.close()
+			e.conns.close()
+			return nil
+		}
+		for i := 0; i < len(b); {
+			next := i + proto.DataLen(b[i:])
+			f.Frame(b, i, next)
+			i = next
+		}
+		f.Flush()
+	}
+}
+
+// Close gives up all that the stack has. It is called after Run has returned.
+func (e *Exit) Close() error {
+	e.flows.close()
+	e.conns.close()
+	e.stack.Destroy()
+	return nil
+}
+
+func toStack(a netip.Addr) tcpip.Address { return tcpip.AddrFrom4(a.As4()) }
+
+func fromStack(a tcpip.Address, port uint16) netip.AddrPort {
+	return netip.AddrPortFrom(netip.AddrFrom4(a.As4()), port)
+}

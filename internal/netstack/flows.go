@@ -1,0 +1,345 @@
+package netstack
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+	"gvisor.dev/gvisor/pkg/tcpip/stack"
+
+	"ferry/internal/packet"
+)
+
+// flows are what is carried of UDP and of ICMP echo: each has a socket, which knows its destination, and a goroutine that waits for replies.
+type flows struct {
+	e       *Exit
+	gateway atomic.Pointer[netip.Addr] // nil until Apply
+	work    sync.WaitGroup
+
+	mu   sync.Mutex // guards what follows
+	all  map[flowKey]*flow
+	over bool
+}
+
+// A flowKey is what the packets of a flow share. With ICMP the client's port is the identifier of its echoes, and there is no other.
+type flowKey struct {
+	protocol   uint8
+	client, to netip.AddrPort
+}
+
+// A flow is one.
+type flow struct {
+	flowKey
+	file *os.File
+	raw  syscall.RawConn
+	idle time.Duration
+	last atomic.Int64 // when a packet passed, in nanoseconds since 1970
+
+	mu    sync.Mutex // guards what follows: one packet is sent at a time
+	b     []byte     // the payload to be sent
+	fault error
+	try   func(fd uintptr) bool // sends b, once
+}
+
+func newFlows(e *Exit) *flows { return &flows{e: e, all: map[flowKey]*flow{}} }
+
+const (
+	udpHeader  = header.UDPMinimumSize
+	echoHeader = header.ICMPv4MinimumSize
+)
+
+// packet takes a whole packet of UDP, or an echo request, which is for somebody beyond the gateway; false: it is something else.
+func (t *flows) packet(ip packet.IPv4) bool {
+	if g := t.gateway.Load(); g == nil || *g == ip.Dst() {
+		return false
+	}
+	b := ip[ip.HeaderLen():]
+	k := flowKey{protocol: ip.Protocol(), client: netip.AddrPortFrom(ip.Src(), 0), to: netip.AddrPortFrom(ip.Dst(), 0)}
+	switch {
+	case k.protocol == protoUDP && len(b) >= udpHeader:
+		k.client = netip.AddrPortFrom(k.client.Addr(), binary.BigEndian.Uint16(b))
+		k.to = netip.AddrPortFrom(k.to.Addr(), binary.BigEndian.Uint16(b[2:]))
+		b = b[udpHeader:max(udpHeader, min(len(b), int(binary.BigEndian.Uint16(b[4:]))))]
+	case k.protocol == protoICMP && len(b) >= echoHeader:
+		if header.ICMPv4(b).Type() != header.ICMPv4Echo {
+			return true // errors about what this process sent itself come by its sockets
+		}
+		k.client = netip.AddrPortFrom(k.client.Addr(), header.ICMPv4(b).Ident())
+	default:
+		return false
+	}
+	t.send(k, b)
+	return true
+}
+
+// reassembled takes a packet that the stack has put together of fragments, and all that is for the gateway itself.
+func (t *flows) reassembled(_ stack.TransportEndpointID, pkt *stack.PacketBuffer) bool {
+	v := pkt.ToView() // rare: it takes memory
+	defer v.Release()
+	ip := packet.IPv4(v.AsSlice())
+	return len(ip) >= header.IPv4MinimumSize && t.packet(ip)
+}
+
+// send sends a payload by its flow, which is made if there is none.
+func (t *flows) send(k flowKey, b []byte) {
+	f, err := t.get(k)
+	if err == nil {
+		err = f.send(b)
+	}
+	if err != nil {
+		t.refuse(k, err)
+	}
+}
+
+func (t *flows) get(k flowKey) (*flow, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if f := t.all[k]; f != nil {
+		return f, nil
+	}
+	if t.over {
+		return nil, os.ErrClosed
+	}
+	f, err := t.open(k)
+	if err != nil {
+		return nil, err
+	}
+	if len(t.all) >= t.e.c.Flows {
+		t.evict()
+	}
+	t.all[k] = f
+	t.work.Go(func() {
+		t.receive(f)
+		t.remove(f)
+	})
+	return f, nil
+}
+
+// evict ends the flow that was idle for longest. The caller holds mu.
+func (t *flows) evict() {
+	var oldest *flow
+	for _, f := range t.all {
+		if oldest == nil || f.last.Load() < oldest.last.Load() {
+			oldest = f
+		}
+	}
+	delete(t.all, oldest.flowKey)
+	_ = oldest.file.Close()
+	t.e.count.evicted.Add(1)
+}
+
+func (t *flows) remove(f *flow) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.all[f.flowKey] == f {
+		delete(t.all, f.flowKey)
+	}
+	_ = f.file.Close()
+}
+
+// open makes the socket of a flow. A ping socket needs no rights where net.ipv4.ping_group_range allows it (icmp(7)).
+func (t *flows) open(k flowKey) (*flow, error) {
+	protocol := unix.IPPROTO_UDP
+	if k.protocol == protoICMP {
+		protocol = unix.IPPROTO_ICMP
+	}
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, protocol)
+	if err != nil {
+		return nil, os.NewSyscallError("socket", err)
+	}
+	to := t.e.c.target(k.to)
+	if err := unix.Connect(fd, &unix.SockaddrInet4{Port: int(to.Port()), Addr: to.Addr().As4()}); err != nil {
+		_ = unix.Close(fd)
+		return nil, os.NewSyscallError("connect", err)
+	}
+	f := &flow{flowKey: k, file: os.NewFile(uintptr(fd), fmt.Sprintf("flow to %s", k.to)), idle: t.e.c.Idle(k.protocol, k.to.Port())}
+	f.try = f.write
+	f.touch()
+	if f.raw, err = f.file.SyscallConn(); err != nil {
+		return nil, errors.Join(err, f.file.Close())
+	}
+	return f, nil
+}
+
+func (f *flow) touch() { f.last.Store(time.Now().UnixNano()) }
+
+// send sends a payload. What the socket does not take is lost, as UDP may be.
+func (f *flow) send(b []byte) error {
+	f.touch()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.b = b
+	err := f.raw.Write(f.try)
+	f.b = nil
+	if err != nil {
+		return err
+	}
+	return f.fault
+}
+
+func (f *flow) write(fd uintptr) bool {
+	for {
+		_, f.fault = unix.SendmsgN(int(fd), f.b, nil, nil, unix.MSG_DONTWAIT)
+		switch f.fault {
+		case unix.EINTR:
+			continue
+		case unix.EAGAIN, unix.ENOBUFS:
+			f.fault = nil
+		}
+		return true
+	}
+}
+
+// receive hands the client what comes back, until nothing has passed for too long.
+func (t *flows) receive(f *flow) {
+	var (
+		b     *[copyBytes]byte
+		n     int
+		fault error
+	)
+	read := func(fd uintptr) bool {
+		b = copyPool.Get().(*[copyBytes]byte)
+		for {
+			if n, fault = unix.Read(int(fd), b[:]); fault != unix.EINTR {
+				break
+			}
+		}
+		if fault == unix.EAGAIN {
+			copyPool.Put(b)
+			b = nil
+		}
+		return fault != unix.EAGAIN
+	}
+	for {
+		_ = f.file.SetReadDeadline(time.Unix(0, f.last.Load()).Add(f.idle))
+		err := f.raw.Read(read)
+		if err == nil {
+			err = fault
+		}
+		if err == nil {
+			f.touch()
+			t.reply(f, b[:n])
+		}
+		if b != nil {
+			copyPool.Put(b)
+			b = nil
+		}
+		switch {
+		case err == nil:
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			if time.Since(time.Unix(0, f.last.Load())) >= f.idle {
+				return
+			}
+		default:
+			t.refuse(f.flowKey, err)
+			if !errors.As(err, new(syscall.Errno)) || errors.Is(err, os.ErrClosed) {
+				return
+			}
+		}
+	}
+}
+
+// reply sends a payload, or an echo reply, to the client of a flow.
+func (t *flows) reply(f *flow, b []byte) {
+	if f.protocol == protoICMP {
+		t.echoReply(f, b)
+		return
+	}
+	if len(b) > maxPayload {
+		return
+	}
+	var head [header.IPv4MinimumSize + udpHeader]byte
+	u := header.UDP(head[header.IPv4MinimumSize:])
+	u.Encode(&header.UDPFields{SrcPort: f.to.Port(), DstPort: f.client.Port(), Length: uint16(udpHeader + len(b))})
+	putIPv4(head[:], f.to.Addr(), f.client.Addr(), protoUDP, len(b))
+	sum := uint32(^packet.Checksum(u, packet.PseudoSum(head[:], protoUDP, udpHeader+len(b))))
+	if s := packet.Checksum(b, sum); s != 0 {
+		u.SetChecksum(s)
+	} else {
+		u.SetChecksum(0xffff) // RFC 768: 0 would say that there is none
+	}
+	t.e.link.out.packet(head[:], b)
+}
+
+const maxPayload = 65535 - header.IPv4MinimumSize - udpHeader
+
+// echoReply sends what a ping socket has received, under the identifier that the client knows.
+func (t *flows) echoReply(f *flow, b []byte) {
+	m := header.ICMPv4(b)
+	if len(b) < echoHeader || m.Type() != header.ICMPv4EchoReply {
+		return
+	}
+	m.SetIdent(f.client.Port())
+	m.SetChecksum(0)
+	m.SetChecksum(packet.Checksum(b, 0))
+	var head [header.IPv4MinimumSize]byte
+	putIPv4(head[:], f.to.Addr(), f.client.Addr(), protoICMP, len(b))
+	t.e.link.out.packet(head[:], b)
+}
+
+// refuse tells a client why a packet went nowhere, as a router does (RFC 792): nobody has to wait for what can not come.
+func (t *flows) refuse(k flowKey, err error) {
+	code := header.ICMPv4HostUnreachable
+	switch {
+	case errors.Is(err, os.ErrClosed), errors.Is(err, context.Canceled):
+		return
+	case errors.Is(err, unix.ECONNREFUSED):
+		code = header.ICMPv4PortUnreachable
+	case errors.Is(err, unix.ENETUNREACH):
+		code = header.ICMPv4NetUnreachable
+	case errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM): // no ping sockets for this user, or a firewall
+		code = header.ICMPv4AdminProhibited
+	case errors.Is(err, unix.EMSGSIZE):
+		return
+	}
+	t.e.count.refused.Add(1)
+	t.e.c.Log.Debug("packet refused", "client", k.client, "addr", k.to, "err", err)
+	const quoted = header.IPv4MinimumSize + 8
+	var b [header.IPv4MinimumSize + header.ICMPv4MinimumSize + quoted]byte
+	m := header.ICMPv4(b[header.IPv4MinimumSize:])
+	m.SetType(header.ICMPv4DstUnreachable)
+	m.SetCode(code)
+	q := b[header.IPv4MinimumSize+header.ICMPv4MinimumSize:]
+	if k.protocol == protoUDP {
+		header.UDP(q[header.IPv4MinimumSize:]).Encode(&header.UDPFields{SrcPort: k.client.Port(), DstPort: k.to.Port(), Length: udpHeader})
+	} else {
+		e := header.ICMPv4(q[header.IPv4MinimumSize:])
+		e.SetType(header.ICMPv4Echo)
+		e.SetIdent(k.client.Port())
+	}
+	putIPv4(q, k.client.Addr(), k.to.Addr(), k.protocol, 0)
+	m.SetChecksum(packet.Checksum(m, 0))
+	from := k.to.Addr()
+	if g := t.gateway.Load(); g != nil && code != header.ICMPv4PortUnreachable {
+		from = *g
+	}
+	putIPv4(b[:], from, k.client.Addr(), protoICMP, 0)
+	t.e.link.out.packet(b[:], nil)
+}
+
+// putIPv4 writes the header of an IPv4 packet to the start of b, which more bytes follow.
+func putIPv4(b []byte, src, dst netip.Addr, protocol uint8, more int) {
+	h := header.IPv4(b)
+	h.Encode(&header.IPv4Fields{TotalLength: uint16(len(b) + more), TTL: 64, Protocol: protocol, SrcAddr: toStack(src), DstAddr: toStack(dst)})
+	h.SetChecksum(^h.CalculateChecksum())
+}
+
+// close ends all flows and waits until they have. It may be called more than once.
+func (t *flows) close() {
+	t.mu.Lock()
+	t.over = true
+	for _, f := range t.all {
+		_ = f.file.Close()
+	}
+	t.mu.Unlock()
+	t.work.Wait()
+}
