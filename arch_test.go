@@ -105,6 +105,7 @@ var sole = map[string]string{
 	"golang.org/x/net/proxy":           "internal/carrier/ws",
 	"golang.org/x/net/http/httpproxy":  "internal/carrier/ws",
 	"github.com/gaissmai/bart":         "internal/router",
+	"gvisor.dev/gvisor":                "internal/netstack",
 	"github.com/spf13/cobra":           "internal/cmdline",
 	"golang.org/x/crypto/ssh":          "internal/carrier/ssh",
 	"github.com/quic-go/quic-go":       "internal/carrier/quic internal/carrier/connectip test/tools/connectip",

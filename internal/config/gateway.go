@@ -172,7 +172,7 @@ func (g *Gateway) load(open open) (settings.Config, error) {
 	if !c.Key.IsZero() {
 		c.NextKey = read(s, "key", g.Key+settings.NextKeySuffix, nextPin(open))
 	}
-	if c.Exit == settings.ExitUser && !s.isSet("state") {
+	if c.Exit == settings.ExitUser && !g.flags.Changed("state") && !s.isSet("state") {
 		c.StateDir = userState(c.StateDir)
 	}
 	if !g.flags.Changed("mtu") && !s.isSet("mtu") {
