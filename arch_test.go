@@ -96,21 +96,21 @@ var impure = []string{"net", "os", "io", "log", "log/slog", "sync", "context", "
 
 // sole importers of libraries that belong into one room.
 var sole = map[string]string{
-	"github.com/vishvananda/netlink":   "internal/hostnet",
-	"github.com/google/nftables":       "internal/hostnet",
-	"github.com/godbus/dbus/v5":        "internal/hostdns",
-	"golang.zx2c4.com/wireguard/tun":   "internal/tun",
-	"github.com/mdlayher/vsock":        "internal/carrier/vsock",
-	"github.com/coder/websocket":       "internal/carrier/ws",
-	"golang.org/x/net/proxy":           "internal/carrier/ws",
-	"golang.org/x/net/http/httpproxy":  "internal/carrier/ws",
-	"github.com/gaissmai/bart":         "internal/router",
-	"gvisor.dev/gvisor":                "internal/netstack",
-	"github.com/spf13/cobra":           "internal/cmdline",
-	"golang.org/x/crypto/ssh":          "internal/carrier/ssh",
-	"github.com/quic-go/quic-go":       "internal/carrier/quic internal/carrier/connectip test/tools/connectip",
-	"github.com/quic-go/quic-go/http3": "internal/carrier/connectip",
-	"github.com/quic-go/connect-ip-go": "test/tools/connectip",
+	"github.com/vishvananda/netlink":    "internal/hostnet",
+	"github.com/google/nftables":        "internal/hostnet",
+	"github.com/godbus/dbus/v5":         "internal/hostdns",
+	"golang.zx2c4.com/wireguard/tun":    "internal/tun",
+	"github.com/mdlayher/vsock":         "internal/carrier/vsock",
+	"github.com/coder/websocket":        "internal/carrier/ws",
+	"golang.org/x/net/proxy":            "internal/carrier/ws",
+	"golang.org/x/net/http/httpproxy":   "internal/carrier/ws",
+	"github.com/gaissmai/bart":          "internal/router",
+	"gvisor.dev/gvisor/pkg/tcpip/stack": "internal/netstack",
+	"github.com/spf13/cobra":            "internal/cmdline",
+	"golang.org/x/crypto/ssh":           "internal/carrier/ssh",
+	"github.com/quic-go/quic-go":        "internal/carrier/quic internal/carrier/connectip test/tools/connectip",
+	"github.com/quic-go/quic-go/http3":  "internal/carrier/connectip",
+	"github.com/quic-go/connect-ip-go":  "test/tools/connectip",
 }
 
 // limits on size: what is longer may hold two ideas. Tables and tests may be long.

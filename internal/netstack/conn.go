@@ -3,6 +3,7 @@ package netstack
 import (
 	"bytes"
 	"io"
+	"math"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -25,6 +26,7 @@ type conn struct {
 	raw   syscall.RawConn
 	idle  time.Duration
 	last  atomic.Int64 // when a byte passed, in nanoseconds since 1970
+	timer *time.Timer  // calls watch
 
 	once sync.Once
 	gone chan struct{} // closed when it was aborted
@@ -39,6 +41,7 @@ var copyPool = sync.Pool{New: func() any { return new([copyBytes]byte) }}
 func newConn(in tcpip.Endpoint, queue *waiter.Queue, out *net.TCPConn, idle time.Duration) *conn {
 	x := &conn{in: in, queue: queue, out: out, idle: idle, gone: make(chan struct{})}
 	x.raw, _ = out.SyscallConn() // of a TCPConn that was made by a Dialer: no error
+	x.timer = time.AfterFunc(math.MaxInt64, x.watch) // run begins
 	x.touch()
 	return x
 }
@@ -47,9 +50,8 @@ func (x *conn) touch() { x.last.Store(time.Now().UnixNano()) }
 
 // run copies both ways until both have ended, one has failed, or nothing has passed for too long.
 func (x *conn) run() {
-	var timer *time.Timer
-	timer = time.AfterFunc(x.idle, func() { x.watch(timer) })
-	defer timer.Stop()
+	x.timer.Reset(x.idle)
+	defer x.timer.Stop()
 	var down sync.WaitGroup
 	down.Go(func() {
 		if x.down() != nil {
@@ -65,19 +67,20 @@ func (x *conn) run() {
 }
 
 // watch ends a connection that is idle.
-func (x *conn) watch(timer *time.Timer) {
+func (x *conn) watch() {
 	left := x.idle - time.Since(time.Unix(0, x.last.Load()))
 	if left <= 0 {
 		x.abort()
 		return
 	}
-	timer.Reset(left)
+	x.timer.Reset(left)
 }
 
 // abort resets both halves. It may be called more than once, and by anyone.
 func (x *conn) abort() {
 	x.once.Do(func() {
 		close(x.gone)
+		x.timer.Stop()
 		_ = x.out.SetLinger(0)
 		_ = x.out.Close()
 		x.in.Abort()

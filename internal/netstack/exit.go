@@ -10,10 +10,7 @@ import (
 	"sync"
 	"time"
 
-	"gvisor.dev/gvisor/pkg/buffer"
-	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
-	"gvisor.dev/gvisor/pkg/tcpip/network/ipv4"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/icmp"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
@@ -68,8 +65,6 @@ const (
 	protoICMP = uint8(header.ICMPv4ProtocolNumber)
 	protoTCP  = uint8(header.TCPProtocolNumber)
 	protoUDP  = uint8(header.UDPProtocolNumber)
-
-	nic = 1 // the only one that the stack has
 )
 
 func defaultIdle(protocol uint8, port uint16) time.Duration {
@@ -93,7 +88,7 @@ type Exit struct {
 	count counters
 
 	mu   sync.Mutex
-	addr tcpip.Address // of the gateway
+	addr netip.Addr // of the gateway
 }
 
 // New returns an Exit. It has no address until Apply.
@@ -101,46 +96,31 @@ func New(c Config) (*Exit, error) {
 	c.setDefaults()
 	e := &Exit{c: c, link: newLink()}
 	e.port = router.NewPort(0, router.Caps{Super: true, Exit: true}, e)
-	e.stack = stack.New(stack.Options{
-		NetworkProtocols:   []stack.NetworkProtocolFactory{ipv4.NewProtocol},
-		TransportProtocols: []stack.TransportProtocolFactory{tcp.NewProtocol, udp.NewProtocol, icmp.NewProtocol4},
-	})
+	var err error
+	if e.stack, err = newStack(e.link); err != nil {
+		return nil, err
+	}
 	e.flows = newFlows(e)
 	e.conns = newConns(e)
-	if err := e.configure(); err != nil {
+	if err := e.takeAll(); err != nil {
 		return nil, errors.Join(err, e.Close())
 	}
 	return e, nil
 }
 
-// configure makes the stack take packets for any address, and hand on what is new.
-func (e *Exit) configure() error {
-	sack, moderate, cubic := tcpip.TCPSACKEnabled(true), tcpip.TCPModerateReceiveBufferOption(true), tcpip.CongestionControlOption("cubic")
-	receive := tcpip.TCPReceiveBufferSizeRangeOption{Min: 4 << 10, Default: 256 << 10, Max: maxWindow}
-	send := tcpip.TCPSendBufferSizeRangeOption{Min: 4 << 10, Default: 256 << 10, Max: maxWindow}
-	for _, option := range []tcpip.SettableTransportProtocolOption{&sack, &moderate, &cubic, &receive, &send} {
-		if err := e.stack.SetTransportProtocolOption(tcp.ProtocolNumber, option); err != nil {
-			return fmt.Errorf("netstack: set option %T: %s", option, err)
-		}
-	}
-	if err := e.stack.CreateNIC(nic, e.link); err != nil {
-		return fmt.Errorf("netstack: make the device: %s", err)
-	}
+// takeAll makes the stack take packets for any address, and hand on what is new.
+func (e *Exit) takeAll() error {
 	if err := e.stack.SetPromiscuousMode(nic, true); err != nil {
 		return fmt.Errorf("netstack: take packets for any address: %s", err)
 	}
 	if err := e.stack.SetSpoofing(nic, true); err != nil {
 		return fmt.Errorf("netstack: send from any address: %s", err)
 	}
-	e.stack.SetRouteTable([]tcpip.Route{{Destination: header.IPv4EmptySubnet, NIC: nic}})
 	e.stack.SetTransportProtocolHandler(tcp.ProtocolNumber, tcp.NewForwarder(e.stack, 0, e.c.Dials, e.conns.accept).HandlePacket)
 	e.stack.SetTransportProtocolHandler(udp.ProtocolNumber, e.flows.reassembled)
 	e.stack.SetTransportProtocolHandler(icmp.ProtocolNumber4, e.flows.reassembled)
 	return nil
 }
-
-// maxWindow is how much of one direction of a connection may wait on its way, bytes.
-const maxWindow = 4 << 20
 
 // Port returns the place of the exit in the router.
 func (e *Exit) Port() *router.Port { return e.port }
@@ -153,21 +133,11 @@ func (e *Exit) Apply(s hostnet.State) error {
 	if s.MTU > 0 {
 		e.link.SetMTU(uint32(s.MTU))
 	}
-	addr := toStack(s.Addr.Addr())
-	if addr == e.addr {
-		return nil
+	if err := move(e.stack, e.addr, s.Addr.Addr()); err != nil {
+		return err
 	}
-	if e.addr.Len() > 0 {
-		if err := e.stack.RemoveAddress(nic, e.addr); err != nil {
-			return fmt.Errorf("netstack: remove the address: %s", err)
-		}
-	}
-	full := tcpip.ProtocolAddress{Protocol: ipv4.ProtocolNumber, AddressWithPrefix: tcpip.AddressWithPrefix{Address: addr, PrefixLen: 32}}
-	if err := e.stack.AddProtocolAddress(nic, full, stack.AddressProperties{}); err != nil {
-		return fmt.Errorf("netstack: add the address %s: %s", s.Addr, err)
-	}
-	e.addr = addr
-	e.flows.gateway.Store(new(s.Addr.Addr()))
+	e.addr = s.Addr.Addr()
+	e.flows.gateway.Store(new(e.addr))
 	return nil
 }
 
@@ -185,24 +155,27 @@ func (e *Exit) Send(run []byte) (dropped int, why router.Reason) {
 
 // take hands a data frame to what it is for. It keeps nothing of it.
 func (e *Exit) take(frame []byte) bool {
-	o, _ := packet.ConsumeOffload(frame[proto.FrameHeaderLen:])
 	ip := packet.IPv4(frame[proto.DataHeaderLen:])
-	whole := !ip.MoreFragments() && ip.FragmentOffset() == 0
-	if whole && o.Flags&packet.NeedsCsum == 0 && sumIsWrong(ip) {
+	if isDamaged(frame) {
 		e.count.checksum.Add(1)
 		return false
 	}
-	if whole && e.flows.packet(ip) {
+	if isWhole(ip) && e.flows.packet(ip) {
 		return true
 	}
-	pkt := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: buffer.MakeWithData(ip)})
-	defer pkt.DecRef()
-	return e.link.deliver(pkt)
+	return e.link.deliver(ip)
 }
 
-// sumIsWrong tells whether a transport checksum is, of those that there are. The kernel's stack looks, too: what was damaged before it came into
+func isWhole(ip packet.IPv4) bool { return !ip.MoreFragments() && ip.FragmentOffset() == 0 }
+
+// isDamaged tells whether a transport checksum is wrong, of those that there are. The kernel's stack looks, too: what was damaged before it came into
 // a tunnel must not become a good packet by going through one.
-func sumIsWrong(ip packet.IPv4) bool {
+func isDamaged(frame []byte) bool {
+	o, _ := packet.ConsumeOffload(frame[proto.FrameHeaderLen:])
+	ip := packet.IPv4(frame[proto.DataHeaderLen:])
+	if o.Flags&packet.NeedsCsum != 0 || !isWhole(ip) {
+		return false
+	}
 	b := ip[ip.HeaderLen():]
 	switch ip.Protocol() {
 	case protoTCP:
@@ -217,20 +190,10 @@ func sumIsWrong(ip packet.IPv4) bool {
 
 // Run hands what comes from the network to f until ctx is done, and then ends all connections.
 func (e *Exit) Run(ctx context.Context, f *router.Forwarder) error {
-	for {
-		b, err := e.link.out.take(ctx)
-		if err != nil {
-			e.flows.close()
-			e.conns.close()
-			return nil
-		}
-		for i := 0; i < len(b); {
-			next := i + proto.DataLen(b[i:])
-			f.Frame(b, i, next)
-			i = next
-		}
-		f.Flush()
-	}
+	e.link.run(ctx, f)
+	e.flows.close()
+	e.conns.close()
+	return nil
 }
 
 // Close gives up all that the stack has. It is called after Run has returned.
@@ -239,10 +202,4 @@ func (e *Exit) Close() error {
 	e.conns.close()
 	e.stack.Destroy()
 	return nil
-}
-
-func toStack(a netip.Addr) tcpip.Address { return tcpip.AddrFrom4(a.As4()) }
-
-func fromStack(a tcpip.Address, port uint16) netip.AddrPort {
-	return netip.AddrPortFrom(netip.AddrFrom4(a.As4()), port)
 }

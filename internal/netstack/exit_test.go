@@ -16,15 +16,11 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-	"gvisor.dev/gvisor/pkg/buffer"
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/adapters/gonet"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"gvisor.dev/gvisor/pkg/tcpip/network/ipv4"
-	"gvisor.dev/gvisor/pkg/tcpip/stack"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/icmp"
-	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
-	"gvisor.dev/gvisor/pkg/tcpip/transport/udp"
 	"gvisor.dev/gvisor/pkg/waiter"
 
 	"ferry/internal/hostnet"
@@ -47,22 +43,9 @@ var (
 )
 
 type client struct {
-	t     *testing.T
-	exit  *Exit
-	link  *link
-	stack *stack.Stack
-}
-
-// Send implements router.Sender: what comes for the client.
-func (c *client) Send(run []byte) (int, router.Reason) {
-	for len(run) > 0 {
-		n := proto.DataLen(run)
-		pkt := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: buffer.MakeWithData(run[proto.DataHeaderLen:n])})
-		c.link.deliver(pkt)
-		pkt.DecRef()
-		run = run[n:]
-	}
-	return 0, router.None
+	*Local
+	t    *testing.T
+	exit *Exit
 }
 
 func newClient(t *testing.T, config Config) *client {
@@ -75,19 +58,14 @@ func newClient(t *testing.T, config Config) *client {
 	if err := e.Apply(hostnet.State{Addr: netip.PrefixFrom(gateway, 16), MTU: 1500}); err != nil {
 		t.Fatal(err)
 	}
-	c := &client{t: t, exit: e, link: newLink()}
-	c.stack = stack.New(stack.Options{
-		NetworkProtocols:   []stack.NetworkProtocolFactory{ipv4.NewProtocol},
-		TransportProtocols: []stack.TransportProtocolFactory{tcp.NewProtocol, udp.NewProtocol, icmp.NewProtocol4},
-	})
-	if err := c.stack.CreateNIC(nic, c.link); err != nil {
+	own, err := NewLocal("test")
+	if err != nil {
 		t.Fatal(err)
 	}
-	full := tcpip.ProtocolAddress{Protocol: ipv4.ProtocolNumber, AddressWithPrefix: tcpip.AddressWithPrefix{Address: toStack(here), PrefixLen: 16}}
-	if err := c.stack.AddProtocolAddress(nic, full, stack.AddressProperties{}); err != nil {
+	if err := own.Apply(hostnet.State{Addr: netip.PrefixFrom(here, 16), MTU: 1500}); err != nil {
 		t.Fatal(err)
 	}
-	c.stack.SetRouteTable([]tcpip.Route{{Destination: header.IPv4EmptySubnet, NIC: nic}})
+	c := &client{Local: own, t: t, exit: e}
 
 	table, err := router.NewSwitch(router.SwitchConfig{Pool: pool, Gateway: gateway, Exit: e.Port()})
 	if err != nil {
@@ -99,28 +77,16 @@ func newClient(t *testing.T, config Config) *client {
 	ctx, cancel := context.WithCancel(context.Background())
 	var running sync.WaitGroup
 	running.Go(func() { _ = e.Run(ctx, router.NewForwarder(table, e.Port(), &all, gateway)) })
-	running.Go(func() {
-		f := router.NewForwarder(table, port, &all, gateway)
-		for {
-			b, err := c.link.out.take(ctx)
-			if err != nil {
-				return
-			}
-			for i := 0; i < len(b); {
-				next := i + proto.DataLen(b[i:])
-				f.Frame(b, i, next)
-				i = next
-			}
-			f.Flush()
-		}
-	})
+	running.Go(func() { _ = own.Run(ctx, router.NewForwarder(table, port, &all, gateway)) })
 	t.Cleanup(func() {
 		cancel()
 		running.Wait()
 		if err := e.Close(); err != nil {
 			t.Error(err)
 		}
-		c.stack.Destroy()
+		if err := own.Close(); err != nil {
+			t.Error(err)
+		}
 		if s := e.Stats(); s.Conns+s.Flows != 0 {
 			t.Errorf("%d connections and %d flows are left", s.Conns, s.Flows)
 		}
@@ -128,19 +94,15 @@ func newClient(t *testing.T, config Config) *client {
 	return c
 }
 
-func at(to netip.AddrPort) tcpip.FullAddress {
-	return tcpip.FullAddress{NIC: nic, Addr: toStack(to.Addr()), Port: to.Port()}
-}
-
-func (c *client) dial(port uint16, within time.Duration) (*gonet.TCPConn, error) {
+func (c *client) connect(port uint16, within time.Duration) (*gonet.TCPConn, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), within)
 	defer cancel()
-	return gonet.DialContextTCP(ctx, c.stack, at(netip.AddrPortFrom(outside, port)), ipv4.ProtocolNumber)
+	return gonet.DialContextTCP(ctx, c.stack, full(netip.AddrPortFrom(outside, port)), ipv4.ProtocolNumber)
 }
 
 func (c *client) mustDial(port uint16) *gonet.TCPConn {
 	c.t.Helper()
-	x, err := c.dial(port, patience)
+	x, err := c.connect(port, patience)
 	if err != nil {
 		c.t.Fatal(err)
 	}
@@ -223,12 +185,12 @@ func TestRefused(t *testing.T) {
 	port := l.Addr().(*net.TCPAddr).AddrPort().Port()
 	_ = l.Close()
 	began := time.Now()
-	if _, err := c.dial(port, patience); !isRefused(err) {
+	if _, err := c.connect(port, patience); !isRefused(err) {
 		t.Errorf("a closed port: %v", err)
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	if _, err := gonet.DialContextTCP(ctx, c.stack, at(netip.AddrPortFrom(gateway, 80)), ipv4.ProtocolNumber); !isRefused(err) {
+	if _, err := gonet.DialContextTCP(ctx, c.stack, full(netip.AddrPortFrom(gateway, 80)), ipv4.ProtocolNumber); !isRefused(err) {
 		t.Errorf("the gateway itself: %v", err)
 	}
 	if d := time.Since(began); d > patience/2 {
@@ -306,7 +268,7 @@ func TestHungDestinations(t *testing.T) {
 	var all sync.WaitGroup
 	for range 19 {
 		all.Go(func() {
-			if x, err := c.dial(hung, time.Second); err == nil {
+			if x, err := c.connect(hung, time.Second); err == nil {
 				t.Error("connected to who does not answer")
 				_ = x.Close()
 			} else if isRefused(err) {
@@ -379,7 +341,7 @@ func TestEviction(t *testing.T) {
 
 func (c *client) mustDialUDP(to netip.AddrPort) *gonet.UDPConn {
 	c.t.Helper()
-	address := at(to)
+	address := full(to)
 	x, err := gonet.DialUDP(c.stack, nil, &address, ipv4.ProtocolNumber)
 	if err != nil {
 		c.t.Fatal(err)
@@ -500,7 +462,7 @@ func TestPing(t *testing.T) {
 		t.Fatal(problem)
 	}
 	defer ep.Close()
-	if err := ep.Connect(at(netip.AddrPortFrom(outside, 0))); err != nil {
+	if err := ep.Connect(full(netip.AddrPortFrom(outside, 0))); err != nil {
 		t.Fatal(err)
 	}
 	m := make([]byte, header.ICMPv4MinimumSize+1000)

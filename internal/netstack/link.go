@@ -5,6 +5,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"gvisor.dev/gvisor/pkg/buffer"
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"gvisor.dev/gvisor/pkg/tcpip/network/ipv4"
@@ -12,6 +13,7 @@ import (
 
 	"ferry/internal/packet"
 	"ferry/internal/proto"
+	"ferry/internal/router"
 )
 
 // A link is the device of the stack. Super-packets pass it in both directions as they do a TUN, with checksums that are not complete: what
@@ -33,14 +35,32 @@ func newLink() *link {
 	return l
 }
 
-// deliver hands an IP packet to the stack.
-func (l *link) deliver(pkt *stack.PacketBuffer) bool {
+// deliver hands a copy of an IP packet to the stack.
+func (l *link) deliver(ip []byte) bool {
 	d := l.dispatcher.Load()
 	if d == nil {
 		return false
 	}
+	pkt := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: buffer.MakeWithData(ip)})
 	(*d).DeliverNetworkPacket(ipv4.ProtocolNumber, pkt)
+	pkt.DecRef()
 	return true
+}
+
+// run hands what the stack sends to f until ctx is done.
+func (l *link) run(ctx context.Context, f *router.Forwarder) {
+	for {
+		b, err := l.out.take(ctx)
+		if err != nil {
+			return
+		}
+		for i := 0; i < len(b); {
+			next := i + proto.DataLen(b[i:])
+			f.Frame(b, i, next)
+			i = next
+		}
+		f.Flush()
+	}
 }
 
 // WritePackets implements stack.LinkWriter.
