@@ -55,6 +55,7 @@ var arrows = map[string][]string{
 	"internal/policy":            {},
 	"internal/tun":               {"internal/packet", "internal/proto"},
 	"internal/netstack":          {"internal/hostnet", "internal/packet", "internal/proto", "internal/router"},
+	"internal/proxy":             {},
 	"internal/exit":              {"internal/hostnet", "internal/proto", "internal/router", "internal/tun"},
 	"internal/admission":         {},
 	"internal/netadmin":          {"internal/carrier/netsock", "internal/confine", "internal/durable", "internal/hostnet", "internal/policy", "internal/tun"},
@@ -66,7 +67,7 @@ var arrows = map[string][]string{
 	},
 	"internal/client": {
 		"internal/buffer", "internal/carrier", "internal/carrier/connectip", "internal/carrier/dns", "internal/carrier/icmp", "internal/carrier/quic", "internal/carrier/ssh", "internal/carrier/tcp", "internal/carrier/tls", "internal/carrier/udp", "internal/carrier/unix", "internal/carrier/vsock", "internal/carrier/ws",
-		"internal/durable", "internal/exit", "internal/failover", "internal/hostdns", "internal/hostnet", "internal/identity", "internal/keepalive", "internal/multipath", "internal/policy",
+		"internal/durable", "internal/failover", "internal/hostdns", "internal/hostnet", "internal/identity", "internal/keepalive", "internal/multipath", "internal/policy",
 		"internal/proto", "internal/router", "internal/session",
 	},
 
@@ -76,7 +77,7 @@ var arrows = map[string][]string{
 	"internal/cli":         {"internal/cmdline", "internal/config", "internal/confine", "internal/durable", "internal/netadmin", "internal/proto"},
 	"internal/cli/clitest": {"internal/cli"}, // tests only
 	"cmd/vpnsrv":           {"internal/api", "internal/carrier", "internal/cli", "internal/cmdline", "internal/config", "internal/confine", "internal/durable", "internal/exit", "internal/gateway", "internal/gateway/settings", "internal/identity", "internal/netadmin", "internal/netstack"},
-	"cmd/vpncli":           {"internal/carrier", "internal/cli", "internal/cmdline", "internal/client", "internal/config", "internal/confine", "internal/failover", "internal/identity", "internal/netadmin"},
+	"cmd/vpncli":           {"internal/carrier", "internal/cli", "internal/cmdline", "internal/client", "internal/config", "internal/confine", "internal/durable", "internal/exit", "internal/failover", "internal/identity", "internal/netadmin", "internal/netstack", "internal/proxy"},
 	"bench":                {"internal/carrier", "test/lab", "test/wire"},
 	"test/lab":             {},
 	"test/rawvpn":          {},

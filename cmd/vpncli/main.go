@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"log/slog"
 	"os"
 	"path/filepath"
 
@@ -16,6 +17,7 @@ import (
 	"ferry/internal/cmdline"
 	"ferry/internal/config"
 	"ferry/internal/confine"
+	"ferry/internal/exit"
 	"ferry/internal/netadmin"
 )
 
@@ -36,6 +38,7 @@ the network of this device; SIGUSR1 logs its counters.`,
   sudo vpncli -s vsock://2:2002 -a 10.0.3.7
   sudo vpncli -s tcp://gateway.example:2002 --default-route
   sudo vpncli status
+  vpncli --user -s 192.168.0.1 --socks5 127.0.0.1:1080
   sudo vpncli probe` + cmdline.Example("vpncli completion bash > /etc/bash_completion.d/vpncli"),
 		Args: cli.NoArgs("name the gateway with -s, as in vpncli -s 192.168.0.1"),
 	}
@@ -53,15 +56,21 @@ func connect(ctx context.Context, keys *config.Client, lines bool) error {
 	if err != nil {
 		return err
 	}
-	if err := cli.CanTunnel("vpncli", c.TUN); err != nil {
-		return err
-	}
 	t := teller{log: c.Log}
 	if lines {
 		t.lines = os.Stdout
 	}
 	c.Version = version
 	c.Report, c.Events = cli.Reports(ctx), t.tell
+	if c.User {
+		return connectAsUser(ctx, keys, c)
+	}
+	if c.SOCKS5 != "" || c.HTTPProxy != "" {
+		return &config.UsageError{Err: errors.New("--socks5 and --http-proxy lead into a tunnel without an interface: add --user")}
+	}
+	if err := cli.CanTunnel("vpncli", c.TUN); err != nil {
+		return noRights(err)
+	}
 	var files []string
 	if c.Joined != "" {
 		files = append(files, c.Joined, c.Ways)
@@ -78,8 +87,17 @@ func connect(ctx context.Context, keys *config.Client, lines bool) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(client.Run(ctx, c, host), host.Close())
+	return errors.Join(client.Run(ctx, c, kernelHost{host, c.Log}), host.Close())
 }
+
+// A kernelHost has a process that may change this host's network.
+type kernelHost struct {
+	*cli.Host
+	log *slog.Logger
+}
+
+func (h kernelHost) OpenExit() (client.Exit, error) { return exit.Open(h.Host, h.log) }
+func (h kernelHost) Opener() carrier.Opener         { return h.Host }
 
 // nameFiles returns the directories with the files by which names are looked up: other programs replace them.
 func nameFiles() []string {

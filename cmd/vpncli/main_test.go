@@ -23,6 +23,9 @@ func TestCommand(t *testing.T) {
 	first := carrier.Names()[0]
 	const ended = "Completion ended with directive: ShellCompDirectiveNoFileComp"
 	clitest.Check(t, bin, []clitest.Call{
+		{Name: "no root", Args: noRoot, Nobody: true, Status: 1, Stderr: noRootText + "; or with --user --socks5 127.0.0.1:1080, which needs neither rights nor an interface"},
+		{Name: "no way in", Args: noRoot + " --user", Status: 2, Stderr: "vpncli: --user: nothing would lead into the tunnel: add --socks5 127.0.0.1:1080 or --http-proxy 127.0.0.1:3128"},
+		{Name: "a proxy beside an interface", Args: noRoot + " --socks5 127.0.0.1:1080", Status: 2, Stderr: "vpncli: --socks5 and --http-proxy lead into a tunnel without an interface: add --user"},
 		{Name: "complete a level", Args: "__completeNoDesc --log-level w", Stdout: "warn\nerror\n:4\n", Stderr: ended},
 		{Name: "complete a carrier", Args: "__completeNoDesc --carrier w", Stdout: "auto\n" + strings.Join(carrier.Names(), "\n") + "\n:4\n", Stderr: ended},
 		{Name: "complete a carrier behind another", Args: "__completeNoDesc probe --carrier " + first + ",u", Stdout: first + "," + strings.Join(carrier.Names()[1:], "\n"+first+",") + "\n:4\n", Stderr: ended},
@@ -37,11 +40,18 @@ func TestMinimal(t *testing.T) {
 	bin := clitest.Build(t, "vpncli", "-tags=minimal")
 	testCommand(t, bin)
 	clitest.Check(t, bin, []clitest.Call{
+		{Name: "no root", Args: noRoot, Nobody: true, Status: 1, Stderr: noRootText},
+		{Name: "no user mode", Args: noRoot + " --user --socks5 127.0.0.1:1080", Status: 1, Stderr: "vpncli: --user: this is the build for small devices, which is without it: take the whole one"},
 		{Name: "help of a command", Args: "join -h", Stdout: "  vpncli join STRING [flags]"},
 		{Name: "commands", Args: "-h", Stdout: "  key         Print this device's public key"},
 	})
 	t.Run("service", func(t *testing.T) { testService(t, bin) })
 }
+
+const (
+	noRoot     = "-s 192.168.0.1 --state /nowhere"
+	noRootText = "vpncli: needs CAP_NET_ADMIN to make the interface ferry0: run as root (sudo vpncli ...)"
+)
 
 func testCommand(t *testing.T, bin string) {
 	file := filepath.Join(t.TempDir(), "bad.toml")
@@ -74,7 +84,6 @@ func testCommand(t *testing.T, bin string) {
 		{Name: "port", Args: "-s x -p no", Status: 2, Stderr: `vpncli: --port: "no" is not a whole number`},
 		{Name: "unknown flag", Args: "--jsn", Status: 2, Stderr: `vpncli: unknown flag: --jsn (did you mean --json?)`},
 		{Name: "unknown key", Args: "--config " + file, Status: 1, Stderr: `vpncli: ` + file + `:2: unknown key "routs" (did you mean "route"?)`},
-		{Name: "no root", Args: "-s 192.168.0.1 --state /nowhere", Nobody: true, Status: 1, Stderr: `vpncli: needs CAP_NET_ADMIN to make the interface ferry0: run as root (sudo vpncli ...)`},
 	})
 	if client.HasKey(none) {
 		t.Error("a probe has made a key")

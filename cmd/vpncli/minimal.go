@@ -2,7 +2,22 @@
 
 package main
 
-import "ferry/internal/cmdline"
+import (
+	"context"
+	"errors"
+
+	"ferry/internal/client"
+	"ferry/internal/cmdline"
+	"ferry/internal/config"
+)
 
 // moreCommands are none here.
 func moreCommands() []*cmdline.Command { return nil }
+
+// noRights says what else there is: nothing, here.
+func noRights(err error) error { return err }
+
+// connectAsUser needs what this build does not have.
+func connectAsUser(context.Context, *config.Client, client.Config) error {
+	return errors.New("--user: this is the build for small devices, which is without it: take the whole one")
+}

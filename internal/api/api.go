@@ -120,11 +120,11 @@ type Status struct {
 	Bytes           uint64            `json:"bytes"`
 	Drops           map[string]uint64 `json:"drops"`
 	// Beyond are connections that the gateway has with the network behind it itself, and those that it was refused, by reason.
-	Beyond          map[string]uint64 `json:"beyond,omitempty"`
-	Closed          map[string]uint64 `json:"closed"` // connections, by what ended them
-	Queued          int               `json:"queued"` // bytes
-	Leases          Leases            `json:"leases"`
-	Waiting         []string          `json:"waits_for_restart,omitempty"` // settings that a reload could not apply
+	Beyond  map[string]uint64 `json:"beyond,omitempty"`
+	Closed  map[string]uint64 `json:"closed"` // connections, by what ended them
+	Queued  int               `json:"queued"` // bytes
+	Leases  Leases            `json:"leases"`
+	Waiting []string          `json:"waits_for_restart,omitempty"` // settings that a reload could not apply
 }
 
 // A Lease is an address of a client without a key.

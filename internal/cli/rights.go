@@ -42,9 +42,9 @@ type Rights struct {
 
 // NewRights returns the rights of a program that changes nothing of its host. Those that stay are what it keeps when it is confined.
 func NewRights(p config.Process, stay confine.Rules, log *slog.Logger) (*Rights, error) {
-	user, err := confine.FindUser(p.User)
+	user, err := confine.FindUser(p.RunAs)
 	if err != nil {
-		return nil, &config.UsageError{Err: fmt.Errorf("--user: %w", err)}
+		return nil, &config.UsageError{Err: fmt.Errorf("--run-as: %w", err)}
 	}
 	return &Rights{stay, user, log}, nil
 }

@@ -26,7 +26,6 @@ import (
 
 	"ferry/internal/carrier"
 	"ferry/internal/durable"
-	"ferry/internal/exit"
 	"ferry/internal/failover"
 	"ferry/internal/hostdns"
 	"ferry/internal/hostnet"
@@ -41,29 +40,26 @@ const (
 	joinTimeout = 10 * time.Second // until the lease is complete
 )
 
-// An Exit is this device's network: the TUN of package exit, or what stands in for it.
+// An Exit is this device's network: the TUN of package exit, or that of this process alone, of package netstack.
 type Exit interface {
 	Name() string
 	Port() *router.Port
 	Around(server netip.Addr, mark uint32) (addrs []netip.Prefix, way netip.Prefix, err error)
 	Apply(hostnet.State) error
 	Run(ctx context.Context, f *router.Forwarder) error
+	// Close takes back what was done to the host. It is called after Run has returned.
+	Close() error
 }
 
 // A Host does for a client what takes rights, until it gives those up that it has itself.
 type Host interface {
-	exit.Host
-	carrier.Opener
+	OpenExit() (Exit, error)
+	// Opener makes the sockets that lead to a gateway; nil: this process makes them.
+	Opener() carrier.Opener
 	// Confine gives up all rights that are not needed any more. It is called once, before anything is read
 	// from the network. No directory stays open.
 	Confine(none *durable.Dir, files ...string) error
 	files // of the Enrolment
-}
-
-// A helper is what a client asks of its Host when it has given up its own rights.
-type helper interface {
-	carrier.Opener
-	files
 }
 
 // A client is what lives as long as Run.
@@ -73,7 +69,8 @@ type client struct {
 	servers []carrier.Endpoint
 	reach   reacher
 	pins    pins
-	host    helper // nil: none
+	opener  carrier.Opener // nil: this process makes its sockets
+	host    files          // nil: none
 	exit    Exit
 	uplink  *router.Uplink
 	total   router.Counters
@@ -108,19 +105,19 @@ func Run(ctx context.Context, c Config, host Host) (err error) {
 	if err != nil {
 		return err
 	}
-	tun, err := exit.Open(host, c.Log)
+	exit, err := host.OpenExit()
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, tun.Close()) }()
-	asked := listenStatus(ctx, tun.Name(), c.Log)
+	defer func() { err = errors.Join(err, exit.Close()) }()
+	asked := listenStatus(ctx, exit.Name(), c.Log)
 	if err := host.Confine(nil); err != nil {
 		if asked != nil {
 			_ = asked.Close()
 		}
 		return err
 	}
-	return run(ctx, c, servers, reaching(host), tun, asked, host, network(tun.Name()))
+	return run(ctx, c, servers, reaching(host.Opener()), exit, asked, host.Opener(), host, network(exit.Name()))
 }
 
 // A surrounding is the network that the host is on; nil: nobody knows.
@@ -139,8 +136,8 @@ func (n network) Watch(ctx context.Context, f func(hostnet.Network)) error {
 	return hostnet.WatchNetwork(ctx, string(n), f)
 }
 
-func run(ctx context.Context, c Config, servers []carrier.Endpoint, reach reacher, e Exit, asked net.Listener, host helper, around surrounding) error {
-	cl := &client{c: c, log: c.Log, servers: servers, reach: reach, exit: e, due: make(chan struct{}, 1), uplink: router.NewUplink(e.Port()), story: newStory(&c, e.Name()), host: host,
+func run(ctx context.Context, c Config, servers []carrier.Endpoint, reach reacher, e Exit, asked net.Listener, opener carrier.Opener, host files, around surrounding) error {
+	cl := &client{c: c, log: c.Log, servers: servers, reach: reach, exit: e, due: make(chan struct{}, 1), uplink: router.NewUplink(e.Port()), story: newStory(&c, e.Name()), opener: opener, host: host,
 		found: make(map[string][]netip.Addr)}
 	cl.pins = pins{c.Gateway, c.Next}
 	if c.Key.IsZero() {

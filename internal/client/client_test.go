@@ -47,6 +47,7 @@ func (d *device) Apply(s hostnet.State) error {
 	d.states = append(d.states, s)
 	return nil
 }
+func (d *device) Close() error { return nil }
 func (d *device) Run(ctx context.Context, f *router.Forwarder) error {
 	if d.upload == 0 {
 		<-ctx.Done()
@@ -107,7 +108,7 @@ func worldOf(t *testing.T, dev *device, c Config, d time.Duration, servers ...se
 		ctx, cancel := context.WithTimeout(t.Context(), d)
 		defer cancel()
 		e, _ := carrier.ParseDial("192.168.0.1", 0)
-		err = run(ctx, c, []carrier.Endpoint{e}, dial, dev, nil, nil, nil)
+		err = run(ctx, c, []carrier.Endpoint{e}, dial, dev, nil, nil, nil, nil)
 		gateway.Wait()
 	})
 	return events, err

@@ -56,6 +56,10 @@ type Config struct {
 	Name    string     // told to a Ferry gateway, which may have an address reserved for it
 
 	TUN string // name of the interface
+	// User is for a device whose user has no rights, or wants no interface: what is in the tunnel is reached by proxies.
+	User bool
+	// SOCKS5 and HTTPProxy are host:port where programs find those; empty: none.
+	SOCKS5, HTTPProxy string
 
 	// Policy is what the owner has decided: MTU, routes, and what the gateway may decide of them.
 	Policy   policy.Rules

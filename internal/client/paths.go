@@ -34,7 +34,7 @@ func (r *roamer) try(ctx context.Context, id failover.WayID) {
 	r.event(Event{Kind: EventConnecting, Server: w.endpoint.String()})
 	s := r.search(w.endpoint)
 	k := seeker{
-		opener: r.host, reach: r.reach,
+		opener: r.opener, reach: r.reach,
 		close: func(found map[string][]netip.Addr) error {
 			return r.call(func() error { return r.shut(found) })
 		},

@@ -7,7 +7,6 @@ import (
 	"path/filepath"
 	"testing"
 
-	"ferry/internal/carrier"
 	"ferry/internal/durable"
 	"ferry/internal/identity"
 	"ferry/internal/session"
@@ -67,7 +66,6 @@ func TestLearn(t *testing.T) {
 
 // A disk writes down what a client has learned, unless it is broken.
 type disk struct {
-	carrier.Opener
 	broken bool
 	writes int
 }

@@ -27,6 +27,9 @@ type Client struct {
 	Address      string   `toml:"address"`
 	Name         string   `toml:"name"`
 	TUN          string   `toml:"tun"`
+	User         bool     `toml:"user"`
+	SOCKS5       string   `toml:"socks5"`
+	HTTPProxy    string   `toml:"http_proxy"`
 	MTU          int      `toml:"mtu"` // bytes; 0: as the gateway says
 	Route        []string `toml:"route"`
 	DefaultRoute bool     `toml:"default_route"`
@@ -66,6 +69,9 @@ func NewClient(fs *pflag.FlagSet) *Client {
 	fs.StringVar(&c.State, "state", c.State, "`directory` that keeps this device's key and what it knows of its gateway")
 	fs.StringVar(&c.Name, "name", "", "`name` of this device, for which the gateway may have an address reserved")
 	fs.StringVar(&c.TUN, "tun", c.TUN, "`name` of the interface")
+	fs.BoolVar(&c.User, "user", false, "run without root and without an interface: programs reach what is in the tunnel by --socks5 and --http-proxy")
+	fs.StringVar(&c.SOCKS5, "socks5", "", "`host:port` of a SOCKS5 proxy into the tunnel, with --user (default: none)")
+	fs.StringVar(&c.HTTPProxy, "http-proxy", "", "`host:port` of an HTTP proxy into the tunnel, with --user (default: none)")
 	fs.IntVar(&c.MTU, "mtu", 0, "of the interface, in `bytes` (default: what the gateway says, or 1500)")
 	fs.StringArrayVar(&c.Route, "route", nil, "`CIDR` to route into the tunnel; repeatable")
 	fs.BoolVar(&c.DefaultRoute, "default-route", false, "route everything into the tunnel but the connection to the gateway")
@@ -99,6 +105,9 @@ func (k *Client) Load() (client.Config, error) {
 			RefuseRoutes: !k.AcceptRoutes,
 			RefuseDNS:    !k.AcceptDNS,
 		},
+		User:       k.User,
+		SOCKS5:     read(s, "socks5", k.SOCKS5, optional(parseHostPort)),
+		HTTPProxy:  read(s, "http_proxy", k.HTTPProxy, optional(parseHostPort)),
 		CloseLAN:   !k.AllowLAN,
 		Mark:       k.Mark,
 		Table:      inRange(s, "table", k.Table, 1, 9999),
@@ -129,6 +138,9 @@ func (k *Client) Load() (client.Config, error) {
 	}
 	c.Carriers = read(s, "carrier", k.Carrier, parseCarriers)
 	c.Found = k.flags.Changed("carrier") || s.isSet("carrier") || !strings.Contains(k.Server, "://")
+	if k.User && !k.flags.Changed("state") && !s.isSet("state") {
+		k.State = userState(k.State)
+	}
 	if s.err != nil {
 		return c, s.err
 	}

@@ -12,7 +12,7 @@ import (
 
 // Process has the keys by which both programs are told how to run.
 type Process struct {
-	User   string `toml:"user"` // empty: see confine.FindUser
+	RunAs  string `toml:"run_as"` // empty: see confine.FindUser
 	Format string `toml:"log_format"`
 	Level  string `toml:"log_level"`
 }
@@ -25,7 +25,7 @@ var (
 
 func (l *Process) bind(fs *pflag.FlagSet) {
 	l.Format, l.Level = "text", "info"
-	fs.StringVar(&l.User, "user", "", "`name` or number of the user to run as when all is set up (default: ferry, or a number that nobody has)")
+	fs.StringVar(&l.RunAs, "run-as", "", "`name` or number of the user to run as when all is set up (default: ferry, or a number that nobody has)")
 	fs.StringVar(&l.Format, "log-format", l.Format, "`format` of the log on stderr: text or json")
 	fs.StringVar(&l.Level, "log-level", l.Level, "`level` of the log: debug, info, warn or error")
 }

@@ -40,7 +40,7 @@ var copyPool = sync.Pool{New: func() any { return new([copyBytes]byte) }}
 
 func newConn(in tcpip.Endpoint, queue *waiter.Queue, out *net.TCPConn, idle time.Duration) *conn {
 	x := &conn{in: in, queue: queue, out: out, idle: idle, gone: make(chan struct{})}
-	x.raw, _ = out.SyscallConn() // of a TCPConn that was made by a Dialer: no error
+	x.raw, _ = out.SyscallConn()                     // of a TCPConn that was made by a Dialer: no error
 	x.timer = time.AfterFunc(math.MaxInt64, x.watch) // run begins
 	x.touch()
 	return x
@@ -64,6 +64,14 @@ func (x *conn) run() {
 	down.Wait()
 	x.in.Close()
 	_ = x.out.Close()
+}
+
+// begin hands the client's side, which is the stack's, what was read of the socket already.
+func (x *conn) begin(first []byte) error {
+	entry, ready := waiter.NewChannelEntry(waiter.WritableEvents)
+	x.queue.EventRegister(&entry)
+	defer x.queue.EventUnregister(&entry)
+	return x.give(bytes.NewReader(first), ready)
 }
 
 // watch ends a connection that is idle.

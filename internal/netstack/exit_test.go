@@ -62,8 +62,10 @@ func newClient(t *testing.T, config Config) *client {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := own.Apply(hostnet.State{Addr: netip.PrefixFrom(here, 16), MTU: 1500}); err != nil {
-		t.Fatal(err)
+	for _, s := range []hostnet.State{{MTU: 1500}, {Addr: netip.PrefixFrom(here, 16), MTU: 1500}, {Addr: netip.PrefixFrom(here, 16)}} { // before a lease, with one, anew
+		if err := own.Apply(s); err != nil {
+			t.Fatal(err)
+		}
 	}
 	c := &client{Local: own, t: t, exit: e}
 

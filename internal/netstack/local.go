@@ -61,6 +61,9 @@ func (l *Local) Apply(s hostnet.State) error {
 	if s.MTU > 0 {
 		l.link.SetMTU(uint32(s.MTU))
 	}
+	if !s.Addr.IsValid() { // before the first lease
+		return nil
+	}
 	if err := move(l.stack, l.addr, s.Addr.Addr()); err != nil {
 		return err
 	}
@@ -109,25 +112,13 @@ func (l *Local) ready(ctx context.Context) (netip.Addr, error) {
 
 // Dial connects, by tcp or udp, to host:port in the tunnel. Names are asked of the gateway's name servers, and of this host's where it has none.
 func (l *Local) Dial(ctx context.Context, network, address string) (net.Conn, error) {
-	host, service, err := net.SplitHostPort(address)
-	if err != nil {
-		return nil, err
-	}
-	port, err := net.DefaultResolver.LookupPort(ctx, network, service)
-	if err != nil {
-		return nil, err
-	}
-	own, err := l.ready(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("dial %s: %w", address, err)
-	}
-	addrs, err := l.lookup(ctx, host)
+	own, addrs, port, err := l.resolve(ctx, network, address)
 	if err != nil {
 		return nil, err
 	}
 	var faults []error
 	for _, a := range addrs {
-		conn, err := l.dial(ctx, network, own, netip.AddrPortFrom(a, uint16(port)))
+		conn, err := l.dial(ctx, network, own, netip.AddrPortFrom(a, port))
 		if err == nil {
 			return conn, nil
 		}
@@ -143,6 +134,25 @@ func (l *Local) dial(ctx context.Context, network string, own netip.Addr, to net
 		return gonet.DialUDP(l.stack, &from, &at, ipv4.ProtocolNumber)
 	}
 	return gonet.DialTCPWithBind(ctx, l.stack, from, at, ipv4.ProtocolNumber)
+}
+
+// resolve returns the addresses and the port of host:port, and the device's own address, for which it waits.
+func (l *Local) resolve(ctx context.Context, network, address string) (own netip.Addr, addrs []netip.Addr, port uint16, err error) {
+	host, service, err := net.SplitHostPort(address)
+	if err != nil {
+		return own, nil, 0, err
+	}
+	number, err := net.DefaultResolver.LookupPort(ctx, network, service)
+	if err == nil {
+		own, err = l.ready(ctx)
+	}
+	if err == nil {
+		addrs, err = l.lookup(ctx, host)
+	}
+	if err != nil {
+		err = fmt.Errorf("dial %s: %w", address, err)
+	}
+	return own, addrs, uint16(number), err
 }
 
 // lookup returns the IPv4 addresses of a host.

@@ -1,0 +1,164 @@
+package proxy
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"strconv"
+	"syscall"
+	"time"
+)
+
+// Values of RFC 1928.
+const (
+	version = 5
+
+	noProof      = 0
+	noAcceptable = 0xff
+
+	cmdConnect = 1
+
+	atypIPv4 = 1
+	atypName = 3
+	atypIPv6 = 4
+
+	repOK              = 0
+	repFailure         = 1
+	repNetUnreachable  = 3
+	repHostUnreachable = 4
+	repRefused         = 5
+	repExpired         = 6
+	repCommand         = 7
+	repAddress         = 8
+)
+
+// errAddress is the answer to a kind of address that RFC 1928 does not have.
+var errAddress = errors.New("unknown kind of address")
+
+// ServeSOCKS serves SOCKS5 on l until ctx is done, and returns nil then.
+func ServeSOCKS(ctx context.Context, l net.Listener, connect Connect, log *slog.Logger) error {
+	s := &server{connect: connect, log: log}
+	return s.accept(ctx, l, s.socks)
+}
+
+// socks serves one program.
+func (s *server) socks(ctx context.Context, program *net.TCPConn) {
+	defer program.Close()
+	_ = program.SetDeadline(time.Now().Add(helloTime))
+	address, reply := hello(program)
+	if reply != repOK {
+		_ = answer(program, reply)
+		return
+	}
+	if address == "" {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, dialTime)
+	half, err := s.connect(ctx, address)
+	cancel()
+	if err != nil {
+		s.log.Debug("proxy", "addr", address, "err", err)
+		_ = answer(program, replyTo(err))
+		return
+	}
+	_ = program.SetDeadline(time.Time{})
+	if answer(program, repOK) != nil {
+		_ = half.Close()
+		return
+	}
+	half.Join(program, nil)
+}
+
+// hello reads what a program wants: where it is to be connected to, or why not. Neither: it does not speak SOCKS5. Not a byte more is read
+// than that.
+func hello(program io.ReadWriter) (address string, reply byte) {
+	var b [2]byte
+	if _, err := io.ReadFull(program, b[:]); err != nil || b[0] != version {
+		return "", repOK
+	}
+	methods := make([]byte, b[1])
+	if _, err := io.ReadFull(program, methods); err != nil {
+		return "", repOK
+	}
+	choice := byte(noAcceptable)
+	for _, m := range methods {
+		if m == noProof {
+			choice = noProof
+		}
+	}
+	if _, err := program.Write([]byte{version, choice}); err != nil || choice == noAcceptable {
+		return "", repOK
+	}
+	var head [4]byte // version, command, reserved, kind of address
+	if _, err := io.ReadFull(program, head[:]); err != nil || head[0] != version {
+		return "", repOK
+	}
+	address, err := readAddress(program, head[3])
+	switch {
+	case errors.Is(err, errAddress):
+		return "", repAddress
+	case err != nil:
+		return "", repOK
+	case head[1] != cmdConnect:
+		return "", repCommand
+	}
+	return address, repOK
+}
+
+// readAddress reads an address of a kind, and the port behind it.
+func readAddress(r io.Reader, kind byte) (string, error) {
+	var b [255]byte
+	n := 0
+	switch kind {
+	case atypIPv4:
+		n = 4
+	case atypIPv6:
+		n = 16
+	case atypName:
+		if _, err := io.ReadFull(r, b[:1]); err != nil {
+			return "", err
+		}
+		n = int(b[0])
+	default:
+		return "", errAddress
+	}
+	if _, err := io.ReadFull(r, b[:n]); err != nil {
+		return "", err
+	}
+	var port [2]byte
+	if _, err := io.ReadFull(r, port[:]); err != nil {
+		return "", err
+	}
+	host := string(b[:n])
+	if kind != atypName {
+		a, _ := netip.AddrFromSlice(b[:n])
+		host = a.String()
+	}
+	return net.JoinHostPort(host, strconv.Itoa(int(binary.BigEndian.Uint16(port[:])))), nil
+}
+
+// answer tells a program what has become of its request. The address by which it is connected is nobody's concern.
+func answer(w io.Writer, reply byte) error {
+	_, err := w.Write([]byte{version, reply, 0, atypIPv4, 0, 0, 0, 0, 0, 0})
+	return err
+}
+
+// replyTo returns what a failed attempt is called in RFC 1928.
+func replyTo(err error) byte {
+	var dns *net.DNSError
+	switch {
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return repRefused
+	case errors.Is(err, syscall.ENETUNREACH):
+		return repNetUnreachable
+	case errors.Is(err, syscall.EHOSTUNREACH), errors.As(err, &dns):
+		return repHostUnreachable
+	case errors.Is(err, syscall.ETIMEDOUT), errors.Is(err, context.DeadlineExceeded):
+		return repExpired
+	}
+	return repFailure
+}
