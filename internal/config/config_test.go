@@ -18,6 +18,7 @@ import (
 	"ferry/internal/client"
 	"ferry/internal/gateway/settings"
 	"ferry/internal/identity"
+	"ferry/internal/policy"
 )
 
 // write makes a file of text and returns the argument that names it.
@@ -158,7 +159,7 @@ tun = "vpn7"
 mtu = 1400
 push_route = ["192.168.7.0/24"]
 nat = true
-allow = ["10.0.0.0/8"]
+allow = ["10.0.0.0/8", "192.0.2.0/24:53/udp"]
 legacy_self_assign = true
 idle_timeout = "2m"
 [reserved]
@@ -184,7 +185,7 @@ func TestFileOverDefaults(t *testing.T) {
 		{"mtu", c.MTU, 1400},
 		{"nat", c.NAT, true},
 		{"legacy_self_assign", c.LegacySelfAssign, true},
-		{"allow", c.Allow, []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}},
+		{"allow", c.Allow, []policy.Target{{Prefix: netip.MustParsePrefix("10.0.0.0/8")}, {Prefix: netip.MustParsePrefix("192.0.2.0/24"), Port: 53, Protocol: policy.UDP}}},
 		{"idle_timeout", c.IdleTimeout, 2 * time.Minute},
 		{"join_timeout", c.JoinTimeout, settings.DefaultDeadline},
 		{"reserved", c.Reserved, map[string]netip.Addr{"printer": addr("10.9.0.7"), "lab.box": addr("10.9.0.8")}},

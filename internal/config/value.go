@@ -14,6 +14,19 @@ import (
 
 var errNoIPv6 = errors.New("IPv6 inside the tunnel is not supported yet: use IPv4")
 
+// parseTarget reads a network, or ports of it: 192.168.7.0/24, 192.168.7.0/24:53, 192.168.7.0/24:53/udp.
+func parseTarget(s string) (t policy.Target, err error) {
+	network, port, has := strings.Cut(s, ":")
+	if has && strings.Count(s, ":") > 1 { // an address of IPv6
+		network, has = s, false
+	}
+	if t.Prefix, err = parsePrefix(network); err != nil || !has {
+		return t, err
+	}
+	t.Port, t.Protocol, err = policy.ParsePort(port)
+	return t, err
+}
+
 // parsePrefix reads an IPv4 network.
 func parsePrefix(s string) (netip.Prefix, error) {
 	p, err := netip.ParsePrefix(s)

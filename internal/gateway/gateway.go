@@ -41,6 +41,7 @@ import (
 	"ferry/internal/leasestore"
 	"ferry/internal/metrics"
 	"ferry/internal/peerstore"
+	"ferry/internal/policy"
 	"ferry/internal/proto"
 	"ferry/internal/router"
 )
@@ -160,7 +161,7 @@ func Run(ctx context.Context, c Config, host Host) (err error) {
 		return err
 	}
 	// Until protect knows the host, nobody goes beyond it.
-	g.table.SetEgress(nil, []netip.Prefix{netip.PrefixFrom(netip.IPv4Unspecified(), 0)})
+	g.table.SetEgress(nil, []policy.Target{{Prefix: netip.PrefixFrom(netip.IPv4Unspecified(), 0)}})
 	return g.run(ctx, listeners,
 		func(ctx context.Context) error { return hostnet.WatchAddrs(ctx, g.protect) },
 		func(ctx context.Context) error { return api.Serve(ctx, control, g.handler(), c.Log) },

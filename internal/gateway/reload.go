@@ -9,6 +9,7 @@ import (
 	"ferry/internal/api"
 	"ferry/internal/gateway/settings"
 	"ferry/internal/identity"
+	"ferry/internal/policy"
 	"ferry/internal/proto"
 )
 
@@ -161,7 +162,7 @@ func (g *Gateway) setEgress() {
 	deny := slices.Clone(c.Deny)
 	for _, a := range host {
 		if !c.Pool.Contains(a) {
-			deny = append(deny, netip.PrefixFrom(a, 32))
+			deny = append(deny, policy.Target{Prefix: netip.PrefixFrom(a, 32)})
 		}
 	}
 	g.table.SetEgress(c.Allow, deny)

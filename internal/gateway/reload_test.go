@@ -13,6 +13,7 @@ import (
 	"ferry/internal/api"
 	"ferry/internal/hostnet"
 	"ferry/internal/identity"
+	"ferry/internal/policy"
 	"ferry/internal/proto"
 )
 
@@ -206,7 +207,7 @@ func TestReloadPolicies(t *testing.T) {
 		}
 		_, err = l.reload(func(c *Config) {
 			c.Isolate = true
-			c.Allow, c.Deny = []netip.Prefix{netip.MustParsePrefix("192.0.2.1/32")}, []netip.Prefix{netip.MustParsePrefix("198.51.100.0/24")}
+			c.Allow, c.Deny = []policy.Target{{Prefix: netip.MustParsePrefix("192.0.2.1/32")}}, []policy.Target{{Prefix: netip.MustParsePrefix("198.51.100.0/24")}}
 			c.LogLevel, c.MaxSessions, c.QueueTotal = slog.LevelDebug, 3, 200
 		})
 		if err := errors.Join(err, check("after a reload", false, false, true, false)); err != nil {

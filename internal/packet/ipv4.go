@@ -86,6 +86,15 @@ func (p IPv4) MoreFragments() bool { return p.fragment()&moreFragments != 0 }
 // FragmentOffset returns where the payload stands in that of the whole packet, in bytes.
 func (p IPv4) FragmentOffset() int { return int(p.fragment()&fragmentOffset) * 8 }
 
+// DstPort returns the destination port of TCP or UDP; false: it has none, or is a fragment that is not the first.
+func (p IPv4) DstPort() (uint16, bool) {
+	n := p.HeaderLen()
+	if p.Protocol() != protoTCP && p.Protocol() != protoUDP || p.FragmentOffset() > 0 || len(p) < n+4 {
+		return 0, false
+	}
+	return binary.BigEndian.Uint16(p[n+2:]), true
+}
+
 func (p IPv4) fragment() uint16 { return binary.BigEndian.Uint16(p[ipv4Fragment:]) }
 
 // sum writes the header checksum.

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"ferry/internal/packet"
+	"ferry/internal/policy"
 	"ferry/internal/proto"
 )
 
@@ -101,8 +102,8 @@ func frame(o packet.Offload, ip []byte) []byte {
 func TestRoute(t *testing.T) {
 	w := newWorld(t, false)
 	w.table.SetEgress(
-		[]netip.Prefix{netip.MustParsePrefix("192.168.0.1/32")},
-		[]netip.Prefix{netip.MustParsePrefix("192.168.0.0/16")})
+		[]policy.Target{{Prefix: netip.MustParsePrefix("192.168.0.1/32")}},
+		[]policy.Target{{Prefix: netip.MustParsePrefix("192.168.0.0/16")}, {Prefix: netip.MustParsePrefix("192.0.2.0/24"), Port: 25}})
 	stranger := NewPort(9, Caps{}, new(sink))
 	tests := []struct {
 		name     string
@@ -494,5 +495,36 @@ func BenchmarkForward(b *testing.B) {
 			f.Frame(buf, i, i+len(one))
 		}
 		f.Flush()
+	}
+}
+
+// A rule by port looks at the first fragment of a packet; the others show none, and are nothing without it.
+func TestEgressByPort(t *testing.T) {
+	rules := policy.Egress(
+		[]policy.Target{{Prefix: netip.MustParsePrefix("198.51.100.0/24"), Port: 53}},
+		[]policy.Target{{Prefix: netip.MustParsePrefix("192.0.2.0/24"), Port: 25}, {Prefix: netip.MustParsePrefix("198.51.100.0/24")}})
+	open, closed := rules[netip.MustParsePrefix("192.0.2.0/24")], rules[netip.MustParsePrefix("198.51.100.0/24")]
+	ip := func(port uint16, offset uint16, protocol byte) packet.IPv4 {
+		b := udp(100, addrA, addrB, false)
+		binary.BigEndian.PutUint16(b[22:], port)
+		binary.BigEndian.PutUint16(b[6:], offset)
+		b[9] = protocol
+		return b
+	}
+	for _, tt := range []struct {
+		name         string
+		ip           packet.IPv4
+		open, closed bool
+	}{
+		{"the port", ip(25, 0, policy.TCP), false, false},
+		{"another one", ip(53, 0, policy.UDP), true, true},
+		{"none of both", ip(80, 0, policy.TCP), true, false},
+		{"a fragment that is not the first", ip(25, 7, policy.UDP), true, true},
+		{"what has no ports", ip(25, 0, 1), true, false},
+		{"too short for ports", ip(25, 0, policy.TCP)[:22], true, false},
+	} {
+		if got := [2]bool{passes(open, tt.ip), passes(closed, tt.ip)}; got != [2]bool{tt.open, tt.closed} {
+			t.Errorf("%s: %v, want %t and %t", tt.name, got, tt.open, tt.closed)
+		}
 	}
 }

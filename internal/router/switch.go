@@ -4,11 +4,13 @@ import (
 	"encoding/binary"
 	"fmt"
 	"net/netip"
+	"slices"
 	"sync/atomic"
 
 	"github.com/gaissmai/bart"
 
 	"ferry/internal/packet"
+	"ferry/internal/policy"
 )
 
 // A Table decides where a packet goes. from is the port it came in by.
@@ -26,9 +28,9 @@ type Switch struct {
 	exit    *Port
 	isolate atomic.Bool
 	mix     atomic.Bool
-	sites   atomic.Pointer[bart.Table[uint32]] // prefix -> address of the client that routes it
-	egress  atomic.Pointer[bart.Table[bool]]   // destination outside the pool -> allowed; unknown: allowed
-	slots   [1 << 16]atomic.Pointer[Port]      // by the low 16 bits of the address
+	sites   atomic.Pointer[bart.Table[uint32]]       // prefix -> address of the client that routes it
+	egress  atomic.Pointer[bart.Table[*policy.Rule]] // of destinations outside the pool; unknown: allowed
+	slots   [1 << 16]atomic.Pointer[Port]            // by the low 16 bits of the address
 }
 
 // SwitchConfig is what a Switch is made of.
@@ -86,18 +88,30 @@ var denied = []netip.Prefix{
 
 // SetEgress replaces the policy for destinations outside the pool: the longest prefix wins.
 // It may be called at any time.
-func (s *Switch) SetEgress(allow, deny []netip.Prefix) {
-	t := new(bart.Table[bool])
+func (s *Switch) SetEgress(allow, deny []policy.Target) {
+	all := slices.Clone(deny)
 	for _, p := range denied {
-		t.Insert(p, false)
+		all = append(all, policy.Target{Prefix: p})
 	}
-	for _, p := range deny {
-		t.Insert(p.Masked(), false)
-	}
-	for _, p := range allow {
-		t.Insert(p.Masked(), true)
+	t := new(bart.Table[*policy.Rule])
+	for p, rule := range policy.Egress(allow, all) {
+		t.Insert(p, rule)
 	}
 	s.egress.Store(t)
+}
+
+// passes tells whether a rule lets a packet pass.
+func passes(r *policy.Rule, ip packet.IPv4) bool {
+	if !r.ByPort() {
+		return r.Base()
+	}
+	if ip.FragmentOffset() > 0 {
+		return r.Some()
+	}
+	if port, ok := ip.DstPort(); ok {
+		return r.Allows(ip.Protocol(), port)
+	}
+	return r.Base()
 }
 
 // Bind sends the packets for addr to p, and makes addr the source that p may use. What p held before
@@ -136,7 +150,7 @@ func (s *Switch) Route(from *Port, ip packet.IPv4) (*Port, Reason) {
 	if from == s.exit {
 		return nil, DropNoRoute
 	}
-	if allowed, ok := s.egress.Load().Lookup(toAddr(dst)); ok && !allowed {
+	if rule, ok := s.egress.Load().Lookup(toAddr(dst)); ok && !passes(rule, ip) {
 		return nil, DropDenied
 	}
 	return s.exit, None

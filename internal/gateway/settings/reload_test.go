@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"ferry/internal/identity"
+	"ferry/internal/policy"
 )
 
 // Every field of Config is a setting that Merge knows, or one of those that no file sets.
@@ -48,7 +49,7 @@ func TestMerge(t *testing.T) {
 		applied, waiting string
 	}{
 		"nothing":          {func(*Config) {}, "", ""},
-		"an empty list":    {func(c *Config) { c.Allow = prefixes() }, "", ""},
+		"an empty list":    {func(c *Config) { c.Allow = []policy.Target{} }, "", ""},
 		"at once":          {func(c *Config) { c.Isolate, c.LogLevel = true, slog.LevelDebug }, "isolate log_level", ""},
 		"needs a restart":  {func(c *Config) { c.TUN, c.Isolate = "vpn7", true }, "isolate", "tun"},
 		"a smaller pool":   {func(c *Config) { c.Pool, c.PushRoutes = prefixes("10.0.0.0/17")[0], nil }, "", "pool plain_pool push_route"},

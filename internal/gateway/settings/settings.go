@@ -10,6 +10,7 @@ import (
 
 	"ferry/internal/admission"
 	"ferry/internal/identity"
+	"ferry/internal/policy"
 )
 
 // Defaults that an operator meets in the documentation.
@@ -84,9 +85,9 @@ type Config struct {
 	PushDomains []string
 
 	// Allow and Deny say where packets of clients may go besides other clients and the gateway's
-	// own pool address; the longest prefix wins. Denied unless named: loopback, link-local,
+	// own pool address; the longest prefix wins, and in it what names a port. Denied unless named: loopback, link-local,
 	// multicast, reserved ranges and the other addresses of the gateway's own host.
-	Allow, Deny []netip.Prefix
+	Allow, Deny []policy.Target
 
 	Exit     string // what is behind the gateway: ExitKernel or ExitUser
 	TUN      string // name of the interface; none with ExitUser
