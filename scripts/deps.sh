@@ -5,8 +5,8 @@
 #   scripts/deps.sh demo|test|bench
 set -euo pipefail
 
-demo="iproute2 iputils-ping iperf3 procps tcpdump"
-test="$demo openssh-client nftables conntrack dnsmasq-base unbound bind9-dnsutils dbus-daemon strace python3 util-linux qemu-system-x86 busybox-static kmod lz4"
+demo="iproute2 iputils-ping iperf3 procps tcpdump curl python3 util-linux"
+test="$demo openssh-client nftables conntrack dnsmasq-base unbound bind9-dnsutils dbus-daemon strace qemu-system-x86 busybox-static kmod lz4"
 bench="$demo nftables conntrack openvpn iodine"
 
 case "${1:-}" in

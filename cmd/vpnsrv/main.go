@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -69,6 +70,9 @@ func serve(ctx context.Context, keys *config.Gateway, c gateway.Config) error {
 	if c.Exit == settings.ExitUser {
 		return serveAsUser(ctx, keys, c)
 	}
+	if len(c.Alias) > 0 {
+		return errors.New(`alias: only a gateway with exit = "user" dials by itself; for the kernel's network there is DNAT`)
+	}
 	if err := cli.CanTunnel("vpnsrv", c.TUN); err != nil {
 		return fmt.Errorf("%w; or with --exit user, which needs neither rights nor an interface", err)
 	}
@@ -94,7 +98,7 @@ func serveAsUser(ctx context.Context, keys *config.Gateway, c gateway.Config) er
 	if err != nil {
 		return err
 	}
-	return run(ctx, keys, c, userHost{rights, c.Log})
+	return run(ctx, keys, c, userHost{rights, c.Log, c.Alias})
 }
 
 // run runs a gateway with what is the same whatever its exit is.
@@ -123,10 +127,13 @@ func (h kernelHost) OpenExit() (gateway.Exit, error) { return exit.Open(h.Host, 
 // A userHost has nothing but its own sockets.
 type userHost struct {
 	*cli.Rights
-	log *slog.Logger
+	log   *slog.Logger
+	alias map[netip.Addr]netip.Addr
 }
 
-func (h userHost) OpenExit() (gateway.Exit, error)    { return netstack.New(netstack.Config{Log: h.log}) }
+func (h userHost) OpenExit() (gateway.Exit, error) {
+	return netstack.New(netstack.Config{Log: h.log, Alias: h.alias})
+}
 func (h userHost) Open(path string) (*os.File, error) { return os.Open(path) }
 
 // sockets returns the paths of the unix sockets to listen on.

@@ -71,7 +71,7 @@ func TestDefaults(t *testing.T) {
 		FrameTimeout: settings.DefaultDeadline, WriteTimeout: settings.DefaultDeadline,
 		Limits:      admission.Limits{Unknown: 256, Penalty: 5 * time.Second, PenaltyMax: 10 * time.Minute},
 		MaxSessions: settings.DefaultMaxSessions, QueueBytes: settings.DefaultQueue, QueueTotal: settings.DefaultQueueTotal,
-		Reserved: map[string]netip.Addr{}, Sites: map[netip.Prefix]netip.Addr{},
+		Reserved: map[string]netip.Addr{}, Sites: map[netip.Prefix]netip.Addr{}, Alias: map[netip.Addr]netip.Addr{},
 		LogFormat: "text",
 	}
 	if g.HeapLimit <= 0 {

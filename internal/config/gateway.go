@@ -73,6 +73,7 @@ type Gateway struct {
 	QueueTotal       int               `toml:"queue_total"` // bytes
 	Reserved         map[string]string `toml:"reserved"`
 	Sites            map[string]string `toml:"sites"`
+	Alias            map[string]string `toml:"alias"`
 	Process
 
 	flags *pflag.FlagSet
@@ -186,6 +187,7 @@ func (g *Gateway) load(open open) (settings.Config, error) {
 	c.PlainPool = plainPool(s, g.PlainPool, c)
 	c.Reserved = reserved(s, g.Reserved, c.PlainPool)
 	c.Sites = sites(s, g.Sites, c.PlainPool)
+	c.Alias = aliases(s, g.Alias, c.Pool)
 	return boundQueues(c, s.isSet("queue_total"), memory()), s.err
 }
 
@@ -340,6 +342,20 @@ func sites(s *source, texts map[string]string, pool netip.Prefix) map[netip.Pref
 			s.fail(key, fmt.Errorf("overlaps the pool %s: a site is a network outside of it", pool))
 		}
 		all[p] = read(s, key, texts[prefix], inPool(pool))
+	}
+	return all
+}
+
+// aliases reads which destinations stand for others.
+func aliases(s *source, texts map[string]string, pool netip.Prefix) map[netip.Addr]netip.Addr {
+	all := make(map[netip.Addr]netip.Addr)
+	for _, name := range slices.Sorted(maps.Keys(texts)) {
+		key := "alias." + name
+		a := read(s, key, name, parseDestination)
+		if a.IsValid() && pool.Contains(a) {
+			s.fail(key, fmt.Errorf("is in the pool %s: an alias is an address outside of it", pool))
+		}
+		all[a] = read(s, key, texts[name], parseDestination)
 	}
 	return all
 }

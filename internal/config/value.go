@@ -14,6 +14,20 @@ import (
 
 var errNoIPv6 = errors.New("IPv6 inside the tunnel is not supported yet: use IPv4")
 
+// parseDestination reads an address to which packets may go.
+func parseDestination(s string) (netip.Addr, error) {
+	a, err := netip.ParseAddr(s)
+	switch {
+	case err != nil:
+		return a, fmt.Errorf("%q is not an address: write it as 192.0.2.1", s)
+	case !a.Is4():
+		return a, fmt.Errorf("%q: %w", s, errNoIPv6)
+	case a.IsUnspecified() || a.IsMulticast():
+		return a, fmt.Errorf("%q is nobody's address", s)
+	}
+	return a, nil
+}
+
 // parseTarget reads a network, or ports of it: 192.168.7.0/24, 192.168.7.0/24:53, 192.168.7.0/24:53/udp.
 func parseTarget(s string) (t policy.Target, err error) {
 	network, port, has := strings.Cut(s, ":")

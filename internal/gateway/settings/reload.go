@@ -26,6 +26,7 @@ var all = []setting{
 	{"pool", restart, func(c *Config) any { return &c.Pool }},
 	{"plain_pool", restart, func(c *Config) any { return &c.PlainPool }},
 	{"exit", restart, func(c *Config) any { return &c.Exit }},
+	{"alias", restart, func(c *Config) any { return &c.Alias }},
 	{"tun", restart, func(c *Config) any { return &c.TUN }},
 	{"state", restart, func(c *Config) any { return &c.StateDir }},
 	{"metrics", restart, func(c *Config) any { return &c.Metrics }},

@@ -76,6 +76,8 @@ type Config struct {
 	Reserved map[string]netip.Addr // name of a client without a key -> the address that only it gets
 	// Sites are networks behind a client: prefix -> the pool address of the client that routes it.
 	Sites map[netip.Prefix]netip.Addr
+	// Alias are destinations that stand for others, with ExitUser: 192.0.2.1 for 127.0.0.1.
+	Alias map[netip.Addr]netip.Addr
 	// PushRoutes are sent to the clients, which route them into the tunnel.
 	PushRoutes []netip.Prefix
 
