@@ -17,11 +17,12 @@ const (
 	openvpnUDP
 	openvpnTCP
 	iodine
+	gvproxy
 	former   // Ferry before it had sessions
 	subjects // how many
 )
 
-var subjectNames = [subjects]string{"bare", "ferry", "wireguard-go", "openvpn udp", "openvpn tcp", "iodine", "before sessions"}
+var subjectNames = [subjects]string{"bare", "ferry", "wireguard-go", "openvpn udp", "openvpn tcp", "iodine", "gvproxy", "before sessions"}
 
 // A path leads from c1 to an address through one of the subjects.
 type path struct {

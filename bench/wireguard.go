@@ -7,11 +7,9 @@ import (
 	"debug/buildinfo"
 	"errors"
 	"fmt"
-	"go/build"
 	"io"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"time"
@@ -20,7 +18,7 @@ import (
 )
 
 const (
-	installWireguard = "go install golang.zx2c4.com/wireguard@latest, or set WIREGUARD_GO"
+	installWireguard = "scripts/deps.sh bench, or set WIREGUARD_GO"
 	wireguardDir     = "/var/run/wireguard" // of the control sockets
 	wireguardAddr    = "10.77.0.1"          // of the gateway, inside
 	wireguardPeer    = "10.77.0.2"
@@ -30,24 +28,7 @@ const (
 )
 
 // findWireguard returns the program wireguard-go, which 'go install' calls wireguard.
-func findWireguard() string {
-	if path := os.Getenv("WIREGUARD_GO"); path != "" {
-		return path
-	}
-	var found []string
-	for _, name := range []string{"wireguard-go", "wireguard"} {
-		if path, err := exec.LookPath(name); err == nil {
-			return path
-		}
-		found = append(found, filepath.Join(os.Getenv("GOBIN"), name), filepath.Join(build.Default.GOPATH, "bin", name))
-	}
-	for _, path := range found {
-		if path, err := exec.LookPath(path); err == nil && filepath.IsAbs(path) {
-			return path
-		}
-	}
-	return ""
-}
+func findWireguard() string { return findProgram("WIREGUARD_GO", "wireguard-go", "wireguard") }
 
 // wireguardVersion is for the report.
 func wireguardVersion(program string) string {

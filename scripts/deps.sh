@@ -1,6 +1,6 @@
 #!/bin/bash
-# Installs the Debian packages that the demo, the tests and the benchmarks need and that are missing.
-# This is the one place that names them.
+# Installs the Debian packages that the demo, the tests and the benchmarks need and that are missing, and
+# into bin/peers the programs in Go that are measured beside Ferry. This is the one place that names them.
 #
 #   scripts/deps.sh demo|test|bench
 set -euo pipefail
@@ -15,6 +15,16 @@ test) want=$test ;;
 bench) want=$bench ;;
 *) echo "usage: $0 demo|test|bench" >&2; exit 2 ;;
 esac
+
+peer() { # PROGRAM PACKAGE@VERSION
+    local at; at=$(dirname "$0")/../bin/peers
+    [ -x "$at/$1" ] || { echo "installing $2"; mkdir -p "$at"; GOBIN=$(cd "$at" && pwd) go install "$2"; }
+}
+if [ "$1" = bench ]; then
+    peer wireguard golang.zx2c4.com/wireguard@v0.0.0-20260522210424-ecfc5a8d5446
+    peer gvproxy github.com/containers/gvisor-tap-vsock/cmd/gvproxy@v0.8.9
+    peer vm github.com/containers/gvisor-tap-vsock/cmd/vm@v0.8.9 # its forwarder
+fi
 
 missing=
 for p in $want; do
