@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -98,7 +97,7 @@ func serveAsUser(ctx context.Context, keys *config.Gateway, c gateway.Config) er
 	if err != nil {
 		return err
 	}
-	return run(ctx, keys, c, userHost{rights, c.Log, c.Alias})
+	return run(ctx, keys, c, userHost{rights, c})
 }
 
 // run runs a gateway with what is the same whatever its exit is.
@@ -127,13 +126,16 @@ func (h kernelHost) OpenExit() (gateway.Exit, error) { return exit.Open(h.Host, 
 // A userHost has nothing but its own sockets.
 type userHost struct {
 	*cli.Rights
-	log   *slog.Logger
-	alias map[netip.Addr]netip.Addr
+	c gateway.Config
 }
 
 func (h userHost) OpenExit() (gateway.Exit, error) {
-	return netstack.New(netstack.Config{Log: h.log, Alias: h.alias})
+	c := &h.c
+	return netstack.New(netstack.Config{
+		Log: c.Log, DialTimeout: c.DialTimeout, Dials: c.Dials, ClientDials: c.ClientDials, Conns: c.Conns, Flows: c.Flows, Idle: c.IdleOf, Alias: c.Alias,
+	})
 }
+
 func (h userHost) Open(path string) (*os.File, error) { return os.Open(path) }
 
 // sockets returns the paths of the unix sockets to listen on.

@@ -72,6 +72,7 @@ func TestDefaults(t *testing.T) {
 		Limits:      admission.Limits{Unknown: 256, Penalty: 5 * time.Second, PenaltyMax: 10 * time.Minute},
 		MaxSessions: settings.DefaultMaxSessions, QueueBytes: settings.DefaultQueue, QueueTotal: settings.DefaultQueueTotal,
 		Reserved: map[string]netip.Addr{}, Sites: map[netip.Prefix]netip.Addr{}, Alias: map[netip.Addr]netip.Addr{},
+		DialTimeout: settings.DefaultDeadline, Dials: settings.DefaultDials, ClientDials: settings.DefaultClientDials, Conns: settings.DefaultConns, Flows: settings.DefaultFlows, Idle: settings.DefaultEnds,
 		LogFormat: "text",
 	}
 	if g.HeapLimit <= 0 {
@@ -408,5 +409,34 @@ func TestCarriers(t *testing.T) {
 	}
 	if _, err := loadClient(t, "-s", "gw", "--carrier", "tcp,pigeon"); err == nil || !strings.Contains(err.Error(), "pigeon") {
 		t.Errorf("an unknown carrier: %v", err)
+	}
+}
+
+// What ends after how long, by protocol and port.
+func TestIdle(t *testing.T) {
+	load := func(text string) (settings.Config, error) {
+		fs := pflag.NewFlagSet("", pflag.ContinueOnError)
+		g := NewGateway(fs)
+		if err := fs.Parse([]string{write(t, "vpnsrv.toml", text)}); err != nil {
+			t.Fatal(err)
+		}
+		return g.Load()
+	}
+	c, err := load("[idle]\ntcp = \"1h\"\n\"53/udp\" = \"5s\"\n\"22/tcp\" = \"12h\"\n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for s, want := range map[settings.Service]time.Duration{
+		{Protocol: policy.TCP, Port: 80}: time.Hour, {Protocol: policy.TCP, Port: 22}: 12 * time.Hour, {Protocol: policy.UDP, Port: 53}: 5 * time.Second,
+		{Protocol: policy.UDP, Port: 123}: 2 * time.Minute, {Protocol: policy.ICMP, Port: 9}: 10 * time.Second,
+	} {
+		if got := c.IdleOf(s.Protocol, s.Port); got != want {
+			t.Errorf("%v: %s, want %s", s, got, want)
+		}
+	}
+	for text, want := range map[string]string{"53": "which protocol", "sctp": "not a port", "53/icmp": "tcp or udp"} {
+		if _, err := load("[idle]\n\"" + text + "\" = \"5s\"\n"); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", text, err)
+		}
 	}
 }

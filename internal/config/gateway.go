@@ -19,6 +19,7 @@ import (
 	"ferry/internal/carrier"
 	"ferry/internal/gateway/settings"
 	"ferry/internal/identity"
+	"ferry/internal/policy"
 	"ferry/internal/proto"
 )
 
@@ -74,6 +75,12 @@ type Gateway struct {
 	Reserved         map[string]string `toml:"reserved"`
 	Sites            map[string]string `toml:"sites"`
 	Alias            map[string]string `toml:"alias"`
+	DialTimeout      string            `toml:"dial_timeout"`
+	Dials            int               `toml:"dials"`
+	ClientDials      int               `toml:"client_dials"`
+	Conns            int               `toml:"connections"`
+	Flows            int               `toml:"flows"`
+	Idle             map[string]string `toml:"idle"`
 	Process
 
 	flags *pflag.FlagSet
@@ -89,6 +96,8 @@ func NewGateway(fs *pflag.FlagSet) *Gateway {
 		IdleTimeout: shortest(settings.DefaultIdle), JoinTimeout: shortest(settings.DefaultDeadline),
 		FrameTimeout: shortest(settings.DefaultDeadline), WriteTimeout: shortest(settings.DefaultDeadline),
 		MaxSessions: settings.DefaultMaxSessions, QueueBytes: settings.DefaultQueue, QueueTotal: settings.DefaultQueueTotal,
+		DialTimeout: shortest(settings.DefaultDeadline), Dials: settings.DefaultDials, ClientDials: settings.DefaultClientDials,
+		Conns: settings.DefaultConns, Flows: settings.DefaultFlows,
 		MaxUnknown: l.Unknown,
 		Penalty:    shortest(l.Penalty), PenaltyMax: shortest(l.PenaltyMax),
 		flags: fs,
@@ -146,6 +155,12 @@ func (g *Gateway) load(open open) (settings.Config, error) {
 		Mix:              g.MixPlain,
 		Metrics:          read(s, "metrics", g.Metrics, optional(parseHostPort)),
 		Exit:             read(s, "exit", g.Exit, parseExit),
+		DialTimeout:      read(s, "dial_timeout", g.DialTimeout, wait),
+		Dials:            inRange(s, "dials", g.Dials, 1, most),
+		ClientDials:      inRange(s, "client_dials", g.ClientDials, 1, most),
+		Conns:            inRange(s, "connections", g.Conns, 1, most),
+		Flows:            inRange(s, "flows", g.Flows, 1, most),
+		Idle:             idle(s, g.Idle),
 		TUN:              read(s, "tun", g.TUN, parseInterface),
 		MTU:              inRange(s, "mtu", g.MTU, mtuMin, mtuMax),
 		StateDir:         read(s, "state", g.State, parseDir),
@@ -227,9 +242,11 @@ func (g *Gateway) Files() []string {
 	return files
 }
 
+// most is the highest limit that makes sense of anything.
+const most = 1_000_000
+
 // limits reads those on who may come in.
 func (g *Gateway) limits(s *source) admission.Limits {
-	const most = 1_000_000
 	return admission.Limits{
 		Plain:          inRange(s, "max_plain", g.MaxPlain, 0, most),
 		Unknown:        inRange(s, "max_unauthenticated", g.MaxUnknown, 2, most),
@@ -358,6 +375,33 @@ func aliases(s *source, texts map[string]string, pool netip.Prefix) map[netip.Ad
 		all[a] = read(s, key, texts[name], parseDestination)
 	}
 	return all
+}
+
+// idle reads after how long without a byte what ends: "tcp", "udp", "icmp", "53/udp".
+func idle(s *source, texts map[string]string) map[settings.Service]time.Duration {
+	all := maps.Clone(settings.DefaultEnds)
+	for _, name := range slices.Sorted(maps.Keys(texts)) {
+		key := "idle." + name
+		all[read(s, key, name, parseService)] = read(s, key, texts[name], between(timeMin, timeMax))
+	}
+	return all
+}
+
+// parseService reads a protocol, or a port of one.
+func parseService(text string) (settings.Service, error) {
+	switch text {
+	case "tcp":
+		return settings.Service{Protocol: policy.TCP}, nil
+	case "udp":
+		return settings.Service{Protocol: policy.UDP}, nil
+	case "icmp":
+		return settings.Service{Protocol: policy.ICMP}, nil
+	}
+	port, protocol, err := policy.ParsePort(text)
+	if err == nil && protocol == 0 {
+		err = fmt.Errorf("%q is a port of which protocol? Write %s/tcp or %s/udp", text, text, text)
+	}
+	return settings.Service{Protocol: protocol, Port: port}, err
 }
 
 // inPool returns a parser of the addresses that a client can have.

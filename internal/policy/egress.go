@@ -10,10 +10,11 @@ import (
 	"strings"
 )
 
-// Protocols that have ports (IANA, protocol numbers).
+// IANA, protocol numbers.
 const (
-	TCP uint8 = 6
-	UDP uint8 = 17
+	ICMP uint8 = 1
+	TCP  uint8 = 6
+	UDP  uint8 = 17
 )
 
 // A Target is where packets may go, or may not.

@@ -17,6 +17,10 @@ import (
 const (
 	DefaultPort        = 2002
 	DefaultTUN         = "vpn0"
+	DefaultDials       = 2048
+	DefaultClientDials = 256
+	DefaultConns       = 32768
+	DefaultFlows       = 8192
 	DefaultMTU         = 1500
 	DefaultStateDir    = "/var/lib/ferry"
 	DefaultIdle        = 60 * time.Second
@@ -78,6 +82,12 @@ type Config struct {
 	Sites map[netip.Prefix]netip.Addr
 	// Alias are destinations that stand for others, with ExitUser: 192.0.2.1 for 127.0.0.1.
 	Alias map[netip.Addr]netip.Addr
+	// With ExitUser: how long a destination has to answer, how many may be dialled at once, in all and for one client, how many connections of
+	// TCP and flows of UDP and ICMP there may be, and after how long without a byte they end, by protocol and port (0: all others).
+	DialTimeout        time.Duration
+	Dials, ClientDials int
+	Conns, Flows       int
+	Idle               map[Service]time.Duration
 	// PushRoutes are sent to the clients, which route them into the tunnel.
 	PushRoutes []netip.Prefix
 
@@ -137,6 +147,27 @@ const (
 	ExitUser   = "user"   // what sockets of this process reach, which takes no rights
 )
 
+// A Service is a port of a protocol; port 0: all of it.
+type Service struct {
+	Protocol uint8 // IANA, protocol numbers
+	Port     uint16
+}
+
+// DefaultEnds are the times after which connections and flows end. A question to port 53 has one answer.
+var DefaultEnds = map[Service]time.Duration{
+	{Protocol: policy.TCP}: 2 * time.Hour, {Protocol: policy.UDP}: 2 * time.Minute, {Protocol: policy.UDP, Port: 53}: 10 * time.Second, {Protocol: policy.ICMP}: 10 * time.Second,
+}
+
+// IdleOf returns after how long without a byte a connection or a flow to a port ends.
+func (c *Config) IdleOf(protocol uint8, port uint16) time.Duration {
+	for _, s := range []Service{{protocol, port}, {protocol, 0}} {
+		if d, ok := c.Idle[s]; ok {
+			return d
+		}
+	}
+	return DefaultEnds[Service{Protocol: protocol}]
+}
+
 // SetDefaults puts defaults where a field is zero.
 func (c *Config) SetDefaults() {
 	c.Pool = cmp.Or(c.Pool, DefaultPool)
@@ -151,6 +182,12 @@ func (c *Config) SetDefaults() {
 		c.TUN = ""
 	}
 	c.MTU = cmp.Or(c.MTU, DefaultMTU)
+	c.DialTimeout = cmp.Or(c.DialTimeout, DefaultDeadline)
+	c.Dials, c.ClientDials = cmp.Or(c.Dials, DefaultDials), cmp.Or(c.ClientDials, DefaultClientDials)
+	c.Conns, c.Flows = cmp.Or(c.Conns, DefaultConns), cmp.Or(c.Flows, DefaultFlows)
+	if c.Idle == nil {
+		c.Idle = DefaultEnds
+	}
 	c.StateDir = cmp.Or(c.StateDir, DefaultStateDir)
 	c.ResumeTimeout = cmp.Or(c.ResumeTimeout, DefaultResume)
 	c.SessionLifetime = cmp.Or(c.SessionLifetime, DefaultLifetime)
