@@ -58,6 +58,7 @@ var arrows = map[string][]string{
 	"internal/proxy":             {},
 	"internal/exit":              {"internal/hostnet", "internal/proto", "internal/router", "internal/tun"},
 	"internal/admission":         {},
+	"internal/vtunnel":           {"internal/carrier", "internal/carrier/tcp", "internal/carrier/unix", "internal/carrier/vsock"},
 	"internal/netadmin":          {"internal/carrier/netsock", "internal/confine", "internal/durable", "internal/hostnet", "internal/policy", "internal/tun"},
 	"internal/gateway/settings":  {"internal/admission", "internal/identity", "internal/policy"},
 	"internal/gateway": {

@@ -81,3 +81,12 @@ func explain(op string, e carrier.Endpoint, err error) error {
 	}
 	return fmt.Errorf("%s %s: %w", op, e, err)
 }
+
+// LocalCID returns the context ID of this machine.
+func LocalCID() (uint32, error) {
+	cid, err := vsock.ContextID()
+	if err != nil {
+		return 0, fmt.Errorf("ask for this machine's context ID: this kernel has no vsock: load it with 'modprobe vsock' (a host: vhost_vsock; a guest: vmw_vsock_virtio_transport): %w", err)
+	}
+	return cid, nil
+}

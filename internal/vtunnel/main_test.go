@@ -1,0 +1,9 @@
+package vtunnel
+
+import (
+	"testing"
+
+	"ferry/internal/carrier/carriertest"
+)
+
+func TestMain(m *testing.M) { carriertest.Main(m) }

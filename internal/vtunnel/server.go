@@ -1,0 +1,262 @@
+package vtunnel
+
+import (
+	"cmp"
+	"context"
+	"crypto/subtle"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"strconv"
+	"sync"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"ferry/internal/carrier"
+)
+
+// Loopback is where a Server connects to unless it is told otherwise: the default destination of the original's clients. The
+// original lets them go everywhere.
+var Loopback = []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")}
+
+// ServerConfig is what a Server can be told. The zero value of a field means its default, which is what it says in the comment.
+type ServerConfig struct {
+	Auth   string               // DefaultAuth; 31 bytes of it count
+	Accept []netip.Prefix       // destinations that may be asked for, IPv4: Loopback
+	Admit  func(net.Conn) error // everybody
+	Max    int                  // tunnels at once, with connections that have not asked yet: 1024
+	Log    *slog.Logger         // nothing
+	Lines  *Lines               // nothing
+
+	RequestTimeout time.Duration // for a request: 10 s
+	// PieceTimeout is how long the next piece of a request may take before what is there has to do: 1 s.
+	PieceTimeout time.Duration
+	Hold         time.Duration // of what the destination says, behind "ready": 75 ms
+	HalfOpen     time.Duration // see the rules: 5 min
+}
+
+// A Server connects clients to destinations.
+type Server struct {
+	c       ServerConfig
+	room    chan struct{} // has an element for each tunnel
+	refused *rate.Limiter // of lines in the log about those
+}
+
+// NewServer returns a Server.
+func NewServer(c ServerConfig) *Server {
+	c.Auth = cut(c.Auth)
+	if len(c.Accept) == 0 {
+		c.Accept = Loopback
+	}
+	c.Max = cmp.Or(c.Max, 1024)
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	c.RequestTimeout = cmp.Or(c.RequestTimeout, 10*time.Second)
+	c.PieceTimeout = cmp.Or(c.PieceTimeout, time.Second)
+	c.Hold, c.HalfOpen = cmp.Or(c.Hold, holdBack), cmp.Or(c.HalfOpen, halfOpen)
+	return &Server{c: c, room: make(chan struct{}, c.Max), refused: rate.NewLimiter(10, 10)}
+}
+
+// Serve serves who comes by a listener until ctx is done, and closes it. It waits for all tunnels.
+func (s *Server) Serve(ctx context.Context, l net.Listener) error {
+	return serve(ctx, l, s.c.Log, func(conn net.Conn) { s.enter(ctx, conn) })
+}
+
+// serve calls handle, in a goroutine, for each connection that a listener has, until ctx is done.
+func serve(ctx context.Context, l net.Listener, log *slog.Logger, handle func(net.Conn)) error {
+	stop := context.AfterFunc(ctx, func() { _ = l.Close() })
+	defer stop()
+	var all sync.WaitGroup
+	defer all.Wait()
+	const pauseMin, pauseMax = 5 * time.Millisecond, time.Second
+	pause := pauseMin
+	for {
+		conn, err := l.Accept()
+		switch {
+		case ctx.Err() != nil:
+			if err == nil {
+				_ = conn.Close()
+			}
+			return nil
+		case errors.Is(err, net.ErrClosed):
+			return err
+		case err != nil: // out of descriptors or memory: those who are here go on
+			log.Warn("accept", "listener", l.Addr().String(), "err", err, "pause", pause)
+			select {
+			case <-time.After(pause):
+			case <-ctx.Done():
+			}
+			pause = min(2*pause, pauseMax)
+			continue
+		}
+		pause = pauseMin
+		all.Go(func() { handle(conn) })
+	}
+}
+
+// enter serves a connection if there is room and it may come in.
+func (s *Server) enter(ctx context.Context, conn net.Conn) {
+	select {
+	case s.room <- struct{}{}:
+		defer func() { <-s.room }()
+	default:
+		s.refuse(conn, fmt.Errorf("%d tunnels are there already", s.c.Max))
+		carrier.Reset(conn)
+		return
+	}
+	defer conn.Close()
+	if s.c.Admit != nil {
+		if err := s.c.Admit(conn); err != nil {
+			s.refuse(conn, err)
+			return
+		}
+	}
+	if c, ok := conn.(stream); ok {
+		s.handle(ctx, c)
+	}
+}
+
+func (s *Server) refuse(conn net.Conn, err error) {
+	if s.refused.Allow() {
+		s.c.Log.Info("tunnel refused", "from", conn.RemoteAddr().String(), "err", err)
+	}
+}
+
+// handle is the life of a connection.
+func (s *Server) handle(ctx context.Context, conn stream) {
+	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
+	defer stop()
+	r, rest, err := s.readRequest(conn)
+	if errors.Is(err, errNothing) {
+		return
+	}
+	var dest net.Conn
+	answer, to := badRequest, netip.AddrPort{}
+	if err == nil {
+		answer, to, err = s.judge(r)
+	}
+	if err == nil {
+		answer, dest, err = s.dial(ctx, r, to)
+	}
+	if err != nil {
+		s.refuse(conn, err)
+		_, _ = io.WriteString(conn, string(answer))
+		carrier.Drain(conn)
+		return
+	}
+	defer dest.Close()
+	if _, err := io.WriteString(conn, string(ready)); err != nil {
+		return
+	}
+	s.relay(ctx, conn, rest, dest)
+	s.c.Lines.Say("finished processing tunnel, thread exiting")
+}
+
+// relay is a tunnel once it is made.
+func (s *Server) relay(ctx context.Context, conn stream, rest []byte, dest net.Conn) {
+	switch dest := dest.(type) {
+	case *net.UDPConn:
+		relayDatagrams(ctx, conn, rest, dest)
+	case *net.TCPConn:
+		hold := s.c.Hold
+		if len(rest) > 0 { // this client reads replies by how they begin
+			hold = 0
+			if _, err := dest.Write(rest); err != nil {
+				return
+			}
+		}
+		r := relay{a: conn, b: dest, hold: hold, silent: s.c.HalfOpen, lines: s.c.Lines}
+		r.run(ctx)
+	}
+}
+
+var (
+	// errNothing: who has said nothing gets no answer.
+	errNothing = errors.New("no request")
+	errRequest = errors.New("this is no request: auth string, IPv4 address, port, and tcp or udp are expected")
+	errAuth    = errors.New("a wrong auth string")
+)
+
+// readRequest reads a request, and what its client has sent behind it.
+func (s *Server) readRequest(conn net.Conn) (r request, rest []byte, err error) {
+	b := make([]byte, 0, maxRequest)
+	end := time.Now().Add(s.c.RequestTimeout)
+	_ = conn.SetReadDeadline(end)
+	for {
+		n, err := conn.Read(b[len(b):cap(b)])
+		b = b[:len(b)+n]
+		r, at, p := consumeRequest(b)
+		last := err != nil || len(b) == cap(b)
+		switch {
+		case p == whole, p == enough && last:
+			_ = conn.SetReadDeadline(time.Time{})
+			return r, b[at:], nil
+		case len(b) == 0 && last:
+			return r, nil, errNothing
+		case p == broken, last:
+			return r, nil, errRequest
+		}
+		if piece := time.Now().Add(s.c.PieceTimeout); piece.Before(end) {
+			_ = conn.SetReadDeadline(piece)
+		}
+	}
+}
+
+// judge decides about a request: the address first, as the original does.
+func (s *Server) judge(r request) (reply, netip.AddrPort, error) {
+	to := netip.AddrPort{}
+	addr, err := netip.ParseAddr(r.addr)
+	if err != nil || !addr.Is4() {
+		return badAddress, to, fmt.Errorf("%q is no IPv4 address", r.addr)
+	}
+	if !s.accepts(addr) {
+		return badAddress, to, fmt.Errorf("%s is not among the destinations that are accepted: accept=%s/32 would", addr, addr)
+	}
+	if len(r.auth) > maxAuth || subtle.ConstantTimeCompare([]byte(r.auth), []byte(s.c.Auth)) == 0 {
+		return badAuth, to, errAuth
+	}
+	return ready, netip.AddrPortFrom(addr, uint16(r.port)), nil
+}
+
+func (s *Server) accepts(addr netip.Addr) bool {
+	for _, p := range s.c.Accept {
+		if p.Contains(addr) {
+			return true
+		}
+	}
+	return false
+}
+
+// dial connects to a destination.
+func (s *Server) dial(ctx context.Context, r request, to netip.AddrPort) (reply, net.Conn, error) {
+	network := "tcp"
+	if r.udp() {
+		network = "udp"
+	}
+	s.c.Lines.Say("setting up tunnel to %s:%d %s", to.Addr(), r.port, shown(r.proto, network))
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
+	d := net.Dialer{}
+	d.SetMultipathTCP(false) // Landlock's rules for TCP do not cover it
+	dest, err := d.DialContext(ctx, network+"4", net.JoinHostPort(to.Addr().String(), strconv.Itoa(int(to.Port()))))
+	if err != nil {
+		return notReached, nil, err
+	}
+	s.c.Log.Debug("tunnel", "to", to, "proto", network)
+	return ready, dest, nil
+}
+
+// shown is a stranger's word if a terminal can have it, else ours.
+func shown(word, ours string) string {
+	for _, r := range word {
+		if r <= ' ' || r > '~' {
+			return ours
+		}
+	}
+	return word
+}
