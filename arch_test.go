@@ -74,11 +74,11 @@ var arrows = map[string][]string{
 
 	"internal/carrier/carriertest": {"internal/carrier", "internal/proto"}, // tests only
 
-	"internal/config":      {"internal/admission", "internal/carrier", "internal/client", "internal/gateway/settings", "internal/identity", "internal/policy", "internal/proto"},
+	"internal/config":      {"internal/admission", "internal/carrier", "internal/client", "internal/gateway/settings", "internal/identity", "internal/policy", "internal/proto", "internal/vtunnel"},
 	"internal/cli":         {"internal/cmdline", "internal/config", "internal/confine", "internal/durable", "internal/netadmin", "internal/proto"},
 	"internal/cli/clitest": {"internal/cli"}, // tests only
-	"cmd/vpnsrv":           {"internal/api", "internal/carrier", "internal/cli", "internal/cmdline", "internal/config", "internal/confine", "internal/durable", "internal/exit", "internal/gateway", "internal/gateway/settings", "internal/identity", "internal/netadmin", "internal/netstack"},
-	"cmd/vpncli":           {"internal/carrier", "internal/cli", "internal/cmdline", "internal/client", "internal/config", "internal/confine", "internal/durable", "internal/exit", "internal/failover", "internal/identity", "internal/netadmin", "internal/netstack", "internal/proxy"},
+	"cmd/vpnsrv":           {"internal/api", "internal/carrier", "internal/cli", "internal/cmdline", "internal/config", "internal/confine", "internal/durable", "internal/exit", "internal/gateway", "internal/gateway/settings", "internal/identity", "internal/netadmin", "internal/netstack", "internal/vtunnel"},
+	"cmd/vpncli":           {"internal/carrier", "internal/cli", "internal/cmdline", "internal/client", "internal/config", "internal/confine", "internal/durable", "internal/exit", "internal/failover", "internal/identity", "internal/netadmin", "internal/netstack", "internal/proxy", "internal/vtunnel"},
 	"bench":                {"internal/carrier", "test/lab", "test/wire"},
 	"test/lab":             {},
 	"test/rawvpn":          {},

@@ -11,7 +11,9 @@ import (
 )
 
 // moreCommands are those that a minimal build leaves out.
-func moreCommands() []*cmdline.Command { return []*cmdline.Command{certificateCommand()} }
+func moreCommands() []*cmdline.Command {
+	return []*cmdline.Command{certificateCommand(), vtunnelCommand()}
+}
 
 func certificateCommand() *cmdline.Command {
 	cmd := &cmdline.Command{

@@ -24,7 +24,10 @@ import (
 // version is set by the linker: -ldflags "-X main.version=1.0".
 var version = "devel"
 
-func main() { cli.Main(command, version) }
+func main() {
+	os.Args = asVtunnel(os.Args)
+	cli.Main(command, version)
+}
 
 func command() *cmdline.Command {
 	cmd := &cmdline.Command{

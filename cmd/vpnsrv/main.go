@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"slices"
 
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"ferry/internal/carrier"
@@ -76,10 +77,11 @@ func serve(ctx context.Context, keys *config.Gateway, c gateway.Config) error {
 		return fmt.Errorf("%w; or with --exit user, which needs neither rights nor an interface", err)
 	}
 	host, err := cli.StartHost(netadmin.Rules{
-		Program: "vpnsrv", TUN: c.TUN, MTU: c.MTU, Addr: c.Address(), Routes: slices.Collect(maps.Keys(c.Sites)), Read: keys.Files(), Remove: sockets(c.Listen), Echo: gateway.Echo(c.Listen),
+		Program: "vpnsrv", TUN: c.TUN, MTU: c.MTU, Addr: c.Address(), Routes: slices.Collect(maps.Keys(c.Sites)), Read: keys.Files(), Remove: append(sockets(c.Listen), tunnelSockets(c.VTunnelListen)...), Echo: gateway.Echo(c.Listen),
 	}, keys.Process, confine.Rules{
-		Read:     []string{"/proc/self", "/proc/stat"}, // for metrics of this process
-		Families: []int{unix.AF_UNIX, unix.AF_NETLINK}, // the service manager; addresses of this host
+		Read:     []string{"/proc/self", "/proc/stat"},                                   // for metrics of this process
+		Families: append(tunnelFamilies(c.VTunnelListen), unix.AF_UNIX, unix.AF_NETLINK), // the service manager; addresses of this host
+		Connect:  len(c.VTunnelListen) > 0,
 	}, c.Log)
 	if err != nil {
 		return err
@@ -104,9 +106,20 @@ func serveAsUser(ctx context.Context, keys *config.Gateway, c gateway.Config) er
 func run(ctx context.Context, keys *config.Gateway, c gateway.Config, host host) error {
 	c.Version = version
 	c.Report, c.Reload = cli.Reports(ctx), cli.Reloads(ctx)
-	c.Ready = func() { cli.Notify(cli.Ready, "STATUS=serving "+c.Pool.String()+" by "+cmp.Or(c.TUN, "sockets")) }
+	tunnels, err := listenTunnels(ctx, c.VTunnelListen, c.Log)
+	if err != nil {
+		return err
+	}
+	confined := make(chan struct{})
+	c.Ready = func() {
+		close(confined)
+		cli.Notify(cli.Ready, "STATUS=serving "+c.Pool.String()+" by "+cmp.Or(c.TUN, "sockets"))
+	}
 	c.Reread = func() (gateway.Config, error) { return keys.Reread(host.Open) }
-	return gateway.Run(ctx, c, host)
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return serveTunnels(ctx, tunnels, confined, c.Log) })
+	group.Go(func() error { return gateway.Run(ctx, c, host) })
+	return group.Wait()
 }
 
 // A host is a gateway.Host that opens the files of its configuration, too.

@@ -36,6 +36,7 @@ const (
 // Gateway has the keys of vpnsrv as they are written. NewGateway makes one.
 type Gateway struct {
 	Listen           []string          `toml:"listen"`
+	VTunnelListen    []string          `toml:"vtunnel_listen"`
 	Key              string            `toml:"key"`
 	Public           []string          `toml:"public"`
 	Pool             string            `toml:"pool"`
@@ -104,6 +105,7 @@ func NewGateway(fs *pflag.FlagSet) *Gateway {
 	}
 	fs.SortFlags = false
 	fs.StringArrayVar(&g.Listen, "listen", nil, "`URL` where clients come in: tcp://[host]:port, vsock://[cid]:port, unix:///path,\neach with ?allow=plain, tls or both; repeatable (default tcp://:2002, and vsock://:2002 where /dev/vsock exists)")
+	fs.StringArrayVar(&g.VTunnelListen, "vtunnel-listen", nil, "`URL` where clients of vtunnel come in: vsock://:6666, unix:///path or tcp://host:port, each with ?auth=STRING\nand &accept=CIDR, the destinations that they may ask for (127.0.0.1/32 unless it is there); repeatable")
 	fs.StringVar(&g.Key, "key", "", "`file` with the gateway's key, as 'vpnsrv init' makes it (default: none, the 2013 protocol with whoever comes)")
 	fs.StringArrayVar(&g.Public, "public", nil, "`URL` by which devices find this gateway, for invitations; repeatable (default: the addresses of this host)")
 	fs.StringVar(&g.Pool, "pool", g.Pool, "`CIDR` of the clients' addresses, /16 to /30; the first address is the gateway's")
@@ -149,6 +151,7 @@ func (g *Gateway) load(open open) (settings.Config, error) {
 	wait := between(timeMin, timeMax)
 	c := settings.Config{
 		Listen:           readList(s, "listen", g.Listen, parseListen),
+		VTunnelListen:    readList(s, "vtunnel_listen", g.VTunnelListen, parseVTunnel),
 		Key:              read(s, "key", g.Key, optional(keyBy(open))),
 		Public:           readList(s, "public", g.Public, parsePublic),
 		Pool:             read(s, "pool", g.Pool, parsePool),

@@ -10,6 +10,7 @@ import (
 
 	"ferry/internal/carrier"
 	"ferry/internal/policy"
+	"ferry/internal/vtunnel"
 )
 
 var errNoIPv6 = errors.New("IPv6 inside the tunnel is not supported yet: use IPv4")
@@ -125,6 +126,11 @@ func parseDir(s string) (string, error) {
 
 func parseListen(s string) (string, error) {
 	_, err := carrier.ParseListen(s)
+	return s, err
+}
+
+func parseVTunnel(s string) (string, error) {
+	_, err := vtunnel.ParseListen(s)
 	return s, err
 }
 

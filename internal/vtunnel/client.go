@@ -65,6 +65,8 @@ func Bind[L any](addr netip.Addr, port uint16, listen func(netip.AddrPort) (L, e
 		switch {
 		case err == nil:
 			return l, nil
+		case errors.Is(err, syscall.EADDRNOTAVAIL):
+			return l, fmt.Errorf("this machine has no address %s ('ip addr' shows what it has): %w", addr, err)
 		case !errors.Is(err, syscall.EADDRINUSE) && !errors.Is(err, syscall.EACCES):
 			return l, err
 		case p == 0xffff:

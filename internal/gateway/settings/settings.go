@@ -59,6 +59,9 @@ type Config struct {
 	// None means TCP port 2002 and, where /dev/vsock exists, vsock port 2002.
 	Listen []string
 
+	// VTunnelListen has the URLs on which vpnsrv serves clients of vtunnel, beside the gateway; package vtunnel reads them.
+	VTunnelListen []string
+
 	// Key is the gateway's identity. Without one it speaks the 2013 protocol with whoever comes; with
 	// one it speaks TLS with the devices that it knows, and the 2013 protocol where a URL allows it.
 	Key identity.Key
