@@ -103,7 +103,7 @@ cross: ## all supported targets, to bin/cross
 install: build ## to PREFIX, with the systemd units
 	install -D -m 0755 bin/vpnsrv $(DESTDIR)$(PREFIX)/sbin/vpnsrv
 	install -D -m 0755 bin/vpncli $(DESTDIR)$(PREFIX)/sbin/vpncli
-	install -D -m 0644 -t $(DESTDIR)/etc/systemd/system configs/systemd/*.service
+	install -D -m 0644 -t $(DESTDIR)/etc/systemd/system configs/systemd/*.service configs/systemd/*.path
 	install -D -m 0644 -t $(DESTDIR)$(PREFIX)/lib/sysusers.d configs/sysusers.d/ferry.conf
 	@test -n "$(DESTDIR)" || ! command -v systemd-sysusers >/dev/null || systemd-sysusers $(PREFIX)/lib/sysusers.d/ferry.conf
 	install -D -m 0644 -t $(DESTDIR)$(PREFIX)/share/doc/ferry configs/*.toml README.md
