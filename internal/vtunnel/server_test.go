@@ -51,17 +51,20 @@ func TestServerGolden(t *testing.T) {
 
 // A request that comes byte by byte is one, too.
 func TestSplitRequest(t *testing.T) {
-	b := newServer(t, ServerConfig{PieceTimeout: patience})
-	conn := b.connect(t)
-	for _, c := range fmt.Appendf(nil, "VTUNNEL 127.0.0.1 %d tcp", destination(t, echo)) {
-		if _, err := conn.Write([]byte{c}); err != nil {
-			t.Fatal(err)
+	near, far := net.Pipe() // a write ends when it was read
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for _, c := range []byte("VTUNNEL 127.0.0.1 7001 udp") {
+			_, _ = near.Write([]byte{c})
 		}
+	}()
+	r, rest, err := NewServer(ServerConfig{PieceTimeout: patience, RequestTimeout: patience}).readRequest(far)
+	if want := (request{"VTUNNEL", "127.0.0.1", 7001, "udp"}); r != want || len(rest) > 0 || err != nil {
+		t.Errorf("got %+v, %q, %v, want %+v", r, rest, err, want)
 	}
-	if got, err := readReply(conn); got != ready {
-		t.Fatalf("got %q, %v", got, err)
-	}
-	ask(t, conn, "hello")
+	_ = far.Close()
+	<-done
 }
 
 // A client that is none gets its answer without a wait, and nothing is kept of it.
@@ -311,8 +314,32 @@ func TestAdmit(t *testing.T) {
 		t.Fatal(err)
 	}
 	b := newServer(t, ServerConfig{Admit: l.Admit})
-	if got, err := io.ReadAll(b.connect(t)); len(got) > 0 || err != nil {
-		t.Errorf("got %q, %v, want the end", got, err)
+	got, err := original(b.connect(t), fmt.Sprintf("VTUNNEL 127.0.0.1 %d tcp", destination(t, echo)))
+	if err == nil {
+		t.Errorf("got %q, want the end", got)
+	}
+}
+
+// The deadlines of requests and replies are no deadlines of tunnels.
+func TestIdleTunnel(t *testing.T) {
+	const short = 50 * time.Millisecond
+	b := newServer(t, ServerConfig{RequestTimeout: short, PieceTimeout: short})
+	addr, _ := newClient(t, ClientConfig{Dial: b.dial, Port: destination(t, echo), ReplyTimeout: 100 * short})
+	conn := dialTCP(t, addr)
+	ask(t, conn, "hello")
+	time.Sleep(3 * short)
+	ask(t, conn, "still here")
+}
+
+// Writes are apart, so that a reader who keeps up sees each.
+func TestPacer(t *testing.T) {
+	var p pacer
+	began := time.Now()
+	for range 5 {
+		p.wait()
+	}
+	if took := time.Since(began); took < 4*apart {
+		t.Errorf("five datagrams within %s, want %s or more", took, 4*apart)
 	}
 }
 
