@@ -38,6 +38,14 @@ func TestTunnel(t *testing.T) {
 	}
 }
 
+// TestVtunnel has both ends of vtunnel in a host and in its guest.
+func TestVtunnel(t *testing.T) {
+	kernel := needKernel(t)
+	files, text := build(t, "../../cmd/vpncli", "./probe"), script(t, "vtunnel.sh")
+	m := hostWithGuest("own=2 peer=3 flags='-c 3'\n"+text, "own=3 peer=2 flags=\n"+text, files)
+	succeed(t, kernel, m, twoMachines)
+}
+
 // TestClock sets the date of a machine while a tunnel runs in it.
 // exam: F15
 func TestClock(t *testing.T) {
