@@ -42,6 +42,8 @@ func TestCommand(t *testing.T) {
 		{Name: "complete a session without a gateway", Args: "__completeNoDesc kick --state " + state + " 1", Stdout: ":4\n", Stderr: "Completion ended with directive: ShellCompDirectiveNoFileComp"},
 		{Name: "check", Args: "--check --config " + settings},
 		{Name: "check, with a fault", Nobody: true, Args: "--check --config= --listen tcp://:2002?allow=tls", Status: 1, Stderr: `vpnsrv: listen on tcp://:2002: allow=tls needs a key: 'vpnsrv init' makes one`},
+		{Name: "vtunnel by no carrier of it", Args: "--check --config= --vtunnel-listen quic://127.0.0.1", Status: 2, Stderr: `vpnsrv: --vtunnel-listen: "quic://127.0.0.1": vtunnel goes by vsock, unix or tcp: write vsock://:6666, or unix:///path`},
+		{Name: "vtunnel for all the world", Args: "--check --config= --vtunnel-listen tcp://:6666", Status: 2, Stderr: `vpnsrv: --vtunnel-listen: "tcp://:6666": nothing is encrypted here: name an address, as in tcp://127.0.0.1:6666`},
 		{Name: "kick", Args: "kick x", Status: 2, Stderr: `vpnsrv: "x" is not the number of a connection`},
 		{Name: "help", Args: "--help", Stdout: "--push-route CIDR"},
 		{Name: "version", Args: "--version", Stdout: "vpnsrv devel ("},

@@ -116,9 +116,11 @@ func (s *Server) enter(ctx context.Context, conn net.Conn) {
 			return
 		}
 	}
-	if c, ok := conn.(stream); ok {
-		s.handle(ctx, c)
+	c, ok := conn.(stream)
+	if !ok {
+		panic("vtunnel: a listener has no streams")
 	}
+	s.handle(ctx, c)
 }
 
 func (s *Server) refuse(conn net.Conn, err error) {
