@@ -178,12 +178,16 @@ func TestFlowsEnd(t *testing.T) {
 	send := func(t *testing.T, conn net.Conn) {
 		t.Helper()
 		got := make([]byte, 64)
-		if _, err := io.WriteString(conn, "x"); err != nil {
-			t.Fatal(err)
+		for range 20 { // on a busy machine the flow may end before the answer is there
+			if _, err := io.WriteString(conn, "x"); err != nil {
+				t.Fatal(err)
+			}
+			_ = conn.SetReadDeadline(time.Now().Add(time.Second))
+			if n, _ := conn.Read(got); string(got[:n]) == "<x>" {
+				return
+			}
 		}
-		if n, err := conn.Read(got); string(got[:n]) != "<x>" {
-			t.Fatalf("got %q, %v", got[:n], err)
-		}
+		t.Fatal("no answer")
 	}
 	source := func(t *testing.T, addr string) net.Conn {
 		t.Helper()
@@ -192,7 +196,6 @@ func TestFlowsEnd(t *testing.T) {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { _ = conn.Close() })
-		_ = conn.SetDeadline(time.Now().Add(patience))
 		return conn
 	}
 	const ended = "vtunnel: finished processing tunnel, thread exiting"

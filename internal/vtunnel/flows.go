@@ -156,6 +156,7 @@ func (f *flows) run(ctx context.Context, x *flow) {
 		}
 		return
 	}
+	f.touch(x) // what waits for the tunnel is not idle
 	// Behind its end a stream is read no more, and closed.
 	stop := context.AfterFunc(ctx, func() { carrier.Reset(server) })
 	defer stop()

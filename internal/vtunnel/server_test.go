@@ -95,7 +95,7 @@ func TestBugCoalescedReady(t *testing.T) {
 		_, _ = io.WriteString(conn, "SSH-2.0-x\r\n")
 		echo(conn)
 	})
-	b := newServer(t, ServerConfig{Hold: 300 * time.Millisecond})
+	b := newServer(t, ServerConfig{Hold: 2 * time.Second})
 	t.Run("read late", func(t *testing.T) {
 		conn := b.connect(t)
 		if _, err := fmt.Fprintf(conn, "VTUNNEL 127.0.0.1 %d tcp", banner); err != nil {
