@@ -24,8 +24,10 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ferry/internal/carrier"
+	"ferry/internal/cli"
 	"ferry/internal/cmdline"
 	"ferry/internal/config"
+	"ferry/internal/confine"
 	"ferry/internal/vtunnel"
 )
 
@@ -176,8 +178,20 @@ func (c *vtunnelCall) serve(ctx context.Context) error {
 	}
 	c.lines.Say("listening on %s", name)
 	c.detach()
+	if err := c.confine(); err != nil {
+		return c.failed(err)
+	}
 	s := vtunnel.NewServer(vtunnel.ServerConfig{Auth: c.auth, Accept: []netip.Prefix{accept}, Admit: at.Admit, Log: c.log, Lines: c.lines})
 	return s.Serve(ctx, l)
+}
+
+// confine gives up all that is not needed to connect to destinations: strangers speak with this process.
+func (c *vtunnelCall) confine() error {
+	rights, err := cli.NewRights(config.Process{}, confine.Rules{Families: []int{unix.AF_INET}, Connect: true}, c.log)
+	if err != nil {
+		return err
+	}
+	return rights.Confine(nil)
 }
 
 // client is the other mode.

@@ -96,6 +96,24 @@ func (p *vtunnelProc) await(t *testing.T, want string) string {
 	}
 }
 
+// confined checks that a server has given up its rights.
+func (p *vtunnelProc) confined(t *testing.T) {
+	t.Helper()
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.Process.Pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []string{"\nNoNewPrivs:\t1\n", "\nSeccomp:\t2\n", "\nCapPrm:\t0000000000000000\n"}
+	for _, line := range want {
+		if !strings.Contains(string(status), line) {
+			t.Errorf("got %s\nwant %q", status, line)
+		}
+	}
+	if strings.Contains(string(status), "\nUid:\t0") {
+		t.Errorf("it is still root:\n%s", status)
+	}
+}
+
 // listening returns where a client listens, of the line that scripts read.
 func (p *vtunnelProc) listening(t *testing.T, pid int) string {
 	t.Helper()
@@ -192,6 +210,7 @@ func (v *vtunnelLab) tunnels(t *testing.T) {
 	client.await(t, "vtunnel: finished processing tunnel, thread exiting")
 	server.await(t, "vtunnel: setting up tunnel to 127.0.0.1:"+port+" tcp")
 	server.await(t, "vtunnel: finished processing tunnel, thread exiting")
+	server.confined(t)
 
 	t.Run("udp", func(t *testing.T) {
 		client := v.start(t, "-u", "-d", echoes(t))
