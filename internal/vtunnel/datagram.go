@@ -5,15 +5,13 @@ import (
 	"net"
 	"sync"
 	"time"
-
-	"ferry/internal/carrier"
 )
 
 // relayDatagrams copies what is read of a stream at once into one datagram, and datagrams behind each other into the stream, until
 // one end is closed or the destination can not be reached. It closes both.
 func relayDatagrams(ctx context.Context, s stream, first []byte, d *net.UDPConn) {
 	end := func() {
-		carrier.Reset(s)
+		_ = s.Close() // in order: answers may be on their way
 		_ = d.Close()
 	}
 	defer end()
