@@ -17,6 +17,7 @@ import (
 
 	"ferry/internal/admission"
 	"ferry/internal/carrier"
+	"ferry/internal/forward"
 	"ferry/internal/gateway/settings"
 	"ferry/internal/identity"
 	"ferry/internal/proto"
@@ -73,6 +74,7 @@ type Gateway struct {
 	QueueTotal       int               `toml:"queue_total"` // bytes
 	Reserved         map[string]string `toml:"reserved"`
 	Sites            map[string]string `toml:"sites"`
+	Forwards         map[string]string `toml:"forwards"`
 	Process
 
 	flags *pflag.FlagSet
@@ -186,6 +188,7 @@ func (g *Gateway) load(open open) (settings.Config, error) {
 	c.PlainPool = plainPool(s, g.PlainPool, c)
 	c.Reserved = reserved(s, g.Reserved, c.PlainPool)
 	c.Sites = sites(s, g.Sites, c.PlainPool)
+	c.Forwards = forwards(s, g.Forwards)
 	return boundQueues(c, s.isSet("queue_total"), memory()), s.err
 }
 
@@ -340,6 +343,21 @@ func sites(s *source, texts map[string]string, pool netip.Prefix) map[netip.Pref
 			s.fail(key, fmt.Errorf("overlaps the pool %s: a site is a network outside of it", pool))
 		}
 		all[p] = read(s, key, texts[prefix], inPool(pool))
+	}
+	return all
+}
+
+// forwards reads the published ports.
+func forwards(s *source, texts map[string]string) (all []forward.Spec) {
+	if len(texts) > forward.MaxForwards {
+		s.fail("forwards", fmt.Errorf("there are %d, more than %d", len(texts), forward.MaxForwards))
+	}
+	for _, from := range slices.Sorted(maps.Keys(texts)) {
+		spec, err := forward.Parse(from, texts[from])
+		if err != nil {
+			s.fail("forwards."+from, err)
+		}
+		all = append(all, spec)
 	}
 	return all
 }

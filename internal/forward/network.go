@@ -31,6 +31,7 @@ func (Sockets) Listen(ctx context.Context, network, address string) (net.Listene
 		return unix.ListenPrivate(ctx, carrier.Endpoint{Scheme: "unix", Path: address})
 	}
 	var lc net.ListenConfig
+	lc.SetMultipathTCP(false) // splice(2) knows TCP
 	return lc.Listen(ctx, network, address)
 }
 
@@ -47,6 +48,7 @@ func (Sockets) ListenPacket(ctx context.Context, address string) (*net.UDPConn, 
 // Dial implements Network.
 func (Sockets) Dial(ctx context.Context, network string, from netip.Addr, to netip.AddrPort) (net.Conn, error) {
 	var d net.Dialer
+	d.SetMultipathTCP(false)
 	switch {
 	case !from.IsValid():
 	case network == "tcp":

@@ -18,7 +18,7 @@ var (
 	ErrFull    = fmt.Errorf("there are %d forwards already: remove one", MaxForwards)
 )
 
-// A Table has forwards by where they listen. Its methods may be called from any goroutine.
+// A Table has forwards by where they listen. Its methods may be called from any goroutine, but one at a time those that change it.
 type Table struct {
 	c   Config
 	ctx context.Context // of all forwards
@@ -113,6 +113,17 @@ func (t *Table) Retry() {
 	for _, e := range failed {
 		_ = t.open(e) // which List tells
 	}
+}
+
+// Find returns a forward by where it listens.
+func (t *Table) Find(from string) (Status, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	i := t.find(from)
+	if i < 0 {
+		return Status{}, fmt.Errorf("%s: %w", from, ErrUnknown)
+	}
+	return t.all[i].status(), nil
 }
 
 // Remove ends a forward, and all that it carries. It is named by where it listens, as it was asked for or as it was bound.

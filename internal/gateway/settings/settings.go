@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"ferry/internal/admission"
+	"ferry/internal/forward"
 	"ferry/internal/identity"
 )
 
@@ -75,6 +76,8 @@ type Config struct {
 	Reserved map[string]netip.Addr // name of a client without a key -> the address that only it gets
 	// Sites are networks behind a client: prefix -> the pool address of the client that routes it.
 	Sites map[netip.Prefix]netip.Addr
+	// Forwards are ports of clients that the gateway publishes.
+	Forwards []forward.Spec
 	// PushRoutes are sent to the clients, which route them into the tunnel.
 	PushRoutes []netip.Prefix
 
