@@ -94,7 +94,7 @@ func printForwards(w io.Writer, all []api.Forward) error {
 }
 
 func forwardRemove() *cmdline.Command {
-	cmd := &cmdline.Command{Use: "remove FROM", Aliases: []string{"rm"}, Short: "Publish a port no more, and end its connections ('vpnsrv forward list' names it)", Args: cli.Args("FROM")}
+	cmd := &cmdline.Command{Use: "remove FROM", Short: "Publish a port no more, and end its connections ('vpnsrv forward list' names it)", Args: cli.Args("FROM")}
 	state := ask(cmd)
 	cmd.ValidArgsFunction = func(cmd *cmdline.Command, args []string, _ string) ([]cmdline.Completion, cmdline.ShellCompDirective) {
 		var names []cmdline.Completion
