@@ -15,6 +15,6 @@
 //     silent for longest.
 //   - What is at the path of a unix socket is removed only if it is a socket where nobody listens.
 //
-// Goroutines, each waited for by Close or Remove: one per forward that accepts, or reads datagrams; two per connection, one per flow. A connection that moves
+// Goroutines, each waited for by Close or Remove: two per forward, of which one accepts, or reads datagrams, and one waits for the end; two per connection, one per flow. A connection that moves
 // nothing holds no buffer.
 package forward

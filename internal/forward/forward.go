@@ -18,7 +18,9 @@ type Config struct {
 	Network Network // Sockets
 	// Resolve returns the address of a device, each time that it is dialled: nil, there are no names.
 	Resolve func(name string) (netip.Addr, error)
-	Log     *slog.Logger // nothing
+	// Check says why a forward may not lead somewhere, when it is opened: nil, they lead anywhere.
+	Check func(Target) error
+	Log   *slog.Logger // nothing
 
 	DialTimeout time.Duration // for a client to answer: 10 s
 	Conns       int           // connections of one forward: 1024
@@ -33,6 +35,9 @@ func (c *Config) setDefaults() {
 	}
 	if c.Resolve == nil {
 		c.Resolve = func(name string) (netip.Addr, error) { return netip.Addr{}, fmt.Errorf("no device is called %s", name) }
+	}
+	if c.Check == nil {
+		c.Check = func(Target) error { return nil }
 	}
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
@@ -54,7 +59,7 @@ type Forward struct {
 	work sync.WaitGroup
 	door interface {
 		run()
-		close() // may be called more than once
+		close() // is called once
 		live() int
 	}
 
@@ -79,8 +84,11 @@ func Open(ctx context.Context, c *Config, spec Spec, prefer uint16) (*Forward, e
 		f.end()
 		return nil, err
 	}
-	context.AfterFunc(f.ctx, f.door.close)
 	f.work.Go(f.door.run)
+	f.work.Go(func() {
+		<-f.ctx.Done()
+		f.door.close()
+	})
 	return f, nil
 }
 
@@ -109,7 +117,6 @@ func (f *Forward) Stats() Stats {
 // Close ends the forward and what it carries, and returns when all has ended. It may be called more than once.
 func (f *Forward) Close() {
 	f.end()
-	f.door.close()
 	f.work.Wait()
 }
 

@@ -46,16 +46,13 @@ func (d *streamDoor) live() int {
 
 func (d *streamDoor) close() {
 	d.mu.Lock()
-	over := d.over
 	d.over = true
 	for p := range d.all {
 		p.abort()
 	}
 	d.mu.Unlock()
-	if !over {
-		if err := d.l.Close(); err != nil {
-			d.log.Warn("forward", "err", err)
-		}
+	if err := d.l.Close(); err != nil {
+		d.log.Warn("forward", "err", err)
 	}
 }
 
@@ -102,6 +99,9 @@ func (d *streamDoor) remove(p *pair) {
 	delete(d.all, p)
 }
 
+// keepAlive is after how long without a byte a client is asked whether it is still there: not often, for that wakes it.
+const keepAlive = 2 * time.Minute
+
 // serve carries one connection.
 func (d *streamDoor) serve(p *pair) {
 	far, err := d.dial("tcp")
@@ -113,6 +113,9 @@ func (d *streamDoor) serve(p *pair) {
 	if !p.reaches(far) {
 		reset(far)
 		return
+	}
+	if t, ok := far.(*net.TCPConn); ok {
+		_ = t.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true, Idle: keepAlive})
 	}
 	if d.bound.Proxy != 0 {
 		if _, err := far.Write(appendProxy(nil, d.bound.Proxy, addrPort(p.near.RemoteAddr()), d.dst(p.near))); err != nil {

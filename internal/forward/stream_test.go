@@ -2,6 +2,7 @@ package forward
 
 import (
 	"bytes"
+	"context"
 	"crypto/rand"
 	"crypto/sha256"
 	"errors"
@@ -318,6 +319,21 @@ func TestGvproxyHungDials(t *testing.T) {
 	}
 	close(hang)
 	f.Close()
+}
+
+// vtunnel bug 1.4-9: a client that says nothing at all is waited for without end. Here there is a limit, and then a reset.
+func TestVtunnelSilentClient(t *testing.T) {
+	f := open(t, "tcp://127.0.0.1:0", "10.0.3.4:80", Config{Network: silent{}, DialTimeout: 100 * time.Millisecond})
+	wantReset(t, f)
+	eventually(t, "it is counted", func() bool { return f.Stats().Failed == 1 && f.Stats().Live == 0 })
+}
+
+// In a silent network nobody answers.
+type silent struct{ Sockets }
+
+func (silent) Dial(ctx context.Context, _ string, _ netip.Addr, _ netip.AddrPort) (net.Conn, error) {
+	<-ctx.Done()
+	return nil, ctx.Err()
 }
 
 // A connection comes from the address that was asked for.

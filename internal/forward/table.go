@@ -90,7 +90,11 @@ func (t *Table) insert(e *entry) error {
 
 // open opens the forward of an entry.
 func (t *Table) open(e *entry) error {
-	f, err := Open(t.ctx, &t.c, e.spec, e.port)
+	var f *Forward
+	err := t.c.Check(e.spec.To)
+	if err == nil {
+		f, err = Open(t.ctx, &t.c, e.spec, e.port)
+	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	e.f, e.err = f, err
@@ -100,8 +104,8 @@ func (t *Table) open(e *entry) error {
 	return err
 }
 
-// Retry opens those that could not be.
-func (t *Table) Retry() {
+// Retry opens those that could not be, and returns how many it has.
+func (t *Table) Retry() (opened int) {
 	t.mu.Lock()
 	var failed []*entry
 	for _, e := range t.all {
@@ -111,8 +115,11 @@ func (t *Table) Retry() {
 	}
 	t.mu.Unlock()
 	for _, e := range failed {
-		_ = t.open(e) // which List tells
+		if t.open(e) == nil { // else List tells why
+			opened++
+		}
 	}
+	return opened
 }
 
 // Find returns a forward by where it listens.

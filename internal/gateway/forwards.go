@@ -22,7 +22,7 @@ import (
 //	                +--> forward.Table --> forwards.json: read at the next start
 //	api ------------+
 //
-// One that can not be opened at the start, for another program has its port, waits for a reload.
+// One that can not be opened at the start, for another program has its port or its device is not known, waits for a reload or the device.
 
 // forwardsFile is their file in the state directory.
 const forwardsFile = "forwards.json"
@@ -52,7 +52,7 @@ func (g *Gateway) openForwards(ctx context.Context, network forward.Network) err
 	if err != nil {
 		return err
 	}
-	g.forwards = forward.NewTable(ctx, forward.Config{Network: network, Resolve: g.addressOf, Log: g.log})
+	g.forwards = forward.NewTable(ctx, forward.Config{Network: network, Resolve: g.addressOf, Check: g.leadsToClient, Log: g.log})
 	port := map[string]uint16{}
 	for _, r := range records {
 		port[r.From] = r.Port
@@ -78,16 +78,12 @@ func (g *Gateway) closeForwards() error {
 
 // keepForward opens a forward that stays also when that fails. The caller holds changing.
 func (g *Gateway) keepForward(spec forward.Spec, port uint16, fixed bool) {
-	err := g.leadsToClient(spec.To)
-	if err == nil {
-		var s forward.Status
-		if s, err = g.forwards.Add(spec, port, fixed, true); err == nil {
-			g.log.Info("forward", "on", s.Bound, "to", spec.To)
-		}
-	}
+	s, err := g.forwards.Add(spec, port, fixed, true)
 	if err != nil {
 		g.log.Error("not forwarded", "on", spec.From, "to", spec.To, "err", err)
+		return
 	}
+	g.log.Info("forward", "on", s.Bound, "to", spec.To)
 }
 
 // reconfigureForwards makes those of another configuration true, and tries again what could not be opened. The caller holds changing.
@@ -111,6 +107,16 @@ func (g *Gateway) reconfigureForwards(old, next *Config) error {
 		}
 	}
 	return g.storeForwards()
+}
+
+// retryForwards opens what could not be opened before. The caller holds changing.
+func (g *Gateway) retryForwards() {
+	if g.forwards == nil || g.forwards.Retry() == 0 {
+		return
+	}
+	if err := g.storeForwards(); err != nil {
+		g.log.Error("forwards", "err", err)
+	}
 }
 
 // addressOf returns the address of a client by its name.
@@ -190,9 +196,6 @@ func (g *Gateway) addForward(asked api.Publish) (f api.Forward, err error) {
 		return f, errNotServing
 	}
 	spec, err := forward.Parse(asked.From, asked.To)
-	if err == nil {
-		err = g.leadsToClient(spec.To)
-	}
 	if err != nil {
 		return f, err
 	}

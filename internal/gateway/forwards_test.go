@@ -114,6 +114,25 @@ func TestPenguinForwardsSurvive(t *testing.T) {
 	}
 }
 
+// A forward to a device that is not known, as of a configuration that was made before, waits for it.
+func TestForwardAwaitsDevice(t *testing.T) {
+	spec, err := forward.Parse("tcp://127.0.0.1:0", "cam7:80")
+	if err != nil {
+		t.Fatal(err)
+	}
+	g, end := forwarding(t, Config{StateDir: t.TempDir(), Key: identity.NewKey(), Forwards: []forward.Spec{spec}})
+	defer end()
+	if all := g.listForwards(); len(all) != 1 || !strings.Contains(all[0].Err, "no device is called cam7") {
+		t.Fatalf("got %+v", all)
+	}
+	if _, err := g.addPeer(api.Peer{Name: "cam7", Key: identity.NewKey().Public().String()}); err != nil {
+		t.Fatal(err)
+	}
+	if all := g.listForwards(); len(all) != 1 || all[0].Bound == "" || all[0].Err != "" {
+		t.Errorf("got %+v", all)
+	}
+}
+
 // exam: H4
 // A forward leads to a client, and nowhere else: not to the gateway, its loopback, its metadata service.
 func TestForwardLeadsToClients(t *testing.T) {

@@ -38,6 +38,9 @@ var (
 	_ io.WriterTo = (*Conn)(nil)
 )
 
+// keepAlive is after how long without a byte a client is asked whether it is still there: not often, for that wakes it.
+const keepAlive = 2 * time.Minute
+
 // Dial connects to a client by tcp or udp, from the gateway's address.
 func (e *Exit) Dial(ctx context.Context, network string, to netip.AddrPort) (net.Conn, error) {
 	fail := func(err error) (net.Conn, error) {
@@ -66,6 +69,11 @@ func (e *Exit) Dial(ctx context.Context, network string, to netip.AddrPort) (net
 	if err := c.connect(ctx, *g, to); err != nil {
 		c.in.Abort()
 		return fail(err)
+	}
+	if !c.packets {
+		idle := tcpip.KeepaliveIdleOption(keepAlive)
+		_ = c.in.SetSockOpt(&idle)
+		c.in.SocketOptions().SetKeepAlive(true)
 	}
 	if c.packets {
 		c.Conn = gonet.NewUDPConn(c.queue, c.in)
