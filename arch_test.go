@@ -54,16 +54,18 @@ var arrows = map[string][]string{
 	"internal/hostnet":           {"internal/hostdns"},
 	"internal/policy":            {},
 	"internal/tun":               {"internal/packet", "internal/proto"},
-	"internal/netstack":          {"internal/hostnet", "internal/packet", "internal/proto", "internal/router"},
+	"internal/netstack":          {"internal/hostnet", "internal/packet", "internal/proto", "internal/relay", "internal/router"},
 	"internal/proxy":             {},
+	"internal/forward":           {"internal/carrier", "internal/carrier/unix", "internal/relay"},
+	"internal/relay":             {},
 	"internal/exit":              {"internal/hostnet", "internal/proto", "internal/router", "internal/tun"},
 	"internal/admission":         {},
 	"internal/vtunnel":           {"internal/carrier", "internal/carrier/tcp", "internal/carrier/unix", "internal/carrier/vsock"},
-	"internal/netadmin":          {"internal/carrier/netsock", "internal/confine", "internal/durable", "internal/hostnet", "internal/policy", "internal/tun"},
-	"internal/gateway/settings":  {"internal/admission", "internal/identity", "internal/policy"},
+	"internal/netadmin":          {"internal/carrier", "internal/carrier/netsock", "internal/carrier/unix", "internal/confine", "internal/durable", "internal/hostnet", "internal/policy", "internal/tun"},
+	"internal/gateway/settings":  {"internal/admission", "internal/forward", "internal/identity", "internal/policy"},
 	"internal/gateway": {
 		"internal/addrpool", "internal/admission", "internal/api", "internal/buffer", "internal/carrier", "internal/carrier/connectip", "internal/carrier/quic", "internal/carrier/ssh", "internal/carrier/tcp", "internal/carrier/tls", "internal/carrier/datagram", "internal/carrier/dns", "internal/carrier/icmp", "internal/carrier/udp", "internal/carrier/unix",
-		"internal/carrier/vsock", "internal/carrier/ws", "internal/durable", "internal/gateway/settings", "internal/hostnet", "internal/identity", "internal/keepalive",
+		"internal/carrier/vsock", "internal/carrier/ws", "internal/durable", "internal/forward", "internal/gateway/settings", "internal/hostnet", "internal/identity", "internal/keepalive",
 		"internal/leasestore", "internal/metrics", "internal/multipath", "internal/packet", "internal/peerstore", "internal/policy", "internal/proto", "internal/router", "internal/session",
 	},
 	"internal/client": {
@@ -74,11 +76,11 @@ var arrows = map[string][]string{
 
 	"internal/carrier/carriertest": {"internal/carrier", "internal/proto"}, // tests only
 
-	"internal/config":      {"internal/admission", "internal/carrier", "internal/client", "internal/gateway/settings", "internal/identity", "internal/policy", "internal/proto", "internal/vtunnel"},
+	"internal/config":      {"internal/admission", "internal/carrier", "internal/client", "internal/forward", "internal/gateway/settings", "internal/identity", "internal/policy", "internal/proto", "internal/vtunnel"},
 	"internal/cli":         {"internal/cmdline", "internal/config", "internal/confine", "internal/durable", "internal/netadmin", "internal/proto"},
 	"internal/cli/clitest": {"internal/cli"}, // tests only
-	"cmd/vpnsrv":           {"internal/api", "internal/carrier", "internal/cli", "internal/cmdline", "internal/config", "internal/confine", "internal/durable", "internal/exit", "internal/gateway", "internal/gateway/settings", "internal/identity", "internal/netadmin", "internal/netstack", "internal/vtunnel"},
-	"cmd/vpncli":           {"internal/carrier", "internal/cli", "internal/cmdline", "internal/client", "internal/config", "internal/confine", "internal/durable", "internal/exit", "internal/failover", "internal/identity", "internal/netadmin", "internal/netstack", "internal/proxy", "internal/vtunnel"},
+	"cmd/vpnsrv":           {"internal/api", "internal/carrier", "internal/cli", "internal/cmdline", "internal/config", "internal/confine", "internal/durable", "internal/exit", "internal/forward", "internal/gateway", "internal/gateway/settings", "internal/identity", "internal/netadmin", "internal/netstack", "internal/vtunnel"},
+	"cmd/vpncli":           {"internal/carrier", "internal/cli", "internal/client", "internal/cmdline", "internal/config", "internal/confine", "internal/durable", "internal/exit", "internal/failover", "internal/identity", "internal/netadmin", "internal/netstack", "internal/proxy", "internal/vtunnel"},
 	"bench":                {"internal/carrier", "test/lab", "test/wire"},
 	"test/lab":             {},
 	"test/rawvpn":          {},

@@ -9,6 +9,8 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -22,6 +24,7 @@ import (
 	"ferry/internal/config"
 	"ferry/internal/confine"
 	"ferry/internal/exit"
+	"ferry/internal/forward"
 	"ferry/internal/gateway"
 	"ferry/internal/gateway/settings"
 	"ferry/internal/netadmin"
@@ -44,6 +47,7 @@ SIGTERM and SIGINT stop it, SIGHUP applies its configuration anew, SIGUSR1 logs 
   sudo vpnsrv init
   sudo vpnsrv invite cam1
   vpnsrv --exit user
+  sudo vpnsrv forward add tcp://:8080 cam1:80
   sudo vpnsrv --nat --push-route 192.168.7.0/24
   sudo vpnsrv --listen unix:///run/vm.sock_2002 --pool 10.9.0.0/24
   vpnsrv completion bash > /etc/bash_completion.d/vpnsrv`,
@@ -61,7 +65,7 @@ SIGTERM and SIGINT stop it, SIGHUP applies its configuration anew, SIGUSR1 logs 
 		}
 		return serve(cmd.Context(), keys, c)
 	}
-	cmd.AddCommand(initCommand(), inviteCommand(), peerCommand(), statusCommand(), sessionsCommand(), leasesCommand(), kickCommand(), reloadCommand(), keyCommand())
+	cmd.AddCommand(initCommand(), inviteCommand(), peerCommand(), statusCommand(), sessionsCommand(), leasesCommand(), kickCommand(), forwardCommand(), reloadCommand(), keyCommand())
 	cli.CompleteURL(cmd, "vtunnel-listen", "vsock://:6666", "unix:///", "tcp://127.0.0.1:6666")
 	cli.CompleteURL(cmd, "listen", "tcp://:2002", "vsock://:2002", "unix:///")
 	return cmd
@@ -79,6 +83,7 @@ func serve(ctx context.Context, keys *config.Gateway, c gateway.Config) error {
 	}
 	host, err := cli.StartHost(netadmin.Rules{
 		Program: "vpnsrv", TUN: c.TUN, MTU: c.MTU, Addr: c.Address(), Routes: slices.Collect(maps.Keys(c.Sites)), Read: keys.Files(), Remove: append(sockets(c.Listen), tunnelSockets(c.VTunnelListen)...), Echo: gateway.Echo(c.Listen),
+		Forward: true, Sockets: socketDirs(c),
 	}, keys.Process, confine.Rules{
 		Read:     []string{"/proc/self", "/proc/stat"},                                   // for metrics of this process
 		Families: append(tunnelFamilies(c.VTunnelListen), unix.AF_UNIX, unix.AF_NETLINK), // the service manager; addresses of this host
@@ -94,13 +99,16 @@ func serve(ctx context.Context, keys *config.Gateway, c gateway.Config) error {
 func serveAsUser(ctx context.Context, keys *config.Gateway, c gateway.Config) error {
 	rights, err := cli.NewRights(keys.Process, confine.Rules{
 		Read:     append(keys.Files(), "/proc/self", "/proc/stat"), // also to read them again
-		Families: []int{unix.AF_UNIX, unix.AF_NETLINK, unix.AF_INET},
+		Families: []int{unix.AF_UNIX, unix.AF_NETLINK, unix.AF_INET, unix.AF_INET6},
 		Connect:  true,
+		Bind:     true, // published ports
+		Listen:   true,
+		Sockets:  socketDirs(c),
 	}, c.Log)
 	if err != nil {
 		return err
 	}
-	return run(ctx, keys, c, userHost{rights, c})
+	return run(ctx, keys, c, &userHost{Rights: rights, c: c})
 }
 
 // run runs a gateway with what is the same whatever its exit is.
@@ -137,20 +145,50 @@ type kernelHost struct {
 
 func (h kernelHost) OpenExit() (gateway.Exit, error) { return exit.Open(h.Host, h.log) }
 
+// Network implements gateway.Host: sockets come from the process with the rights.
+func (h kernelHost) Network() forward.Network { return forward.Lent{From: h.Host} }
+
 // A userHost has nothing but its own sockets.
 type userHost struct {
 	*cli.Rights
-	c gateway.Config
+	forward.Sockets // to listen
+	c               gateway.Config
+	exit            *netstack.Exit
 }
 
-func (h userHost) OpenExit() (gateway.Exit, error) {
+// OpenExit implements gateway.Host.
+func (h *userHost) OpenExit() (exit gateway.Exit, err error) {
 	c := &h.c
-	return netstack.New(netstack.Config{
+	h.exit, err = netstack.New(netstack.Config{
 		Log: c.Log, DialTimeout: c.DialTimeout, Dials: c.Dials, ClientDials: c.ClientDials, Conns: c.Conns, Flows: c.Flows, Idle: c.IdleOf, Alias: c.Alias,
 	})
+	return h.exit, err
 }
 
-func (h userHost) Open(path string) (*os.File, error) { return os.Open(path) }
+// Open opens a file of the configuration.
+func (h *userHost) Open(path string) (*os.File, error) { return os.Open(path) }
+
+// Network implements gateway.Host.
+func (h *userHost) Network() forward.Network { return h }
+
+// Dial implements forward.Network.
+func (h *userHost) Dial(ctx context.Context, network string, from netip.Addr, to netip.AddrPort) (net.Conn, error) {
+	if from.IsValid() {
+		return nil, fmt.Errorf("source %s: with --exit user clients see the gateway's own address: leave it out", from)
+	}
+	return h.exit.Dial(ctx, network, to)
+}
+
+// socketDirs are the directories in which forwards may make unix sockets.
+func socketDirs(c gateway.Config) []string {
+	dirs := []string{"/run", c.StateDir}
+	for _, f := range c.Forwards {
+		if f.From.Path != "" {
+			dirs = append(dirs, filepath.Dir(f.From.Path))
+		}
+	}
+	return dirs
+}
 
 // sockets returns the paths of the unix sockets to listen on.
 func sockets(listen []string) (paths []string) {

@@ -10,6 +10,9 @@
 //	DELETE /v1/sessions/{id}                                         end one
 //	GET    /v1/leases                the addresses that clients without a key have, or that are held for them
 //	GET    /v1/status                Status
+//	GET    /v1/forwards              the published ports
+//	POST   /v1/forwards              Publish       -> Forward        publish one
+//	DELETE /v1/forwards?from=URL                   -> Forward        remove it; its connections end
 //	POST   /v1/reload                              -> Reloaded       apply the configuration file anew
 //	GET    /metrics, /healthz        for Prometheus; also by TCP, if that is configured
 //
@@ -133,6 +136,27 @@ type Lease struct {
 	Name    string     `json:"name,omitempty"`    // what the client called itself
 	Session uint64     `json:"session,omitempty"` // 0: it has vanished, and the address is held for it
 	Until   time.Time  `json:"until,omitzero"`    // of a held one
+}
+
+// A Publish asks for a port of a client to be published.
+type Publish struct {
+	From string `json:"from"` // where the gateway listens: tcp://:8080, udp://:53, unix:///run/x.sock
+	To   string `json:"to"`   // 10.0.3.4:80, or cam1:80
+}
+
+// A Forward is a published port.
+type Forward struct {
+	From        string `json:"from"` // as it was asked for
+	To          string `json:"to"`
+	Bound       string `json:"bound,omitempty"`      // where it listens, with the port that was found; empty: it could not be opened
+	Fixed       bool   `json:"configured,omitempty"` // by the configuration
+	Err         string `json:"error,omitempty"`      // why it could not
+	Connections int    `json:"connections"`          // there are; flows of udp
+	Total       uint64 `json:"total"`                // there were
+	Refused     uint64 `json:"refused"`              // may not come, or are too many
+	Failed      uint64 `json:"failed"`               // the client did not answer
+	Received    uint64 `json:"received"`             // bytes from the client, of what has ended
+	Sent        uint64 `json:"sent"`                 // bytes to the client, of what has ended
 }
 
 // Reloaded is what came of a reload.

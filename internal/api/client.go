@@ -80,6 +80,21 @@ func (c *Client) Leases(ctx context.Context) (l []Lease, err error) {
 	return l, c.call(ctx, http.MethodGet, "/v1/leases", nil, &l)
 }
 
+// Forwards returns the published ports.
+func (c *Client) Forwards(ctx context.Context) (f []Forward, err error) {
+	return f, c.call(ctx, http.MethodGet, "/v1/forwards", nil, &f)
+}
+
+// AddForward publishes a port of a client.
+func (c *Client) AddForward(ctx context.Context, p Publish) (f Forward, err error) {
+	return f, c.call(ctx, http.MethodPost, "/v1/forwards", p, &f)
+}
+
+// RemoveForward removes a published port, named by where it listens.
+func (c *Client) RemoveForward(ctx context.Context, from string) (f Forward, err error) {
+	return f, c.call(ctx, http.MethodDelete, "/v1/forwards?from="+url.QueryEscape(from), nil, &f)
+}
+
 // Reload applies the configuration anew.
 func (c *Client) Reload(ctx context.Context) (done Reloaded, err error) {
 	return done, c.call(ctx, http.MethodPost, "/v1/reload", nil, &done)

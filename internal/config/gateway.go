@@ -17,6 +17,7 @@ import (
 
 	"ferry/internal/admission"
 	"ferry/internal/carrier"
+	"ferry/internal/forward"
 	"ferry/internal/gateway/settings"
 	"ferry/internal/identity"
 	"ferry/internal/policy"
@@ -82,6 +83,7 @@ type Gateway struct {
 	Conns            int               `toml:"connections"`
 	Flows            int               `toml:"flows"`
 	Idle             map[string]string `toml:"idle"`
+	Forwards         map[string]string `toml:"forwards"`
 	Process
 
 	flags *pflag.FlagSet
@@ -206,6 +208,7 @@ func (g *Gateway) load(open open) (settings.Config, error) {
 	c.Reserved = reserved(s, g.Reserved, c.PlainPool)
 	c.Sites = sites(s, g.Sites, c.PlainPool)
 	c.Alias = aliases(s, g.Alias, c.Pool)
+	c.Forwards = forwards(s, g.Forwards)
 	return boundQueues(c, s.isSet("queue_total"), memory()), s.err
 }
 
@@ -405,6 +408,21 @@ func parseService(text string) (settings.Service, error) {
 		err = fmt.Errorf("%q is a port of which protocol? Write %s/tcp or %s/udp", text, text, text)
 	}
 	return settings.Service{Protocol: protocol, Port: port}, err
+}
+
+// forwards reads the published ports.
+func forwards(s *source, texts map[string]string) (all []forward.Spec) {
+	if len(texts) > forward.MaxForwards {
+		s.fail("forwards", fmt.Errorf("there are %d, more than %d", len(texts), forward.MaxForwards))
+	}
+	for _, from := range slices.Sorted(maps.Keys(texts)) {
+		spec, err := forward.Parse(from, texts[from])
+		if err != nil {
+			s.fail("forwards."+from, err)
+		}
+		all = append(all, spec)
+	}
+	return all
 }
 
 // inPool returns a parser of the addresses that a client can have.

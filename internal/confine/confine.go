@@ -1,6 +1,6 @@
 // Package confine takes rights away from this process, for good:
 //
-//	Landlock      files: only those named, and no TCP port can be listened on       Linux 5.13, 6.7
+//	Landlock      files: only those named; no TCP port can be listened on           Linux 5.13, 6.7
 //	user          another one than root, which owns nothing but the state directory
 //	capabilities  none, or those named; none can be gained (no_new_privs)
 //	seccomp       only the system calls which a running Go program that moves packets makes;
@@ -34,10 +34,12 @@ type Rules struct {
 	Capabilities []int    // unix.CAP_...
 	Read         []string // directories and files, and all below them
 	Write        []string // the same, also to be written
+	Sockets      []string // directories in which unix sockets can be made and removed
 	Devices      []string
 	Families     []int // of sockets that can be made: unix.AF_...
 	Connect      bool  // sockets can be connected
 	Bind         bool  // sockets of other families than AF_NETLINK can be bound
+	Listen       bool  // with Bind: sockets can listen, on TCP ports, too
 	Ioctl        bool
 	Links        bool // symlinks can be made
 }
@@ -221,12 +223,24 @@ func (r Rules) landlock() error {
 		landlock.RWDirs(existing(r.Write, true)...), landlock.RWFiles(existing(r.Write, false)...),
 		landlock.RWFiles(existing(r.Devices, false)...).WithIoctlDev(),
 	}
+	if sockets := existing(r.Sockets, true); len(sockets) > 0 {
+		rules = append(rules, landlock.PathAccess(makeSock|removeFile, sockets...))
+	}
 	if err := landlock.V5.BestEffort().RestrictPaths(rules...); err != nil {
 		return err
+	}
+	if r.Listen {
+		return nil
 	}
 	const bindTCP = 1 << 0 // LANDLOCK_ACCESS_NET_BIND_TCP
 	return landlock.MustConfig(landlock.AccessNetSet(bindTCP)).BestEffort().RestrictNet()
 }
+
+// Rights of Landlock, LANDLOCK_ACCESS_FS_REMOVE_FILE and _MAKE_SOCK (linux/landlock.h).
+const (
+	removeFile landlock.AccessFSSet = 1 << 5
+	makeSock   landlock.AccessFSSet = 1 << 9
+)
 
 // existing returns those of paths that are directories, or are not.
 func existing(paths []string, directories bool) (found []string) {

@@ -79,6 +79,9 @@ func (r Rules) filter() ([]unix.SockFilter, error) {
 	if r.Connect {
 		always = append(always, unix.SYS_CONNECT)
 	}
+	if r.Listen {
+		always = append(always, unix.SYS_LISTEN)
+	}
 	// The flags of clone3 can not be looked at; a C library that hears of none goes on to clone.
 	p = append(p, bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: unix.SYS_CLONE3, SkipTrue: 1}, bpf.RetConstant{Val: returnNone})
 	for _, nr := range always {

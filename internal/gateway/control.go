@@ -62,6 +62,11 @@ func (g *Gateway) routes() []route {
 			return g.removePeer(r.PathValue("name"))
 		})},
 		{"GET /v1/leases", api.Handle(status, func(*http.Request, struct{}) ([]api.Lease, error) { return g.leases.list(), nil })},
+		{"GET /v1/forwards", api.Handle(status, func(*http.Request, struct{}) ([]api.Forward, error) { return g.listForwards(), nil })},
+		{"POST /v1/forwards", api.Handle(status, func(_ *http.Request, p api.Publish) (api.Forward, error) { return g.addForward(p) })},
+		{"DELETE /v1/forwards", api.Handle(status, func(r *http.Request, _ struct{}) (api.Forward, error) {
+			return g.removeForward(r.URL.Query().Get("from"))
+		})},
 		{"POST /v1/reload", api.Handle(status, func(*http.Request, struct{}) (api.Reloaded, error) { return g.reload() })},
 		{"POST /v1/invitations", api.Handle(status, func(_ *http.Request, i api.Invite) (api.Invited, error) { return g.invite(i) })},
 		{"/metrics", g.metrics},
@@ -80,6 +85,9 @@ func (g *Gateway) serveMetrics(ctx context.Context, l net.Listener) error {
 
 // status is that of HTTP for an error.
 func status(err error) int {
+	if code := forwardStatus(err); code != 0 {
+		return code
+	}
 	switch {
 	case errors.Is(err, peerstore.ErrUnknown), errors.Is(err, errNoSession):
 		return http.StatusNotFound

@@ -124,6 +124,7 @@ func (g *Gateway) revoke(key identity.Public) {
 func (g *Gateway) devicesChanged() map[string]error {
 	g.changing.Lock()
 	defer g.changing.Unlock()
+	defer g.retryForwards() // which may lead to one that is known now
 	var peers []peerstore.Peer
 	if g.devices != nil {
 		peers, _ = g.devices.List(time.Now())

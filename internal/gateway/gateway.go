@@ -34,6 +34,7 @@ import (
 	"ferry/internal/buffer"
 	"ferry/internal/carrier"
 	"ferry/internal/durable"
+	"ferry/internal/forward"
 	"ferry/internal/gateway/settings"
 	"ferry/internal/hostnet"
 	"ferry/internal/identity"
@@ -77,6 +78,7 @@ type Gateway struct {
 	// routed: the devices whose networks are routed.
 	changing sync.Mutex
 	routed   []peerstore.Peer
+	forwards *forward.Table // nil until run; changed under changing
 
 	mu        sync.Mutex    // guards what follows
 	host      []netip.Addr  // of this machine, IPv4
@@ -110,6 +112,8 @@ type Host interface {
 	// Confine gives up all rights that are not needed any more. It is called once, before anything is read
 	// from the network. state is the directory that stays open to the gateway, with the files of these prefixes.
 	Confine(state *durable.Dir, files ...string) error
+	// Network is for published ports. It is asked once, when the exit is open.
+	Network() forward.Network
 }
 
 // Run serves clients until ctx is done, and then takes back all that it did to the host. It returns
@@ -157,11 +161,15 @@ func Run(ctx context.Context, c Config, host Host) (err error) {
 			return err
 		}
 	}
-	if err := host.Confine(leases.dir, leasestore.Prefix, peerstore.Prefix, api.SocketName); err != nil {
+	if err := host.Confine(leases.dir, leasestore.Prefix, peerstore.Prefix, forwardsFile, api.SocketName); err != nil {
 		return err
 	}
 	// Until protect knows the host, nobody goes beyond it.
 	g.table.SetEgress(nil, []policy.Target{{Prefix: netip.PrefixFrom(netip.IPv4Unspecified(), 0)}})
+	undo = append(undo, g.closeForwards)
+	if err := g.openForwards(ctx, host.Network()); err != nil {
+		return err
+	}
 	return g.run(ctx, listeners,
 		func(ctx context.Context) error { return hostnet.WatchAddrs(ctx, g.protect) },
 		func(ctx context.Context) error { return api.Serve(ctx, control, g.handler(), c.Log) },

@@ -78,6 +78,9 @@ func (g *Gateway) reload() (done api.Reloaded, err error) {
 	}
 	g.table.SetPeers(next.Isolate, next.Mix)
 	g.setEgress()
+	if err := g.reconfigureForwards(old, &next); err != nil {
+		return done, err
+	}
 	g.gate.SetLimits(next.Limits)
 	g.setBudgets()
 	if next.NextKey != old.NextKey {

@@ -29,6 +29,7 @@ type admin struct {
 	tun   *tun.Interface
 	full  bool          // a full tunnel was applied and not taken back
 	state hostnet.State // as last applied, with what detour has added
+	made  []string      // paths of unix sockets that were made and not removed
 
 	watching sync.WaitGroup
 	watched  bool
@@ -85,6 +86,12 @@ func (a *admin) answer(ctx context.Context, w *wire, q question) error {
 		}
 	case opConnect:
 		fd, err = a.connect(ctx, q.Arg)
+	case opListen:
+		fd, err = a.listen(ctx, q.Arg, q.To)
+	case opDial:
+		fd, err = a.dial(q.Arg, q.From, q.To)
+	case opRemove:
+		err = a.remove(q.Arg)
 	case opRead:
 		fd, err = a.open(q.Arg)
 	case opWrite:
@@ -168,7 +175,7 @@ func (a *admin) undo() (err error) {
 		err = a.link.Close()
 	}
 	a.full = a.full && err != nil
-	for _, path := range a.rules.Remove {
+	for _, path := range slices.Concat(a.rules.Remove, a.made) {
 		removeDead(path)
 	}
 	if a.tun != nil {

@@ -93,6 +93,10 @@ func confineSelf(r Rules, log *slog.Logger) error {
 	if len(r.Connect) > 0 { // a hypervisor's socket may belong to anybody
 		rules.Capabilities = append(rules.Capabilities, unix.CAP_DAC_OVERRIDE)
 	}
+	if r.Forward {
+		rules.Listen, rules.Sockets = true, r.Sockets
+		rules.Capabilities = append(rules.Capabilities, unix.CAP_NET_BIND_SERVICE)
+	}
 	lacking, err := confine.Process(rules)
 	if err != nil {
 		return err

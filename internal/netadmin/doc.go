@@ -5,7 +5,8 @@
 //	  no capabilities, no files, no sockets of        CAP_NET_ADMIN
 //	  its own: see package confine
 //	  Client  ---- a question, one at a time ---->    admin: TUN, addresses, routes, rules, nft, sysctls, name servers,
-//	          <--- the answer, with a descriptor --          a marked socket, a unix connection, a file that was named
+//	          <--- the answer, with a descriptor --          a marked socket, one that listens or dials a client,
+//	                                                 a unix connection, a file that was named
 //	          <--- what others did to the link ----
 //
 // Each is a message of JSON on a socket pair that keeps messages apart (SOCK_SEQPACKET). What may be asked
@@ -36,6 +37,8 @@ type Rules struct {
 	Remove  []string // paths of unix sockets that are removed at the end, if nobody listens there
 	Read    []string // paths of files that may be read
 	Write   []string // paths of files that may be replaced
+	Forward bool     // sockets may be asked for that listen, and that connect to what is behind the interface
+	Sockets []string // directories in which unix sockets may be made that listen
 
 	Addr   netip.Prefix   // of the interface of a gateway
 	Routes []netip.Prefix // that its operator has named
@@ -54,6 +57,9 @@ const (
 	opUndo    = "undo"    // ->
 	opSocket  = "socket"  // Arg: a network of package net; To: where to -> a descriptor
 	opConnect = "connect" // Arg: a path -> a descriptor
+	opListen  = "listen"  // Arg: tcp, udp or unix; To: where -> a descriptor
+	opDial    = "dial"    // Arg: tcp or udp; From: an address of this host, or nothing; To: of a client -> a descriptor
+	opRemove  = "remove"  // Arg: a path that was listened on ->
 	opRead    = "read"    // Arg: a path -> the descriptor of the file
 	opWrite   = "write"   // Arg: a path; Data ->
 )
@@ -62,6 +68,7 @@ type question struct {
 	Op    string         `json:"op"`
 	Arg   string         `json:"arg,omitempty"`
 	To    string         `json:"to,omitempty"`
+	From  string         `json:"from,omitempty"`
 	Data  []byte         `json:"data,omitempty"`
 	State *hostnet.State `json:"state,omitempty"`
 }

@@ -3,16 +3,16 @@ package netstack
 import (
 	"bytes"
 	"io"
-	"math"
 	"net"
 	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/waiter"
+
+	"ferry/internal/relay"
 )
 
 // A conn is a connection of TCP in two halves: in, which the stack has with the client, and out, a socket.
@@ -26,22 +26,14 @@ type conn struct {
 	raw   syscall.RawConn
 	idle  time.Duration
 	last  atomic.Int64 // when a byte passed, in nanoseconds since 1970
-	timer *time.Timer  // calls watch
 
 	once sync.Once
 	gone chan struct{} // closed when it was aborted
 }
 
-// copyBytes is how much is copied at once.
-const copyBytes = 256 << 10
-
-// copyPool has the buffers of copies. One get (borrow), one put (giveBack): no buffer is held while nothing is there.
-var copyPool = sync.Pool{New: func() any { return new([copyBytes]byte) }}
-
 func newConn(in tcpip.Endpoint, queue *waiter.Queue, out *net.TCPConn, idle time.Duration) *conn {
 	x := &conn{in: in, queue: queue, out: out, idle: idle, gone: make(chan struct{})}
-	x.raw, _ = out.SyscallConn()                     // of a TCPConn that was made by a Dialer: no error
-	x.timer = time.AfterFunc(math.MaxInt64, x.watch) // run begins
+	x.raw, _ = out.SyscallConn() // of a TCPConn that was made by a Dialer: no error
 	x.touch()
 	return x
 }
@@ -50,8 +42,9 @@ func (x *conn) touch() { x.last.Store(time.Now().UnixNano()) }
 
 // run copies both ways until both have ended, one has failed, or nothing has passed for too long.
 func (x *conn) run() {
-	x.timer.Reset(x.idle)
-	defer x.timer.Stop()
+	quiet := func() time.Duration { return time.Since(time.Unix(0, x.last.Load())) }
+	stop := relay.AfterQuiet(x.idle, quiet, x.abort)
+	defer stop()
 	var down sync.WaitGroup
 	down.Go(func() {
 		if x.down() != nil {
@@ -74,21 +67,10 @@ func (x *conn) begin(first []byte) error {
 	return x.give(bytes.NewReader(first), ready)
 }
 
-// watch ends a connection that is idle.
-func (x *conn) watch() {
-	left := x.idle - time.Since(time.Unix(0, x.last.Load()))
-	if left <= 0 {
-		x.abort()
-		return
-	}
-	x.timer.Reset(left)
-}
-
 // abort resets both halves. It may be called more than once, and by anyone.
 func (x *conn) abort() {
 	x.once.Do(func() {
 		close(x.gone)
-		x.timer.Stop()
 		_ = x.out.SetLinger(0)
 		_ = x.out.Close()
 		x.in.Abort()
@@ -102,7 +84,7 @@ func (x *conn) up() error {
 	defer x.queue.EventUnregister(&entry)
 	var w window
 	for {
-		w.b = copyPool.Get().(*[copyBytes]byte)
+		w.b = relay.Borrow()
 		w.n = 0
 		_, err := x.in.Read(&w, tcpip.ReadOptions{})
 		var failed error
@@ -110,7 +92,7 @@ func (x *conn) up() error {
 			x.touch()
 			_, failed = x.out.Write(w.b[:w.n])
 		}
-		copyPool.Put(w.b)
+		relay.GiveBack(w.b)
 		w.b = nil
 		switch err.(type) {
 		case nil:
@@ -133,7 +115,7 @@ func (x *conn) up() error {
 
 // A window takes what an endpoint of the stack has, as far as there is room.
 type window struct {
-	b *[copyBytes]byte
+	b *[relay.Size]byte
 	n int
 }
 
@@ -152,44 +134,21 @@ func (x *conn) down() error {
 	entry, ready := waiter.NewChannelEntry(waiter.WritableEvents)
 	x.queue.EventRegister(&entry)
 	defer x.queue.EventUnregister(&entry)
-	var (
-		b     *[copyBytes]byte
-		n     int
-		fault error
-		rest  bytes.Reader
-	)
-	read := func(fd uintptr) bool {
-		b = copyPool.Get().(*[copyBytes]byte)
-		for {
-			if n, fault = unix.Read(int(fd), b[:]); fault != unix.EINTR {
-				break
-			}
-		}
-		if fault == unix.EAGAIN {
-			copyPool.Put(b)
-			b = nil
-		}
-		return fault != unix.EAGAIN
-	}
+	var rest bytes.Reader
+	r := relay.NewReader(x.raw)
 	for {
-		err := x.raw.Read(read)
-		if err == nil {
-			err = fault
-		}
-		if err != nil || n == 0 {
-			if b != nil {
-				copyPool.Put(b)
-			}
-			if err == nil {
-				return x.finish()
-			}
+		b, err := r.Next()
+		if err != nil {
 			return err
 		}
+		if len(b) == 0 {
+			r.Release()
+			return x.finish()
+		}
 		x.touch()
-		rest.Reset(b[:n])
+		rest.Reset(b)
 		err = x.give(&rest, ready)
-		copyPool.Put(b)
-		b = nil
+		r.Release()
 		if err != nil {
 			return err
 		}

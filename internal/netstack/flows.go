@@ -17,6 +17,7 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
 
 	"ferry/internal/packet"
+	"ferry/internal/relay"
 )
 
 // flows are what is carried of UDP and of ICMP echo: each has a socket, which knows its destination, and a goroutine that waits for replies.
@@ -201,37 +202,14 @@ func (f *flow) write(fd uintptr) bool {
 
 // receive hands the client what comes back, until nothing has passed for too long.
 func (t *flows) receive(f *flow) {
-	var (
-		b     *[copyBytes]byte
-		n     int
-		fault error
-	)
-	read := func(fd uintptr) bool {
-		b = copyPool.Get().(*[copyBytes]byte)
-		for {
-			if n, fault = unix.Read(int(fd), b[:]); fault != unix.EINTR {
-				break
-			}
-		}
-		if fault == unix.EAGAIN {
-			copyPool.Put(b)
-			b = nil
-		}
-		return fault != unix.EAGAIN
-	}
+	r := relay.NewReader(f.raw)
 	for {
 		_ = f.file.SetReadDeadline(time.Unix(0, f.last.Load()).Add(f.idle))
-		err := f.raw.Read(read)
-		if err == nil {
-			err = fault
-		}
+		b, err := r.Next()
 		if err == nil {
 			f.touch()
-			t.reply(f, b[:n])
-		}
-		if b != nil {
-			copyPool.Put(b)
-			b = nil
+			t.reply(f, b)
+			r.Release()
 		}
 		switch {
 		case err == nil:

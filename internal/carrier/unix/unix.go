@@ -29,10 +29,21 @@ const maxAnswer = 32
 // Listen serves an endpoint unix:///path. A socket that a dead process left there is replaced;
 // anything else that exists is left alone and is an error.
 func Listen(ctx context.Context, e carrier.Endpoint) (net.Listener, error) {
+	return listen(ctx, e, net.ListenConfig{})
+}
+
+// ListenPrivate is Listen for a socket with mode 0600 from the start. What the mode of a socket is when it is bound, the file gets.
+func ListenPrivate(ctx context.Context, e carrier.Endpoint) (net.Listener, error) {
+	return listen(ctx, e, net.ListenConfig{Control: func(_, _ string, raw syscall.RawConn) (err error) {
+		controlErr := raw.Control(func(fd uintptr) { err = unix.Fchmod(int(fd), 0o600) })
+		return errors.Join(controlErr, err)
+	}})
+}
+
+func listen(ctx context.Context, e carrier.Endpoint, lc net.ListenConfig) (net.Listener, error) {
 	if err := removeDead(ctx, e); err != nil {
 		return nil, err
 	}
-	var lc net.ListenConfig
 	l, err := lc.Listen(ctx, "unix", e.Path)
 	if err != nil {
 		return nil, fmt.Errorf("listen on %s: %w", e, err)

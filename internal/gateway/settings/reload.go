@@ -55,6 +55,7 @@ var all = []setting{
 	{"write_timeout", atOnce, func(c *Config) any { return &c.WriteTimeout }},
 	{"queue_bytes", atOnce, func(c *Config) any { return &c.QueueBytes }},
 	{"queue_total", atOnce, func(c *Config) any { return &c.QueueTotal }},
+	{"forwards", atOnce, func(c *Config) any { return &c.Forwards }},
 	{"log_level", atOnce, func(c *Config) any { return &c.LogLevel }},
 	{"push_dns", atOnce, func(c *Config) any { return &c.PushDNS }},
 	{"push_domains", atOnce, func(c *Config) any { return &c.PushDomains }},

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"ferry/internal/admission"
+	"ferry/internal/forward"
 	"ferry/internal/identity"
 	"ferry/internal/policy"
 )
@@ -91,6 +92,8 @@ type Config struct {
 	Dials, ClientDials int
 	Conns, Flows       int
 	Idle               map[Service]time.Duration
+	// Forwards are ports of clients that the gateway publishes.
+	Forwards []forward.Spec
 	// PushRoutes are sent to the clients, which route them into the tunnel.
 	PushRoutes []netip.Prefix
 

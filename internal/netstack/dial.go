@@ -1,0 +1,197 @@
+package netstack
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/adapters/gonet"
+	"gvisor.dev/gvisor/pkg/tcpip/network/ipv4"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/udp"
+	"gvisor.dev/gvisor/pkg/waiter"
+
+	"ferry/internal/relay"
+)
+
+// A Conn is a connection of the gateway itself with a client.
+type Conn struct {
+	net.Conn // gonet's
+	in       tcpip.Endpoint
+	queue    *waiter.Queue
+	packets  bool // of udp
+	linger   atomic.Bool
+
+	once sync.Once
+	gone chan struct{} // closed by Close
+}
+
+var (
+	_ net.Conn    = (*Conn)(nil)
+	_ io.WriterTo = (*Conn)(nil)
+)
+
+// keepAlive is after how long without a byte a client is asked whether it is still there: not often, for that wakes it.
+const keepAlive = 2 * time.Minute
+
+// Dial connects to a client by tcp or udp, from the gateway's address.
+func (e *Exit) Dial(ctx context.Context, network string, to netip.AddrPort) (net.Conn, error) {
+	fail := func(err error) (net.Conn, error) {
+		return nil, &net.OpError{Op: "dial", Net: network, Addr: net.TCPAddrFromAddrPort(to), Err: err}
+	}
+	g := e.flows.gateway.Load()
+	switch {
+	case g == nil:
+		return fail(errors.New("the gateway has no address yet"))
+	case !to.Addr().Is4() || *g == to.Addr():
+		return fail(syscall.EHOSTUNREACH)
+	}
+	c := &Conn{queue: new(waiter.Queue), gone: make(chan struct{})}
+	transport := tcp.ProtocolNumber
+	switch network {
+	case "tcp":
+	case "udp":
+		transport, c.packets = udp.ProtocolNumber, true
+	default:
+		return fail(net.UnknownNetworkError(network))
+	}
+	var problem tcpip.Error
+	if c.in, problem = e.stack.NewEndpoint(transport, ipv4.ProtocolNumber, c.queue); problem != nil {
+		return fail(errno(problem))
+	}
+	if err := c.connect(ctx, *g, to); err != nil {
+		c.in.Abort()
+		return fail(err)
+	}
+	if !c.packets {
+		idle := tcpip.KeepaliveIdleOption(keepAlive)
+		_ = c.in.SetSockOpt(&idle)
+		c.in.SocketOptions().SetKeepAlive(true)
+	}
+	if c.packets {
+		c.Conn = gonet.NewUDPConn(c.queue, c.in)
+	} else {
+		c.Conn = gonet.NewTCPConn(c.queue, c.in)
+	}
+	return c, nil
+}
+
+// connect returns when a client has answered, with udp at once.
+func (c *Conn) connect(ctx context.Context, from netip.Addr, to netip.AddrPort) error {
+	entry, answered := waiter.NewChannelEntry(waiter.WritableEvents)
+	c.queue.EventRegister(&entry)
+	defer c.queue.EventUnregister(&entry)
+	if err := c.in.Bind(tcpip.FullAddress{NIC: nic, Addr: toStack(from)}); err != nil {
+		return errno(err)
+	}
+	err := c.in.Connect(tcpip.FullAddress{NIC: nic, Addr: toStack(to.Addr()), Port: to.Port()})
+	if _, started := err.(*tcpip.ErrConnectStarted); started {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-answered:
+		}
+		err = c.in.LastError()
+	}
+	if err != nil {
+		return errno(err)
+	}
+	return nil
+}
+
+// errno is the error of the kernel's that is like one of the stack's, so that who dials need not know which it was.
+func errno(err tcpip.Error) error {
+	switch err.(type) {
+	case *tcpip.ErrConnectionRefused:
+		return syscall.ECONNREFUSED
+	case *tcpip.ErrConnectionReset, *tcpip.ErrConnectionAborted:
+		return syscall.ECONNRESET
+	case *tcpip.ErrTimeout:
+		return syscall.ETIMEDOUT
+	case *tcpip.ErrHostUnreachable, *tcpip.ErrNetworkUnreachable:
+		return syscall.EHOSTUNREACH
+	}
+	return stackError{err}
+}
+
+// CloseWrite ends one direction of a connection of tcp.
+func (c *Conn) CloseWrite() error {
+	if err := c.in.Shutdown(tcpip.ShutdownWrite); err != nil {
+		if _, closed := err.(*tcpip.ErrNotConnected); closed {
+			return syscall.ENOTCONN
+		}
+		return stackError{err}
+	}
+	return nil
+}
+
+// SetLinger makes Close reset a connection of tcp, if seconds is 0. There is no other choice.
+func (c *Conn) SetLinger(seconds int) error {
+	c.linger.Store(seconds == 0)
+	return nil
+}
+
+// Close implements net.Conn. It wakes who reads and who writes.
+func (c *Conn) Close() error {
+	c.once.Do(func() {
+		close(c.gone)
+		_ = c.Conn.SetDeadline(time.Unix(1, 0))
+		if c.linger.Load() {
+			c.in.Abort()
+		}
+		_ = c.Conn.Close()
+	})
+	return nil
+}
+
+// WriteTo implements io.WriterTo: it copies what comes until its end, or until Close. With udp each Write has one datagram, and what the client says of
+// a port where nobody listens just now is no end. No buffer is held while nothing comes.
+func (c *Conn) WriteTo(w io.Writer) (n int64, err error) {
+	entry, ready := waiter.NewChannelEntry(waiter.ReadableEvents)
+	c.queue.EventRegister(&entry)
+	defer c.queue.EventUnregister(&entry)
+	for {
+		b := window{b: relay.Borrow()}
+		_, problem := c.in.Read(&b, tcpip.ReadOptions{})
+		if b.n > 0 || c.packets && problem == nil {
+			_, err = w.Write(b.b[:b.n])
+			n += int64(b.n)
+		}
+		relay.GiveBack(b.b)
+		if err != nil {
+			return n, err
+		}
+		switch problem.(type) {
+		case nil:
+		case *tcpip.ErrWouldBlock:
+			select {
+			case <-ready:
+			case <-c.gone:
+				return n, net.ErrClosed
+			}
+		case *tcpip.ErrClosedForReceive:
+			return n, nil
+		default:
+			if !c.packets || c.over() {
+				return n, errno(problem)
+			}
+		}
+	}
+}
+
+// over tells whether Close was called.
+func (c *Conn) over() bool {
+	select {
+	case <-c.gone:
+		return true
+	default:
+		return false
+	}
+}

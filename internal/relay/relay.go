@@ -1,0 +1,112 @@
+// Package relay reads from sockets without holding memory for those that have nothing to say:
+//
+//	socket --readable?--> borrow a block --> read once --> hand it on --> give the block back
+//
+// So ten thousand idle connections cost their goroutines, and no buffers.
+package relay
+
+import (
+	"io"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Size is the length of a block in bytes: four times what a datagram can hold.
+const Size = 256 << 10
+
+// pool has the blocks. One get (Borrow), one put (GiveBack).
+var pool = sync.Pool{New: func() any { return new([Size]byte) }}
+
+// Borrow returns a block, which is to be given back.
+func Borrow() *[Size]byte { return pool.Get().(*[Size]byte) }
+
+// GiveBack takes a block back. Nobody may use it afterwards.
+func GiveBack(b *[Size]byte) { pool.Put(b) }
+
+// A Reader reads from a socket. It belongs to one goroutine.
+type Reader struct {
+	raw   syscall.RawConn
+	try   func(fd uintptr) bool
+	block *[Size]byte // nil: nothing is borrowed
+	n     int
+	fault error
+}
+
+// NewReader returns a Reader of a socket.
+func NewReader(raw syscall.RawConn) *Reader {
+	r := &Reader{raw: raw}
+	r.try = r.read
+	return r
+}
+
+// Next waits until there is something, and returns it. The bytes are valid until Release, which has to be called unless there is an error.
+// The end of a stream is no bytes and no error, as is an empty datagram.
+func (r *Reader) Next() ([]byte, error) {
+	err := r.raw.Read(r.try)
+	if err == nil {
+		err = r.fault
+	}
+	if err != nil {
+		r.Release()
+		return nil, err
+	}
+	return r.block[:r.n], nil
+}
+
+// Release gives back what Next has borrowed.
+func (r *Reader) Release() {
+	if r.block != nil {
+		GiveBack(r.block)
+		r.block = nil
+	}
+}
+
+func (r *Reader) read(fd uintptr) bool {
+	r.block = Borrow()
+	for {
+		if r.n, r.fault = unix.Read(int(fd), r.block[:]); r.fault != unix.EINTR {
+			break
+		}
+	}
+	if r.fault == unix.EAGAIN {
+		r.Release()
+	}
+	return r.fault != unix.EAGAIN
+}
+
+// Stream copies a stream to w until its end.
+func (r *Reader) Stream(w io.Writer) error {
+	for {
+		b, err := r.Next()
+		if err != nil {
+			return err
+		}
+		n := len(b)
+		if n > 0 {
+			_, err = w.Write(b)
+		}
+		r.Release()
+		if err != nil || n == 0 {
+			return err
+		}
+	}
+}
+
+// AfterQuiet calls end once nothing has passed for idle, as quiet tells. stop ends the watch.
+func AfterQuiet(idle time.Duration, quiet func() time.Duration, end func()) (stop func() bool) {
+	var timer *time.Timer
+	ready := make(chan struct{})
+	timer = time.AfterFunc(idle, func() {
+		<-ready
+		if left := idle - quiet(); left > 0 {
+			timer.Reset(left)
+		} else {
+			end()
+		}
+	})
+	close(ready)
+	return timer.Stop
+}
