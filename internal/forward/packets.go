@@ -227,7 +227,9 @@ func (w *flow) touch() { w.last.Store(time.Now().UnixNano()) }
 func (w *flow) send(b []byte) {
 	w.touch()
 	if w.raw == nil {
-		_, _ = w.far.Write(b)
+		if _, err := w.far.Write(b); err != nil { // that of an earlier one: see write
+			_, _ = w.far.Write(b)
+		}
 		return
 	}
 	w.b = b
@@ -235,8 +237,14 @@ func (w *flow) send(b []byte) {
 	w.b = nil
 }
 
+// write sends b. An error that came for an earlier datagram is returned in the place of sending this one, once (udp(7)).
 func (w *flow) write(fd uintptr) bool {
-	for unix.Send(int(fd), w.b, unix.MSG_DONTWAIT) == unix.EINTR {
+	for again := 0; again < 3; again++ {
+		switch unix.Send(int(fd), w.b, unix.MSG_DONTWAIT) {
+		case unix.EINTR, unix.ECONNREFUSED, unix.EHOSTUNREACH:
+		default:
+			return true
+		}
 	}
 	return true
 }

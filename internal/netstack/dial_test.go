@@ -137,14 +137,31 @@ func TestDialUDP(t *testing.T) {
 	c := newClient(t, Config{})
 	at := tcpip.FullAddress{NIC: nic, Addr: toStack(here), Port: 5353}
 	x := c.dialFrom("udp", netip.AddrPortFrom(here, 5353))
-	_, _ = x.Write([]byte("nobody"))
 	got := make(chan []byte, 16)
 	var reading sync.WaitGroup
 	reading.Go(func() { _, _ = x.WriteTo(datagrams(got)) })
 	defer func() { _ = x.Close(); reading.Wait() }()
+	_, _ = x.Write([]byte("nobody"))
+	for end := time.Now().Add(patience); c.exit.stack.Stats().ICMP.V4.PacketsReceived.DstUnreachable.Value() == 0; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("the client does not say that nobody listens")
+		}
+	}
 	l, err := gonet.DialUDP(c.stack, &at, nil, ipv4.ProtocolNumber)
 	if err != nil {
 		t.Fatal(err)
+	}
+	// That error is read first, and what comes behind it is heard.
+	if _, err := l.WriteTo([]byte("now"), x.LocalAddr()); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case b := <-got:
+		if string(b) != "now" {
+			t.Errorf("got %q", b)
+		}
+	case <-time.After(patience):
+		t.Fatal("nothing is heard any more")
 	}
 	var echoing sync.WaitGroup
 	echoing.Go(func() {
