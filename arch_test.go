@@ -54,6 +54,7 @@ var arrows = map[string][]string{
 	"internal/hostnet":           {"internal/hostdns"},
 	"internal/policy":            {},
 	"internal/tun":               {"internal/packet", "internal/proto"},
+	"internal/nameserver":        {},
 	"internal/netstack":          {"internal/hostnet", "internal/packet", "internal/proto", "internal/router"},
 	"internal/proxy":             {},
 	"internal/exit":              {"internal/hostnet", "internal/proto", "internal/router", "internal/tun"},
@@ -113,6 +114,7 @@ var sole = map[string]string{
 	"github.com/quic-go/quic-go":        "internal/carrier/quic internal/carrier/connectip test/tools/connectip",
 	"github.com/quic-go/quic-go/http3":  "internal/carrier/connectip",
 	"github.com/quic-go/connect-ip-go":  "test/tools/connectip",
+	"github.com/miekg/dns":              "internal/nameserver",
 }
 
 // limits on size: what is longer may hold two ideas. Tables and tests may be long.
