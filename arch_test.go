@@ -61,11 +61,11 @@ var arrows = map[string][]string{
 	"internal/admission":         {},
 	"internal/vtunnel":           {"internal/carrier", "internal/carrier/tcp", "internal/carrier/unix", "internal/carrier/vsock"},
 	"internal/netadmin":          {"internal/carrier/netsock", "internal/confine", "internal/durable", "internal/hostnet", "internal/policy", "internal/tun"},
-	"internal/gateway/settings":  {"internal/admission", "internal/identity", "internal/policy"},
+	"internal/gateway/settings":  {"internal/admission", "internal/identity", "internal/policy", "internal/proto"},
 	"internal/gateway": {
 		"internal/addrpool", "internal/admission", "internal/api", "internal/buffer", "internal/carrier", "internal/carrier/connectip", "internal/carrier/quic", "internal/carrier/ssh", "internal/carrier/tcp", "internal/carrier/tls", "internal/carrier/datagram", "internal/carrier/dns", "internal/carrier/icmp", "internal/carrier/udp", "internal/carrier/unix",
 		"internal/carrier/vsock", "internal/carrier/ws", "internal/durable", "internal/gateway/settings", "internal/hostnet", "internal/identity", "internal/keepalive",
-		"internal/leasestore", "internal/metrics", "internal/multipath", "internal/packet", "internal/peerstore", "internal/policy", "internal/proto", "internal/router", "internal/session",
+		"internal/leasestore", "internal/metrics", "internal/multipath", "internal/nameserver", "internal/packet", "internal/peerstore", "internal/policy", "internal/proto", "internal/router", "internal/session",
 	},
 	"internal/client": {
 		"internal/buffer", "internal/carrier", "internal/carrier/connectip", "internal/carrier/dns", "internal/carrier/icmp", "internal/carrier/quic", "internal/carrier/ssh", "internal/carrier/tcp", "internal/carrier/tls", "internal/carrier/udp", "internal/carrier/unix", "internal/carrier/vsock", "internal/carrier/ws",

@@ -17,16 +17,12 @@ import (
 	"github.com/miekg/dns"
 )
 
-// DefaultDomain is the one below which clients have their names. The domain internal belongs to nobody on the Internet, and never will (ICANN, 2024); one
-// label alone would be a top-level domain, which clients take from no gateway.
-const DefaultDomain = "ferry.internal"
-
 // Port is that of DNS.
 const Port = 53
 
 // Config is what a Server is made of. The zero value of a field means its default, which is what it says in the comment.
 type Config struct {
-	Domain    string // DefaultDomain
+	Domain    string // below which clients have their names; it has no default, and neither have the next three
 	Gateway   netip.Addr
 	Pool      netip.Prefix
 	Directory Directory
@@ -55,7 +51,6 @@ type Server struct {
 
 // New returns a Server that knows the clients, and nobody to ask for anything else until Set.
 func New(c Config) *Server {
-	c.Domain = cmp.Or(c.Domain, DefaultDomain)
 	c.Timeout = cmp.Or(c.Timeout, 4500*time.Millisecond)
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)

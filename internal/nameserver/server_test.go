@@ -42,7 +42,7 @@ var here = clients{"Cam1": addr("10.0.3.7"), "a.b": addr("10.0.3.8"), "bad..name
 
 func newServer(t testing.TB, c Config, s Settings) *Server {
 	t.Helper()
-	c.Gateway, c.Pool, c.Directory = addr("10.0.0.1"), netip.MustParsePrefix("10.0.0.0/16"), here
+	c.Domain, c.Gateway, c.Pool, c.Directory = "ferry.internal", addr("10.0.0.1"), netip.MustParsePrefix("10.0.0.0/16"), here
 	server := New(c)
 	if err := server.Set(s); err != nil {
 		t.Fatal(err)

@@ -25,6 +25,12 @@ type Settings struct {
 	Zones    []Zone                      // known here
 }
 
+// Check tells whether Set would take them.
+func (s Settings) Check() error {
+	_, err := newTable(s)
+	return err
+}
+
 // A table is Settings in the form in which they are used.
 type table struct {
 	zones    Zones
