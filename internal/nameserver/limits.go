@@ -8,11 +8,10 @@ import (
 
 // limits bound what is under way, in all and for one client.
 type limits struct {
+	mu        sync.Mutex // guards what follows
 	all, each int
-
-	mu    sync.Mutex // guards what follows
-	total int
-	by    map[netip.Addr]int
+	total     int
+	by        map[netip.Addr]int
 }
 
 func newLimits(all, each int) *limits {

@@ -506,7 +506,9 @@ func TestBusy(t *testing.T) {
 	release := make(chan struct{})
 	up := upstream(t, func(w dns.ResponseWriter, m *dns.Msg) { <-release; text(w, m) })
 	server, to := serve(t, Config{}, Settings{Upstream: []netip.AddrPort{up}})
+	server.waiting.mu.Lock()
 	server.waiting.each = 2
+	server.waiting.mu.Unlock()
 	c, err := net.Dial("udp", to)
 	if err != nil {
 		t.Fatal(err)

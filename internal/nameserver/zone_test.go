@@ -124,6 +124,9 @@ func TestZoneAdd(t *testing.T) {
 			t.Errorf("%s: got %v, want %s", name, got, want)
 		}
 	}
+	if r := zones.All()[2].Records; len(r) != 5 || r[0].IP != addr("10.0.0.5") || r[4].Name != "host" || r[4].IP != addr("192.168.127.254") {
+		t.Errorf("records in their order: %v", r)
+	}
 	if _, found := zones.find("docker.internal.").lookup("unknown.docker.internal."); found {
 		t.Error("the default that was taken back is there still")
 	}
