@@ -26,6 +26,14 @@ type Record struct {
 	Regexp *regexp.Regexp `json:",omitempty"` // of what stands before the zone
 }
 
+// GvproxyZones are those that gvproxy has without a configuration: names of the gateway, and of the host behind it.
+func GvproxyZones(gateway, host netip.Addr) (all []Zone) {
+	for _, name := range []string{"containers.internal.", "docker.internal."} {
+		all = append(all, Zone{Name: name, Records: []Record{{Name: "gateway", IP: gateway}, {Name: "host", IP: host}}})
+	}
+	return all
+}
+
 // Zones are zones in their order: of several with the same end of a name the first has it. The zero value has none.
 type Zones struct {
 	mu  sync.RWMutex // guards all, whose elements are not changed

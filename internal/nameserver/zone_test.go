@@ -10,16 +10,8 @@ import (
 
 func addr(s string) netip.Addr { return netip.MustParseAddr(s) }
 
-// gvproxy is what gvproxy has without a configuration.
-func gvproxy() []Zone {
-	var all []Zone
-	for _, name := range []string{"containers.internal.", "docker.internal."} {
-		all = append(all, Zone{Name: name, Records: []Record{
-			{Name: "gateway", IP: addr("192.168.127.1")}, {Name: "host", IP: addr("192.168.127.254")},
-		}})
-	}
-	return all
-}
+// gvproxy has the zones of gvproxy, with its addresses.
+func gvproxy() []Zone { return GvproxyZones(addr("192.168.127.1"), addr("192.168.127.254")) }
 
 func newZones(t *testing.T, all ...Zone) *Zones {
 	t.Helper()
