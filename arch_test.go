@@ -55,6 +55,7 @@ var arrows = map[string][]string{
 	"internal/policy":            {},
 	"internal/tun":               {"internal/packet", "internal/proto"},
 	"internal/netstack":          {"internal/hostnet", "internal/packet", "internal/proto", "internal/relay", "internal/router"},
+	"internal/nameserver":        {},
 	"internal/proxy":             {},
 	"internal/forward":           {"internal/carrier", "internal/carrier/unix", "internal/relay"},
 	"internal/relay":             {},
@@ -62,11 +63,11 @@ var arrows = map[string][]string{
 	"internal/admission":         {},
 	"internal/vtunnel":           {"internal/carrier", "internal/carrier/tcp", "internal/carrier/unix", "internal/carrier/vsock"},
 	"internal/netadmin":          {"internal/carrier", "internal/carrier/netsock", "internal/carrier/unix", "internal/confine", "internal/durable", "internal/hostnet", "internal/policy", "internal/tun"},
-	"internal/gateway/settings":  {"internal/admission", "internal/forward", "internal/identity", "internal/policy"},
+	"internal/gateway/settings":  {"internal/admission", "internal/forward", "internal/identity", "internal/policy", "internal/proto"},
 	"internal/gateway": {
 		"internal/addrpool", "internal/admission", "internal/api", "internal/buffer", "internal/carrier", "internal/carrier/connectip", "internal/carrier/quic", "internal/carrier/ssh", "internal/carrier/tcp", "internal/carrier/tls", "internal/carrier/datagram", "internal/carrier/dns", "internal/carrier/icmp", "internal/carrier/udp", "internal/carrier/unix",
 		"internal/carrier/vsock", "internal/carrier/ws", "internal/durable", "internal/forward", "internal/gateway/settings", "internal/hostnet", "internal/identity", "internal/keepalive",
-		"internal/leasestore", "internal/metrics", "internal/multipath", "internal/packet", "internal/peerstore", "internal/policy", "internal/proto", "internal/router", "internal/session",
+		"internal/leasestore", "internal/metrics", "internal/multipath", "internal/nameserver", "internal/packet", "internal/peerstore", "internal/policy", "internal/proto", "internal/router", "internal/session",
 	},
 	"internal/client": {
 		"internal/buffer", "internal/carrier", "internal/carrier/connectip", "internal/carrier/dns", "internal/carrier/icmp", "internal/carrier/quic", "internal/carrier/ssh", "internal/carrier/tcp", "internal/carrier/tls", "internal/carrier/udp", "internal/carrier/unix", "internal/carrier/vsock", "internal/carrier/ws",
@@ -115,6 +116,7 @@ var sole = map[string]string{
 	"github.com/quic-go/quic-go":        "internal/carrier/quic internal/carrier/connectip test/tools/connectip",
 	"github.com/quic-go/quic-go/http3":  "internal/carrier/connectip",
 	"github.com/quic-go/connect-ip-go":  "test/tools/connectip",
+	"github.com/miekg/dns":              "internal/nameserver",
 }
 
 // limits on size: what is longer may hold two ideas. Tables and tests may be long.

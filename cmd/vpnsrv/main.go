@@ -84,27 +84,35 @@ func serve(ctx context.Context, keys *config.Gateway, c gateway.Config) error {
 	host, err := cli.StartHost(netadmin.Rules{
 		Program: "vpnsrv", TUN: c.TUN, MTU: c.MTU, Addr: c.Address(), Routes: slices.Collect(maps.Keys(c.Sites)), Read: keys.Files(), Remove: append(sockets(c.Listen), tunnelSockets(c.VTunnelListen)...), Echo: gateway.Echo(c.Listen),
 		Forward: true, Sockets: socketDirs(c),
-	}, keys.Process, confine.Rules{
+	}, keys.Process, asking(c, confine.Rules{
 		Read:     []string{"/proc/self", "/proc/stat"},                                   // for metrics of this process
 		Families: append(tunnelFamilies(c.VTunnelListen), unix.AF_UNIX, unix.AF_NETLINK), // the service manager; addresses of this host
 		Connect:  len(c.VTunnelListen) > 0,
-	}, c.Log)
+	}), c.Log)
 	if err != nil {
 		return err
 	}
 	return errors.Join(run(ctx, keys, c, kernelHost{host, c.Log}), host.Close())
 }
 
+// asking adds what it takes to ask other name servers.
+func asking(c gateway.Config, r confine.Rules) confine.Rules {
+	if c.Nameserver {
+		r.Families, r.Connect = append(r.Families, unix.AF_INET, unix.AF_INET6), true
+	}
+	return r
+}
+
 // serveAsUser is serve without rights: nothing of the host is changed.
 func serveAsUser(ctx context.Context, keys *config.Gateway, c gateway.Config) error {
-	rights, err := cli.NewRights(keys.Process, confine.Rules{
+	rights, err := cli.NewRights(keys.Process, asking(c, confine.Rules{
 		Read:     append(keys.Files(), "/proc/self", "/proc/stat"), // also to read them again
 		Families: []int{unix.AF_UNIX, unix.AF_NETLINK, unix.AF_INET, unix.AF_INET6},
 		Connect:  true,
 		Bind:     true, // published ports
 		Listen:   true,
 		Sockets:  socketDirs(c),
-	}, c.Log)
+	}), c.Log)
 	if err != nil {
 		return err
 	}

@@ -71,6 +71,9 @@ func printStatus(w io.Writer, s api.Status) error {
 	if s.Beyond != nil {
 		f.Add("beyond", cli.Counts(s.Beyond))
 	}
+	if s.Names != nil {
+		f.Add("questions for names", cli.Counts(s.Names))
+	}
 	f.Add("ended or refused", cli.Counts(s.Closed))
 	return f.Write(w)
 }

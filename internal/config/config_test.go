@@ -73,6 +73,7 @@ func TestDefaults(t *testing.T) {
 		MaxSessions: settings.DefaultMaxSessions, QueueBytes: settings.DefaultQueue, QueueTotal: settings.DefaultQueueTotal,
 		Reserved: map[string]netip.Addr{}, Sites: map[netip.Prefix]netip.Addr{}, Alias: map[netip.Addr]netip.Addr{},
 		DialTimeout: settings.DefaultDeadline, Dials: settings.DefaultDials, ClientDials: settings.DefaultClientDials, Conns: settings.DefaultConns, Flows: settings.DefaultFlows, Idle: settings.DefaultEnds,
+		DNSDomain: settings.DefaultDomain, DNSForward: map[string][]netip.AddrPort{}, DNSZones: map[string]map[string]netip.Addr{},
 		LogFormat: "text",
 	}
 	if g.HeapLimit <= 0 {
@@ -306,6 +307,13 @@ func TestGatewayFaults(t *testing.T) {
 		{"push a domain", "", "--push-dns 10.0.0.1 --push-domains $(touch", `--push-domains: "$(touch" is not a domain name: no client would take it; write it as site.example`},
 		{"push a domain of all", "", "--push-dns 10.0.0.1 --push-domains com", `--push-domains: "com" is a top-level domain: no client would take it; write it as site.example`},
 		{"push domains that nobody knows", "push_domains = ['site.example']", "", `%F:1: push_domains: who knows them? Name a server with push_dns`},
+		{"upstream by name", "nameserver = true\ndns_upstream = ['dns.example']", "", `%F:2: dns_upstream: "dns.example" is not the address of a name server: write 192.0.2.53, or 192.0.2.53:5353`},
+		{"upstream is itself", "", "--nameserver --dns-upstream 10.0.0.1", `--dns-upstream: 10.0.0.1 is this name server itself: questions would go round`},
+		{"forward to nobody", "[dns_forward]\n'corp.example' = []", "", `%F:2: dns_forward.corp.example: who is asked? Write ["192.0.2.53"]`},
+		{"forward of no domain", "[dns_forward]\n'corp..example' = ['192.0.2.53']", "", `%F:2: dns_forward.corp..example: "corp..example" is not a domain name: write it as corp.example`},
+		{"zone with a wildcard", "[dns_zones.'lab.example']\n'*.www' = '10.0.0.9'", "", `%F:2: dns_zones.lab.example.*.www: "*.www" is not a name in a domain: write www, @ for the domain itself, or * for all others`},
+		{"zone without an address", "[dns_zones.'lab.example']\nwww = 'there'", "", `%F:2: dns_zones.lab.example.www: ParseAddr("there"): unable to parse IP`},
+		{"domain of clients", "dns_domain = 'vpn'", "", `%F:1: dns_domain: "vpn" is a top-level domain: no client would take it; write it as site.example`},
 		{"push the pool", "", "--push-route 10.0.0.0/8", `--push-route: 10.0.0.0/8 overlaps the pool 10.0.0.0/16, which the clients route anyway: leave it out`},
 		{"metrics on a name", "metrics = 'localhost:9102'", "", `%F:1: metrics: "localhost:9102" is not an address with a port: write 127.0.0.1:9102`},
 		{"duration without unit", "idle_timeout = '60'", "", `%F:1: idle_timeout: "60" is not a duration: write a number with a unit, as "60s", "1m30s" or "200ms"`},

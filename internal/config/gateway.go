@@ -9,6 +9,7 @@ import (
 	"math"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -53,6 +54,9 @@ type Gateway struct {
 	PushRoute        []string          `toml:"push_route"`
 	PushDNS          []string          `toml:"push_dns"`
 	PushDomains      []string          `toml:"push_domains"`
+	Nameserver       bool              `toml:"nameserver"`
+	DNSUpstream      []string          `toml:"dns_upstream"`
+	DNSDomain        string            `toml:"dns_domain"`
 	Allow            []string          `toml:"allow"`
 	Deny             []string          `toml:"deny"`
 	LegacySelfAssign bool              `toml:"legacy_self_assign"`
@@ -84,6 +88,9 @@ type Gateway struct {
 	Flows            int               `toml:"flows"`
 	Idle             map[string]string `toml:"idle"`
 	Forwards         map[string]string `toml:"forwards"`
+
+	DNSForward map[string][]string          `toml:"dns_forward"`
+	DNSZones   map[string]map[string]string `toml:"dns_zones"`
 	Process
 
 	flags *pflag.FlagSet
@@ -94,7 +101,7 @@ type Gateway struct {
 func NewGateway(fs *pflag.FlagSet) *Gateway {
 	l := settings.DefaultLimits
 	g := &Gateway{
-		Pool: settings.DefaultPool.String(), Exit: settings.ExitKernel, TUN: settings.DefaultTUN, MTU: settings.DefaultMTU, State: settings.DefaultStateDir,
+		Pool: settings.DefaultPool.String(), Exit: settings.ExitKernel, TUN: settings.DefaultTUN, DNSDomain: settings.DefaultDomain, MTU: settings.DefaultMTU, State: settings.DefaultStateDir,
 		ResumeTimeout: shortest(settings.DefaultResume), SessionLifetime: shortest(settings.DefaultLifetime),
 		IdleTimeout: shortest(settings.DefaultIdle), JoinTimeout: shortest(settings.DefaultDeadline),
 		FrameTimeout: shortest(settings.DefaultDeadline), WriteTimeout: shortest(settings.DefaultDeadline),
@@ -121,6 +128,8 @@ func NewGateway(fs *pflag.FlagSet) *Gateway {
 	fs.StringArrayVar(&g.PushDNS, "push-dns", nil, "`address` of a name server for the clients; repeatable")
 	fs.StringArrayVar(&g.PushDomains, "push-domains", nil, "`domain` whose names the pushed name servers know; repeatable (default: clients ask them for all names,\nand take them only if everything goes into their tunnel)")
 	addCommon(fs, &g.Process, "vpnsrv")
+	fs.BoolVar(&g.Nameserver, "nameserver", false, "answer questions about names on the gateway's own address: those of clients, NAME."+settings.DefaultDomain+", and\nby --dns-upstream all others; clients are told of it unless --push-dns names another")
+	fs.StringArrayVar(&g.DNSUpstream, "dns-upstream", nil, "`address` of a name server that is asked for all other names, with --nameserver; repeatable (default: those of /etc/resolv.conf)")
 	return g
 }
 
@@ -202,8 +211,9 @@ func (g *Gateway) load(open open) (settings.Config, error) {
 	if s.err != nil { // what follows is judged by the pool
 		return settings.Config{}, s.err
 	}
+	g.names(s, &c, open)
 	checkPushed(s, c.PushRoutes, c.Pool)
-	checkPushedNames(s, c.PushDNS, c.PushDomains)
+	checkPushedNames(s, c.PushDNS, c.PushDomains, c.Nameserver)
 	c.PlainPool = plainPool(s, g.PlainPool, c)
 	c.Reserved = reserved(s, g.Reserved, c.PlainPool)
 	c.Sites = sites(s, g.Sites, c.PlainPool)
@@ -244,6 +254,12 @@ func (g *Gateway) Files() []string {
 	files := []string{cmp.Or(g.file, DefaultFile("vpnsrv"))}
 	if g.Key != "" {
 		files = append(files, g.Key, g.Key+settings.NextKeySuffix)
+	}
+	if g.Nameserver && len(g.DNSUpstream) == 0 {
+		files = append(files, resolvConf)
+		if real, err := filepath.EvalSymlinks(resolvConf); err == nil && real != resolvConf {
+			files = append(files, real)
+		}
 	}
 	return files
 }
@@ -328,13 +344,13 @@ func checkPushed(s *source, routes []netip.Prefix, pool netip.Prefix) {
 	}
 }
 
-func checkPushedNames(s *source, servers []netip.Addr, domains []string) {
+func checkPushedNames(s *source, servers []netip.Addr, domains []string, own bool) {
 	switch {
 	case len(servers) > proto.MaxDNS:
 		s.fail("push_dns", fmt.Errorf("%d name servers: at most %d can be pushed", len(servers), proto.MaxDNS))
 	case len(strings.Join(domains, " ")) > proto.MaxDomains:
 		s.fail("push_domains", fmt.Errorf("longer than %d bytes together: name fewer, or the domain that they are in", proto.MaxDomains))
-	case len(domains) > 0 && len(servers) == 0:
+	case len(domains) > 0 && len(servers) == 0 && !own:
 		s.fail("push_domains", errors.New("who knows them? Name a server with push_dns"))
 	}
 }

@@ -362,6 +362,9 @@ func (g *Gateway) status() api.Status {
 	if e, ok := g.exit.(interface{ Beyond() map[string]uint64 }); ok {
 		st.Beyond = e.Beyond()
 	}
+	if g.names != nil {
+		st.Names = g.names.server.Stats()
+	}
 	if disk.Err != nil {
 		st.Leases.Err = disk.Err.Error()
 	}

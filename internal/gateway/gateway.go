@@ -73,6 +73,7 @@ type Gateway struct {
 	metrics   http.Handler
 	started   time.Time
 	listeners []*listener // set by run
+	names     *names      // nil: there is no name server
 
 	// changing is held while what the configuration and the devices want is brought about; it guards
 	// routed: the devices whose networks are routed.
@@ -150,6 +151,10 @@ func Run(ctx context.Context, c Config, host Host) (err error) {
 		return err
 	}
 	keeper.of.Store(g)
+	if err := g.openNames(ctx); err != nil {
+		return err
+	}
+	undo = append(undo, func() error { g.names.close(); return nil })
 	control, err := api.Listen(ctx, leases.dir)
 	if err != nil {
 		return err
@@ -170,7 +175,7 @@ func Run(ctx context.Context, c Config, host Host) (err error) {
 	if err := g.openForwards(ctx, host.Network()); err != nil {
 		return err
 	}
-	return g.run(ctx, listeners,
+	return g.run(ctx, listeners, g.serveNames,
 		func(ctx context.Context) error { return hostnet.WatchAddrs(ctx, g.protect) },
 		func(ctx context.Context) error { return api.Serve(ctx, control, g.handler(), c.Log) },
 		func(ctx context.Context) error { return g.serveMetrics(ctx, open) })

@@ -345,12 +345,13 @@ func (p *peer) agree(ask session.Ask) {
 }
 
 func (p *peer) push(lease addrpool.Lease, next identity.Pin) proto.PushedConfig {
+	servers, domains := p.c.ToldNames()
 	c := proto.PushedConfig{
 		Prefix:  netip.PrefixFrom(lease.Addr, p.c.Pool.Bits()),
 		Gateway: p.g.gateway,
 		MTU:     p.c.MTU,
-		DNS:     p.c.PushDNS,
-		Domains: p.c.PushDomains,
+		DNS:     servers,
+		Domains: domains,
 		Routes:  p.c.PushRoutes,
 		Token:   proto.Token(lease.Token),
 		Idle:    p.c.IdleTimeout,

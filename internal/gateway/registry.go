@@ -3,6 +3,7 @@ package gateway
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -142,7 +143,7 @@ func Check(c Config) error {
 		}
 	}
 	_, err := addrpool.New(poolConfig(&c))
-	return err
+	return errors.Join(err, nameSettings(&c).Check())
 }
 
 // source is what stands for where a connection comes from, to be bounded: an IP address; for a guest or a

@@ -83,6 +83,9 @@ func (g *Gateway) reload() (done api.Reloaded, err error) {
 	}
 	g.gate.SetLimits(next.Limits)
 	g.setBudgets()
+	if wanted.Nameserver { // else what it says about names is for the next start, without one
+		g.setNames(&next)
+	}
 	if next.NextKey != old.NextKey {
 		g.announce(next.NextKey)
 	}

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -49,7 +50,10 @@ type Store struct {
 // state is what the file says. It is replaced, never changed.
 type state struct {
 	file
-	byKey map[identity.Public]int // index in Peers
+	// indices in Peers
+	byKey  map[identity.Public]int
+	byName map[string]int // small letters; of several that differ in the case of letters the first
+	byAddr map[netip.Addr]int
 }
 
 // Open reads the file in a directory, which has to stay open as long as the store is used, if there is one.
@@ -72,11 +76,15 @@ func Open(dir *durable.Dir, c Config) (*Store, error) {
 
 // set makes f the state.
 func (s *Store) set(f file) {
-	byKey := make(map[identity.Public]int, len(f.Peers))
-	for i, p := range f.Peers {
-		byKey[p.Key] = i
+	now := &state{f, make(map[identity.Public]int, len(f.Peers)), make(map[string]int, len(f.Peers)), make(map[netip.Addr]int, len(f.Peers))}
+	for i, p := range slices.Backward(f.Peers) {
+		now.byKey[p.Key] = i
+		now.byName[strings.ToLower(p.Name)] = i
+		for _, a := range p.Addrs {
+			now.byAddr[a] = i
+		}
 	}
-	s.now.Store(&state{f, byKey})
+	s.now.Store(now)
 }
 
 // commit brings f to disk and makes it the state.
@@ -92,6 +100,26 @@ func (s *Store) commit(f file) error {
 func (s *Store) Lookup(key identity.Public) (Peer, bool) {
 	now := s.now.Load()
 	i, ok := now.byKey[key]
+	if !ok {
+		return Peer{}, false
+	}
+	return now.Peers[i], true
+}
+
+// Named returns the peer of a name, whatever the case of its letters.
+func (s *Store) Named(name string) (Peer, bool) {
+	now := s.now.Load()
+	i, ok := now.byName[strings.ToLower(name)]
+	if !ok {
+		return Peer{}, false
+	}
+	return now.Peers[i], true
+}
+
+// At returns the peer that has an address.
+func (s *Store) At(a netip.Addr) (Peer, bool) {
+	now := s.now.Load()
+	i, ok := now.byAddr[a]
 	if !ok {
 		return Peer{}, false
 	}

@@ -86,6 +86,16 @@ func TestPeers(t *testing.T) {
 	if _, ok := s.Lookup(key()); ok {
 		t.Error("a stranger is a peer")
 	}
+	if got, ok := s.Named("Hub"); !ok || got.Key != hub.Key {
+		t.Errorf("by name: %+v", got)
+	}
+	if got, ok := s.At(hub.Addrs[1]); !ok || got.Key != hub.Key {
+		t.Errorf("by address: %+v", got)
+	}
+	_, named := s.Named("hu")
+	if _, at := s.At(netip.MustParseAddr("10.0.3.9")); named || at {
+		t.Error("who is not there was found")
+	}
 	same(t, s, path)
 
 	if _, err := s.Disable("cam1", true); err != nil {
@@ -100,6 +110,10 @@ func TestPeers(t *testing.T) {
 	}
 	if _, ok := s.Lookup(cam.Key); ok {
 		t.Error("a removed peer is still one")
+	}
+	_, named = s.Named("cam1")
+	if _, at := s.At(cam.Addrs[0]); named || at {
+		t.Error("a removed peer has its name or address still")
 	}
 	if _, err := s.Remove("cam1"); !errors.Is(err, ErrUnknown) {
 		t.Errorf("removed twice: got %v", err)

@@ -220,6 +220,11 @@ func TestSetSites(t *testing.T) {
 	if err := w.table.SetSites(map[netip.Prefix]netip.Addr{site: netip.MustParseAddr(addrB)}); err != nil || route() != w.b {
 		t.Errorf("%v, or the site is not behind B", err)
 	}
+	for a, want := range map[string]bool{addrA: true, "192.168.7.9": true, "192.168.8.9": false} {
+		if got := w.table.Behind(netip.MustParseAddr(a)); got != want {
+			t.Errorf("%s: behind a client %v, want %v", a, got, want)
+		}
+	}
 	for prefix, via := range map[string]string{"10.0.0.0/8": addrA, "192.168.8.0/24": "10.1.0.7"} {
 		if err := w.table.SetSites(map[netip.Prefix]netip.Addr{netip.MustParsePrefix(prefix): netip.MustParseAddr(via)}); err == nil || route() != w.b {
 			t.Errorf("%s via %s: no error, or it took effect", prefix, via)

@@ -78,6 +78,15 @@ func (s *Switch) SetSites(sites map[netip.Prefix]netip.Addr) error {
 	return nil
 }
 
+// Behind tells whether an address belongs to a client, to the gateway, or to a network behind a client.
+func (s *Switch) Behind(a netip.Addr) bool {
+	if s.pool.Contains(a) {
+		return true
+	}
+	_, ok := s.sites.Load().Lookup(a)
+	return ok
+}
+
 // denied are destinations outside the pool that no client reaches unless they are allowed: this
 // machine's own loopback, link-local (with the metadata services of clouds), reserved space.
 var denied = []netip.Prefix{

@@ -37,6 +37,8 @@ var all = []setting{
 	{"tun", restart, func(c *Config) any { return &c.TUN }},
 	{"state", restart, func(c *Config) any { return &c.StateDir }},
 	{"metrics", restart, func(c *Config) any { return &c.Metrics }},
+	{"nameserver", restart, func(c *Config) any { return &c.Nameserver }},
+	{"dns_domain", restart, func(c *Config) any { return &c.DNSDomain }},
 	{"log_format", restart, func(c *Config) any { return &c.LogFormat }},
 
 	{"public", atOnce, func(c *Config) any { return &c.Public }},
@@ -59,6 +61,9 @@ var all = []setting{
 	{"log_level", atOnce, func(c *Config) any { return &c.LogLevel }},
 	{"push_dns", atOnce, func(c *Config) any { return &c.PushDNS }},
 	{"push_domains", atOnce, func(c *Config) any { return &c.PushDomains }},
+	{"dns_upstream", atOnce, func(c *Config) any { return &c.DNSUpstream }},
+	{"dns_forward", atOnce, func(c *Config) any { return &c.DNSForward }},
+	{"dns_zones", atOnce, func(c *Config) any { return &c.DNSZones }},
 
 	// After 'vpnsrv key switch' devices have to go on hearing of the key that the next start will have.
 	{"next key", judged, func(c *Config) any { return &c.NextKey }},

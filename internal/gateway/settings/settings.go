@@ -22,6 +22,7 @@ const (
 	DefaultClientDials = 256
 	DefaultConns       = 32768
 	DefaultFlows       = 8192
+	DefaultDomain      = "ferry.internal" // internal is nobody's on the Internet, and never will be (ICANN, 2024); a single label clients take from no gateway
 	DefaultMTU         = 1500
 	DefaultStateDir    = "/var/lib/ferry"
 	DefaultIdle        = 60 * time.Second
@@ -101,6 +102,14 @@ type Config struct {
 	// the tunnel, else for those below PushDomains.
 	PushDNS     []netip.Addr
 	PushDomains []string
+
+	// Nameserver answers questions about names on the gateway's own address: clients below DNSDomain, DNSZones (the empty name is the zone
+	// itself, * all others), and for all else those whom DNSForward names for a domain, or DNSUpstream.
+	Nameserver  bool
+	DNSDomain   string
+	DNSUpstream []netip.AddrPort
+	DNSForward  map[string][]netip.AddrPort
+	DNSZones    map[string]map[string]netip.Addr
 
 	// Allow and Deny say where packets of clients may go besides other clients and the gateway's
 	// own pool address; the longest prefix wins, and in it what names a port. Denied unless named: loopback, link-local,
@@ -194,6 +203,7 @@ func (c *Config) SetDefaults() {
 	if c.Idle == nil {
 		c.Idle = DefaultEnds
 	}
+	c.DNSDomain = cmp.Or(c.DNSDomain, DefaultDomain)
 	c.StateDir = cmp.Or(c.StateDir, DefaultStateDir)
 	c.ResumeTimeout = cmp.Or(c.ResumeTimeout, DefaultResume)
 	c.SessionLifetime = cmp.Or(c.SessionLifetime, DefaultLifetime)

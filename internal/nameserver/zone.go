@@ -1,0 +1,160 @@
+package nameserver
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/miekg/dns"
+)
+
+// A Zone is a domain whose names are known here. Its JSON is that of gvproxy's API (/services/dns).
+type Zone struct {
+	Name      string
+	Records   []Record
+	DefaultIP netip.Addr // of names without a record; zero: there are no others
+}
+
+// A Record is one name, or all that match an expression. The first that fits wins.
+type Record struct {
+	Name   string // below the zone; empty: the zone itself, or what Regexp says
+	IP     netip.Addr
+	Regexp *regexp.Regexp `json:",omitempty"` // of what stands before the zone
+}
+
+// GvproxyZones are those that gvproxy has without a configuration: names of the gateway, and of the host behind it.
+func GvproxyZones(gateway, host netip.Addr) (all []Zone) {
+	for _, name := range []string{"containers.internal.", "docker.internal."} {
+		all = append(all, Zone{Name: name, Records: []Record{{Name: "gateway", IP: gateway}, {Name: "host", IP: host}}})
+	}
+	return all
+}
+
+// Zones are zones in their order: of several with the same end of a name the first has it. The zero value has none.
+type Zones struct {
+	mu  sync.RWMutex // guards all, whose elements are not changed
+	all []zone
+}
+
+// A zone is a Zone in the form in which names are compared.
+type zone struct {
+	Zone
+	suffix  string // small letters, with a dot at the end
+	records []record
+}
+
+type record struct {
+	Record
+	label string         // small letters
+	match *regexp.Regexp // of any case; nil: none
+}
+
+var errNoZone = errors.New("a zone has no name: write it as lab.example")
+
+func compile(z Zone) (zone, error) {
+	if z.Name == "" || z.Name == "." {
+		return zone{}, errNoZone
+	}
+	if _, ok := dns.IsDomainName(z.Name); !ok {
+		return zone{}, fmt.Errorf("zone %q is not a domain name: write it as lab.example", z.Name)
+	}
+	c := zone{Zone: z, suffix: dns.CanonicalName(z.Name)}
+	for _, r := range z.Records {
+		own := record{Record: r, label: strings.ToLower(r.Name)}
+		if r.Regexp != nil {
+			var err error
+			if own.match, err = regexp.Compile("(?i)" + r.Regexp.String()); err != nil {
+				return c, fmt.Errorf("zone %s: %w", z.Name, err)
+			}
+		}
+		c.records = append(c.records, own)
+	}
+	return c, nil
+}
+
+// Add puts a zone in front of the others. If there is one of that name, it keeps its place, the new records stand before its own, and its
+// default is replaced, also by none.
+func (z *Zones) Add(added Zone) error {
+	fresh, err := compile(added)
+	if err != nil {
+		return err
+	}
+	z.mu.Lock()
+	defer z.mu.Unlock()
+	i := slices.IndexFunc(z.all, func(old zone) bool { return old.suffix == fresh.suffix })
+	if i < 0 {
+		z.all = append([]zone{fresh}, z.all...)
+		return nil
+	}
+	old := z.all[i]
+	fresh.Name = old.Name
+	fresh.Records = slices.Concat(fresh.Records, old.Records)
+	fresh.records = slices.Concat(fresh.records, old.records)
+	z.all = slices.Clone(z.all)
+	z.all[i] = fresh
+	return nil
+}
+
+// All returns the zones in their order.
+func (z *Zones) All() []Zone {
+	z.mu.RLock()
+	defer z.mu.RUnlock()
+	all := make([]Zone, len(z.all))
+	for i := range z.all {
+		all[i] = z.all[i].Zone
+	}
+	return all
+}
+
+// find returns the zone that has a name, in small letters and with a dot at the end; nil: none does.
+func (z *Zones) find(name string) *zone {
+	z.mu.RLock()
+	defer z.mu.RUnlock()
+	for i := range z.all {
+		if dns.IsSubDomain(z.all[i].suffix, name) {
+			return &z.all[i]
+		}
+	}
+	return nil
+}
+
+// lookup returns the addresses of a name that the zone has, one of each family at most; found: there is such a name.
+func (z *zone) lookup(name string) (addrs []netip.Addr, found bool) {
+	label := before(name, z.suffix)
+	add := func(a netip.Addr) {
+		found = true
+		if a.IsValid() && !slices.ContainsFunc(addrs, func(b netip.Addr) bool { return a.Is4() == b.Is4() }) {
+			addrs = append(addrs, a.Unmap())
+		}
+	}
+	for i := range z.records {
+		if z.records[i].fits(label) {
+			add(z.records[i].IP)
+		}
+	}
+	if !found && z.DefaultIP.IsValid() {
+		add(z.DefaultIP)
+	}
+	return addrs, found || label == "" || z.isAbove(label)
+}
+
+func (r *record) fits(label string) bool {
+	if r.match != nil && r.match.MatchString(label) {
+		return true
+	}
+	return r.label == label && (r.match == nil || label != "")
+}
+
+// isAbove tells whether there are records below a name that has none itself: then it exists, too (RFC 8020).
+func (z *zone) isAbove(label string) bool {
+	return slices.ContainsFunc(z.records, func(r record) bool { return strings.HasSuffix(r.label, "."+label) })
+}
+
+// before returns what stands before a suffix of a name; empty: nothing.
+func before(name, suffix string) string {
+	return strings.TrimSuffix(strings.TrimSuffix(name, suffix), ".")
+}
