@@ -1,0 +1,74 @@
+package netstack
+
+import (
+	"net"
+	"net/netip"
+	"testing"
+	"time"
+
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+
+	"ferry/internal/packet"
+	"ferry/internal/proto"
+)
+
+// Packets that no stack would make, from nobody who answers.
+var mute = netip.MustParseAddr("10.0.0.9")
+
+// frame returns a data frame with a packet of a protocol to the outside.
+func frame(o packet.Offload, protocol uint8, payload []byte) []byte {
+	b := make([]byte, proto.DataHeaderLen+header.IPv4MinimumSize, proto.DataHeaderLen+header.IPv4MinimumSize+len(payload))
+	proto.PutDataHeader(b, header.IPv4MinimumSize+len(payload))
+	o.Put(b[proto.FrameHeaderLen:])
+	putIPv4(b[proto.DataHeaderLen:], mute, outside, protocol, len(payload))
+	return append(b, payload...)
+}
+
+// datagram returns a packet of UDP whose header says that it has n bytes, with a checksum over as many.
+func datagram(to uint16, n int, payload string) []byte {
+	u := append(make([]byte, udpHeader), payload...)
+	header.UDP(u).Encode(&header.UDPFields{SrcPort: 5, DstPort: to, Length: uint16(n)})
+	ip := packet.IPv4(frame(packet.Offload{}, protoUDP, u)[proto.DataHeaderLen:])
+	if n <= len(u) {
+		header.UDP(u).SetChecksum(packet.Checksum(u[:n], packet.PseudoSum(ip, protoUDP, n)))
+	}
+	return frame(packet.Offload{}, protoUDP, u)
+}
+
+// heard returns a socket, and what it has received first.
+func heard(t *testing.T) (port uint16, first func() string) {
+	t.Helper()
+	x, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = x.Close() })
+	return x.LocalAddr().(*net.UDPAddr).AddrPort().Port(), func() string {
+		_ = x.SetReadDeadline(time.Now().Add(patience))
+		b := make([]byte, 65535)
+		n, err := x.Read(b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(b[:n])
+	}
+}
+
+// A packet that ends within the transport header, or claims to, is damaged; it is not what ends this process.
+func TestShort(t *testing.T) {
+	c := newClient(t, Config{})
+	port, first := heard(t)
+	for n := range udpHeader {
+		for _, protocol := range []uint8{protoICMP, protoTCP, protoUDP} {
+			c.exit.Send(frame(packet.Offload{}, protocol, make([]byte, n)))
+			c.Send(frame(packet.Offload{}, protocol, make([]byte, n)))
+		}
+		c.exit.Send(datagram(port, n, "x"))
+	}
+	c.exit.Send(datagram(port, udpHeader+5, "long"))
+	// What stands behind the end that its header names is none of UDP's (RFC 9868).
+	c.exit.Send(datagram(port, udpHeader+5, "rightsurplus"))
+	if got := first(); got != "right" {
+		t.Errorf("%q came first", got)
+	}
+}
