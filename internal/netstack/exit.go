@@ -1,6 +1,7 @@
 package netstack
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"encoding/binary"
@@ -161,6 +162,10 @@ func (e *Exit) take(frame []byte) bool {
 	if isDamaged(o, ip) {
 		e.count.checksum.Add(1)
 		return false
+	}
+	if o.Flags&packet.NeedsCsum != 0 && int(o.CsumStart) > ip.HeaderLen() { // within what is to be a payload, as of a packet in VXLAN
+		ip = bytes.Clone(ip)
+		packet.CompleteChecksum(o, ip)
 	}
 	if isWhole(ip) && e.flows.packet(ip) {
 		return true

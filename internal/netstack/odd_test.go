@@ -1,6 +1,7 @@
 package netstack
 
 import (
+	"bytes"
 	"net"
 	"net/netip"
 	"testing"
@@ -70,5 +71,21 @@ func TestShort(t *testing.T) {
 	c.exit.Send(datagram(port, udpHeader+5, "rightsurplus"))
 	if got := first(); got != "right" {
 		t.Errorf("%q came first", got)
+	}
+}
+
+// A checksum within a payload, as of a packet in VXLAN, is completed before that goes on as a payload.
+func TestChecksumWithin(t *testing.T) {
+	c := newClient(t, Config{})
+	port, first := heard(t)
+	u := append(make([]byte, udpHeader), bytes.Repeat([]byte("inner"), 10)...)
+	header.UDP(u).Encode(&header.UDPFields{SrcPort: 5, DstPort: port, Length: uint16(len(u))})
+	o := packet.Offload{Flags: packet.NeedsCsum, CsumStart: header.IPv4MinimumSize + udpHeader + 20, CsumOffset: 16}
+	f := frame(o, protoUDP, u)
+	before := bytes.Clone(f)
+	c.exit.Send(f)
+	packet.CompleteChecksum(o, before[proto.DataHeaderLen:])
+	if got, want := first(), string(before[proto.DataHeaderLen+header.IPv4MinimumSize+udpHeader:]); got != want {
+		t.Errorf("got %q, want %q", got, want)
 	}
 }
