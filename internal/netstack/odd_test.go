@@ -89,3 +89,48 @@ func TestChecksumWithin(t *testing.T) {
 		t.Errorf("got %q, want %q", got, want)
 	}
 }
+
+// A client that does not answer a SYN-ACK holds an attempt as long as a destination that is silent may, and does not keep the exit from ending.
+func TestHalfOpen(t *testing.T) {
+	for _, timeout := range []time.Duration{200 * time.Millisecond, time.Hour} {
+		t.Run(timeout.String(), func(t *testing.T) {
+			var end time.Time
+			t.Cleanup(func() {
+				if d := time.Since(end); d > patience/2 {
+					t.Errorf("it took %s to end", d)
+				}
+			})
+			c := newClient(t, Config{DialTimeout: timeout})
+			accepted := make(chan struct{})
+			port := listen(t, func(*net.TCPConn) { accepted <- struct{}{} })
+			c.exit.Send(syn(port))
+			select {
+			case <-accepted:
+			case <-time.After(patience):
+				t.Fatal("nothing was dialled")
+			}
+			for timeout < patience && c.exit.attempts() > 0 {
+				if end = time.Now(); time.Since(end) > patience {
+					t.Fatal("the attempt does not end")
+				}
+				time.Sleep(10 * time.Millisecond)
+			}
+			time.Sleep(50 * time.Millisecond) // until the SYN-ACK is sent
+			end = time.Now()
+		})
+	}
+}
+
+func (e *Exit) attempts() int {
+	e.conns.mu.Lock()
+	defer e.conns.mu.Unlock()
+	return len(e.conns.dials)
+}
+
+func syn(port uint16) []byte {
+	b := make([]byte, header.TCPMinimumSize)
+	header.TCP(b).Encode(&header.TCPFields{SrcPort: 5, DstPort: port, SeqNum: 1, DataOffset: header.TCPMinimumSize, Flags: header.TCPFlagSyn, WindowSize: 65535})
+	ip := packet.IPv4(frame(packet.Offload{}, protoTCP, b)[proto.DataHeaderLen:])
+	header.TCP(b).SetChecksum(packet.Checksum(b, packet.PseudoSum(ip, protoTCP, len(b))))
+	return frame(packet.Offload{}, protoTCP, b)
+}
