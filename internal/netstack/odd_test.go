@@ -2,12 +2,17 @@ package netstack
 
 import (
 	"bytes"
+	"context"
+	"errors"
+	"io"
 	"net"
 	"net/netip"
 	"testing"
 	"time"
 
+	"gvisor.dev/gvisor/pkg/tcpip/adapters/gonet"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
+	"gvisor.dev/gvisor/pkg/tcpip/network/ipv4"
 
 	"ferry/internal/packet"
 	"ferry/internal/proto"
@@ -133,4 +138,27 @@ func syn(port uint16) []byte {
 	ip := packet.IPv4(frame(packet.Offload{}, protoTCP, b)[proto.DataHeaderLen:])
 	header.TCP(b).SetChecksum(packet.Checksum(b, packet.PseudoSum(ip, protoTCP, len(b))))
 	return frame(packet.Offload{}, protoTCP, b)
+}
+
+// A client may use a port again for the same destination, though that closed first: the stack has nobody who listens for a SYN to what it remembers of
+// the connection before.
+func TestPortAgain(t *testing.T) {
+	c := newClient(t, Config{})
+	port := listen(t, func(*net.TCPConn) {})
+	for range 2 {
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		x, err := gonet.DialTCPWithBind(ctx, c.stack, full(netip.AddrPortFrom(here, 4000)), full(netip.AddrPortFrom(outside, port)), ipv4.ProtocolNumber)
+		cancel()
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = x.SetDeadline(time.Now().Add(patience))
+		if _, err := x.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
+			t.Error(err)
+		}
+		_ = x.Close()
+		for len(c.stack.RegisteredEndpoints()) > 0 {
+			time.Sleep(time.Millisecond)
+		}
+	}
 }
