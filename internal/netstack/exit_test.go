@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -46,6 +47,15 @@ type client struct {
 	*Local
 	t    *testing.T
 	exit *Exit
+	deaf atomic.Bool // what comes is lost
+}
+
+// Send implements router.Sender.
+func (c *client) Send(run []byte) (int, router.Reason) {
+	if c.deaf.Load() {
+		return 0, router.None
+	}
+	return c.Local.Send(run)
 }
 
 func newClient(t *testing.T, config Config) *client {

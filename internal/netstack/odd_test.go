@@ -162,3 +162,49 @@ func TestPortAgain(t *testing.T) {
 		}
 	}
 }
+
+// What clients leave behind that vanish while something is on its way to them counts as connections, too, and has no more room than these.
+func TestVanished(t *testing.T) {
+	const conns = 4
+	c := newClient(t, Config{})
+	answered := make(chan struct{})
+	port := listen(t, func(x *net.TCPConn) {
+		_, _ = io.ReadAll(x)
+		_, _ = x.Write(make([]byte, 100<<10))
+		_ = x.Close()
+		answered <- struct{}{}
+	})
+	var all []*gonet.TCPConn
+	for range conns {
+		all = append(all, c.mustDial(port))
+	}
+	c.deaf.Store(true)
+	for _, x := range all {
+		if err := x.CloseWrite(); err != nil {
+			t.Fatal(err)
+		}
+		<-answered
+	}
+	time.Sleep(100 * time.Millisecond) // until what was answered is on its way
+	if n := c.exit.Stats().Conns; n != conns {
+		t.Errorf("%d connections, want %d", n, conns)
+	}
+}
+
+// A connection that has ended is forgotten at once when the client closed first.
+func TestForgotten(t *testing.T) {
+	c := newClient(t, Config{})
+	port := listen(t, echo)
+	x := c.mustDial(port)
+	if err := x.CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := x.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
+		t.Error(err)
+	}
+	for end := time.Now().Add(patience); c.exit.Stats().Conns > 0; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("it is kept")
+		}
+	}
+}
