@@ -263,3 +263,27 @@ func TestReplies(t *testing.T) {
 		}
 	}
 }
+
+// A place that fails after longer than a program may take to name it is told as what it is.
+func TestSOCKSLate(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes 10 s")
+	}
+	t.Parallel()
+	at := serve(t, func(ctx context.Context, l net.Listener) error {
+		return ServeSOCKS(ctx, l, func(context.Context, string) (Half, error) {
+			time.Sleep(helloTime + 200*time.Millisecond)
+			return nil, syscall.ETIMEDOUT
+		}, slog.New(slog.DiscardHandler))
+	})
+	c, err := net.Dial("tcp", at)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	_ = c.SetDeadline(time.Now().Add(helloTime + patience))
+	_, _ = c.Write([]byte("\x05\x01\x00\x05\x01\x00\x01\x0a\x00\x00\x01\x00\x50"))
+	if got, _ := io.ReadAll(c); !strings.HasPrefix(string(got), "\x05\x00\x05\x06") {
+		t.Errorf("got %x", got)
+	}
+}
