@@ -86,7 +86,11 @@ func (t *flows) reassembled(_ stack.TransportEndpointID, pkt *stack.PacketBuffer
 	v := pkt.ToView() // rare: it takes memory
 	defer v.Release()
 	ip := packet.IPv4(v.AsSlice())
-	return len(ip) >= header.IPv4MinimumSize && t.packet(ip)
+	if len(ip) < header.IPv4MinimumSize || isDamaged(packet.Offload{}, ip) {
+		t.e.count.checksum.Add(1)
+		return true
+	}
+	return t.packet(ip)
 }
 
 // send sends a payload by its flow, which is made if there is none.

@@ -178,7 +178,8 @@ func TestVanished(t *testing.T) {
 	for range conns {
 		all = append(all, c.mustDial(port))
 	}
-	c.deaf.Store(true)
+	nothing := func([]byte) []byte { return nil }
+	c.through.Store(&nothing)
 	for _, x := range all {
 		if err := x.CloseWrite(); err != nil {
 			t.Fatal(err)
@@ -206,5 +207,40 @@ func TestForgotten(t *testing.T) {
 		if time.Now().After(end) {
 			t.Fatal("it is kept")
 		}
+	}
+}
+
+// fragment returns a data frame with a piece of a datagram to the outside.
+func fragment(ip []byte, from, to int) []byte {
+	f := frame(packet.Offload{}, protoUDP, ip[header.IPv4MinimumSize+from:header.IPv4MinimumSize+to])
+	h := header.IPv4(f[proto.DataHeaderLen:])
+	var flags uint8
+	if header.IPv4MinimumSize+to < len(ip) {
+		flags = header.IPv4FlagMoreFragments
+	}
+	h.SetID(7)
+	h.SetFlagsFragmentOffset(flags, uint16(from))
+	h.SetChecksum(0)
+	h.SetChecksum(^h.CalculateChecksum())
+	return f
+}
+
+// A datagram in pieces is damaged, too, where its checksum is wrong.
+func TestDamagedFragments(t *testing.T) {
+	c := newClient(t, Config{})
+	port, first := heard(t)
+	for i, text := range []string{"damaged.", "whole..."} {
+		ip := datagram(port, udpHeader+8, text)[proto.DataHeaderLen:]
+		if i == 0 {
+			ip[len(ip)-1] = '!'
+		}
+		c.exit.Send(fragment(ip, 0, 8))
+		c.exit.Send(fragment(ip, 8, 16))
+	}
+	if got := first(); got != "whole..." {
+		t.Errorf("%q came first", got)
+	}
+	if n := c.exit.Stats().Checksum; n != 1 {
+		t.Errorf("%d are counted as damaged", n)
 	}
 }
