@@ -244,3 +244,45 @@ func TestDamagedFragments(t *testing.T) {
 		t.Errorf("%d are counted as damaged", n)
 	}
 }
+
+// What is too long for a way behind the client is sent anew in shorter segments: the client's side is told by ICMP, at the address of the destination.
+func TestTooLong(t *testing.T) {
+	const mtu = 700
+	c := newClient(t, Config{})
+	answer := random(200 << 10)
+	port := listen(t, func(x *net.TCPConn) {
+		_, _ = io.ReadAll(x)
+		_, _ = x.Write(answer)
+	})
+	x := c.mustDial(port)
+	narrow := func(run []byte) []byte { // lets what is short pass, and answers what is not
+		var short []byte
+		for len(run) > 0 {
+			n := proto.DataLen(run)
+			if o, _ := packet.ConsumeOffload(run[proto.FrameHeaderLen:]); packet.MaxSegment(o, run[proto.DataHeaderLen:n]) <= mtu {
+				short = append(short, run[:n]...)
+			} else {
+				c.exit.Send(fragNeeded(run[proto.DataHeaderLen:n], mtu))
+			}
+			run = run[n:]
+		}
+		return short
+	}
+	c.through.Store(&narrow)
+	if err := x.CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := io.ReadAll(x); err != nil || !bytes.Equal(got, answer) {
+		t.Errorf("%d of %d bytes came back, %v", len(got), len(answer), err)
+	}
+}
+
+// fragNeeded returns a data frame that says that a packet was longer than mtu.
+func fragNeeded(ip []byte, mtu uint16) []byte {
+	m := append(make([]byte, header.ICMPv4MinimumSize), ip[:header.IPv4MinimumSize+8]...)
+	header.ICMPv4(m).SetType(header.ICMPv4DstUnreachable)
+	header.ICMPv4(m).SetCode(header.ICMPv4FragmentationNeeded)
+	header.ICMPv4(m).SetMTU(mtu)
+	header.ICMPv4(m).SetChecksum(packet.Checksum(m, 0))
+	return frame(packet.Offload{}, protoICMP, m)
+}
