@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 	"gvisor.dev/gvisor/pkg/waiter"
 
 	"ferry/internal/relay"
@@ -55,9 +56,34 @@ func (x *conn) run() {
 		x.abort()
 	}
 	down.Wait()
-	x.in.Close()
 	_ = x.out.Close()
+	x.leave()
 }
+
+// leave waits until the client has all that it was given, or for a minute. The stack alone would for a quarter of an hour, and what it keeps for that
+// would be nobody's.
+func (x *conn) leave() {
+	entry, ready := waiter.NewChannelEntry(waiter.EventHUp)
+	x.queue.EventRegister(&entry)
+	defer x.queue.EventUnregister(&entry)
+	x.in.Close()
+	late := time.NewTimer(leaveTime)
+	defer late.Stop()
+	for s := x.state(); s != tcp.StateClose && s != tcp.StateError; s = x.state() {
+		select {
+		case <-ready:
+		case <-x.gone:
+			return
+		case <-late.C:
+			x.abort()
+			return
+		}
+	}
+}
+
+func (x *conn) state() tcp.EndpointState { return tcp.EndpointState(x.in.State()) }
+
+const leaveTime = time.Minute
 
 // begin hands the client's side, which is the stack's, what was read of the socket already.
 func (x *conn) begin(first []byte) error {

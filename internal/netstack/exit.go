@@ -1,8 +1,10 @@
 package netstack
 
 import (
+	"bytes"
 	"cmp"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -156,9 +158,14 @@ func (e *Exit) Send(run []byte) (dropped int, why router.Reason) {
 // take hands a data frame to what it is for. It keeps nothing of it.
 func (e *Exit) take(frame []byte) bool {
 	ip := packet.IPv4(frame[proto.DataHeaderLen:])
-	if isDamaged(frame) {
+	o, _ := packet.ConsumeOffload(frame[proto.FrameHeaderLen:])
+	if isDamaged(o, ip) {
 		e.count.checksum.Add(1)
 		return false
+	}
+	if o.Flags&packet.NeedsCsum != 0 && int(o.CsumStart) > ip.HeaderLen() { // within what is to be a payload, as of a packet in VXLAN
+		ip = bytes.Clone(ip)
+		packet.CompleteChecksum(o, ip)
 	}
 	if isWhole(ip) && e.flows.packet(ip) {
 		return true
@@ -168,11 +175,9 @@ func (e *Exit) take(frame []byte) bool {
 
 func isWhole(ip packet.IPv4) bool { return !ip.MoreFragments() && ip.FragmentOffset() == 0 }
 
-// isDamaged tells whether a transport checksum is wrong, of those that there are. The kernel's stack looks, too: what was damaged before it came into
-// a tunnel must not become a good packet by going through one.
-func isDamaged(frame []byte) bool {
-	o, _ := packet.ConsumeOffload(frame[proto.FrameHeaderLen:])
-	ip := packet.IPv4(frame[proto.DataHeaderLen:])
+// isDamaged tells whether a transport checksum is wrong, of those that there are, or the length of a datagram. The kernel's stack looks, too: what was
+// damaged before it came into a tunnel must not become a good packet by going through one.
+func isDamaged(o packet.Offload, ip packet.IPv4) bool {
 	if o.Flags&packet.NeedsCsum != 0 || !isWhole(ip) {
 		return false
 	}
@@ -181,7 +186,14 @@ func isDamaged(frame []byte) bool {
 	case protoTCP:
 		return packet.Checksum(b, packet.PseudoSum(ip, protoTCP, len(b))) != 0
 	case protoUDP:
-		return (b[6] != 0 || b[7] != 0) && packet.Checksum(b, packet.PseudoSum(ip, protoUDP, len(b))) != 0
+		if len(b) < udpHeader {
+			return true
+		}
+		n := int(binary.BigEndian.Uint16(b[4:])) // what stands behind it is none of UDP's (RFC 9868)
+		if n < udpHeader || n > len(b) {
+			return true
+		}
+		return (b[6] != 0 || b[7] != 0) && packet.Checksum(b[:n], packet.PseudoSum(ip, protoUDP, n)) != 0
 	case protoICMP:
 		return packet.Checksum(b, 0) != 0
 	}

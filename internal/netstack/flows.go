@@ -72,7 +72,7 @@ func (t *flows) packet(ip packet.IPv4) bool {
 		b = b[udpHeader:max(udpHeader, min(len(b), int(binary.BigEndian.Uint16(b[4:]))))]
 	case k.protocol == protoICMP && len(b) >= echoHeader:
 		if header.ICMPv4(b).Type() != header.ICMPv4Echo {
-			return true // errors about what this process sent itself come by its sockets
+			return !isTooLong(header.ICMPv4(b)) // other errors are about what comes out of sockets, and nobody there would hear them
 		}
 		k.client = netip.AddrPortFrom(k.client.Addr(), header.ICMPv4(b).Ident())
 	default:
@@ -82,12 +82,23 @@ func (t *flows) packet(ip packet.IPv4) bool {
 	return true
 }
 
+// isTooLong tells whether an error says that a segment was too long for a way behind the client, which the stack has to hear (RFC 1191). It says nothing
+// that proves who sent it, so no shorter ways are believed than the kernel believes in (tcp(7), net.ipv4.route.min_pmtu).
+func isTooLong(m header.ICMPv4) bool {
+	const least = 552
+	return m.Type() == header.ICMPv4DstUnreachable && m.Code() == header.ICMPv4FragmentationNeeded && m.MTU() >= least
+}
+
 // reassembled takes a packet that the stack has put together of fragments, and all that is for the gateway itself.
 func (t *flows) reassembled(_ stack.TransportEndpointID, pkt *stack.PacketBuffer) bool {
 	v := pkt.ToView() // rare: it takes memory
 	defer v.Release()
 	ip := packet.IPv4(v.AsSlice())
-	return len(ip) >= header.IPv4MinimumSize && t.packet(ip)
+	if len(ip) < header.IPv4MinimumSize || isDamaged(packet.Offload{}, ip) {
+		t.e.count.checksum.Add(1)
+		return true
+	}
+	return t.packet(ip)
 }
 
 // send sends a payload by its flow, which is made if there is none.

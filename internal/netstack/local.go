@@ -78,7 +78,9 @@ func (l *Local) Apply(s hostnet.State) error {
 func (l *Local) Send(run []byte) (dropped int, why router.Reason) {
 	for len(run) > 0 {
 		n := proto.DataLen(run)
-		if isDamaged(run[:n]) || !l.link.deliver(packet.IPv4(run[proto.DataHeaderLen:n])) {
+		o, _ := packet.ConsumeOffload(run[proto.FrameHeaderLen:])
+		ip := packet.IPv4(run[proto.DataHeaderLen:n])
+		if isDamaged(o, ip) || !l.link.deliver(ip) {
 			dropped, why = dropped+1, router.DropExit
 		}
 		run = run[n:]

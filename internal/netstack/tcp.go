@@ -7,7 +7,10 @@ import (
 	"net/netip"
 	"sync"
 	"syscall"
+	"time"
 
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/network/ipv4"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 	"gvisor.dev/gvisor/pkg/waiter"
 )
@@ -85,7 +88,7 @@ func (c *conns) connect(r *tcp.ForwarderRequest, client, to netip.AddrPort) *con
 		return nil
 	}
 	queue := new(waiter.Queue)
-	in, problem := r.CreateEndpoint(queue)
+	in, problem := c.shake(r, queue)
 	if problem != nil {
 		c.e.c.Log.Debug("accept", "client", client, "addr", to, "err", problem)
 		r.Complete(false)
@@ -99,6 +102,30 @@ func (c *conns) connect(r *tcp.ForwarderRequest, client, to netip.AddrPort) *con
 		return nil
 	}
 	return x
+}
+
+// shake answers a client's SYN, and waits for what it says to that: as long as for a destination, and not for the two minutes that the stack would, at
+// the end of the exit, too.
+func (c *conns) shake(r *tcp.ForwarderRequest, queue *waiter.Queue) (tcpip.Endpoint, tcpip.Error) {
+	ctx, cancel := context.WithTimeout(c.ctx, c.e.c.DialTimeout)
+	defer cancel()
+	id, ended := r.ID(), make(chan struct{})
+	defer close(ended)
+	stop := context.AfterFunc(ctx, func() {
+		for {
+			if ep := c.e.stack.FindTransportEndpoint(ipv4.ProtocolNumber, tcp.ProtocolNumber, id, nic); ep != nil {
+				ep.Abort()
+				return
+			}
+			select { // it may be about to be made
+			case <-ended:
+				return
+			case <-time.After(time.Millisecond):
+			}
+		}
+	})
+	defer stop()
+	return r.CreateEndpoint(queue)
 }
 
 // silent tells whether a destination has said nothing: then its client is told nothing either, as without a gateway.

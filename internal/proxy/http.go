@@ -22,16 +22,18 @@ type Dial func(ctx context.Context, network, address string) (net.Conn, error)
 // it makes itself by dial.
 func ServeHTTP(ctx context.Context, l net.Listener, connect Connect, dial Dial, log *slog.Logger) error {
 	s := &server{connect: connect, log: log}
+	transport := &http.Transport{DialContext: dial, MaxIdleConns: 32, IdleConnTimeout: time.Minute, DisableCompression: true}
+	defer transport.CloseIdleConnections()
 	forward := &httputil.ReverseProxy{
 		Rewrite:   func(r *httputil.ProxyRequest) { r.Out.Host = r.In.Host },
-		Transport: &http.Transport{DialContext: dial, MaxIdleConns: 32, IdleConnTimeout: time.Minute, DisableCompression: true},
+		Transport: transport,
 		ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) {
 			http.Error(w, err.Error(), statusOf(err))
 		},
 		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 	}
 	srv := &http.Server{
-		ReadHeaderTimeout: helloTime, IdleTimeout: time.Minute, MaxHeaderBytes: maxHeader, ErrorLog: forward.ErrorLog,
+		ReadHeaderTimeout: helloTime, IdleTimeout: time.Minute, MaxHeaderBytes: maxHeader, ErrorLog: forward.ErrorLog, ConnState: s.track,
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			switch {
 			case r.Method == http.MethodConnect:
@@ -46,6 +48,7 @@ func ServeHTTP(ctx context.Context, l net.Listener, connect Connect, dial Dial, 
 	stop := context.AfterFunc(ctx, func() { _ = srv.Close() })
 	defer stop()
 	err := srv.Serve(l)
+	_ = srv.Close()
 	s.all.Wait()
 	if ctx.Err() != nil {
 		return nil
@@ -53,15 +56,25 @@ func ServeHTTP(ctx context.Context, l net.Listener, connect Connect, dial Dial, 
 	return err
 }
 
+// track counts programs until they have been served, and closes those that are too many.
+func (s *server) track(program net.Conn, state http.ConnState) {
+	switch state {
+	case http.StateNew:
+		s.all.Add(1)
+		if s.count.Add(1) > maxConns {
+			s.refused.Add(1)
+			_ = program.Close()
+		}
+	case http.StateClosed, http.StateHijacked: // who has taken it over counts it
+		s.count.Add(-1)
+		s.all.Done()
+	}
+}
+
 // tunnel serves CONNECT (RFC 9110, section 9.3.6).
 func (s *server) tunnel(ctx context.Context, w http.ResponseWriter, r *http.Request) {
-	if s.count.Add(1) > maxConns {
-		s.count.Add(-1)
-		http.Error(w, "too many connections", http.StatusServiceUnavailable)
-		return
-	}
-	s.all.Add(1)
-	defer func() { s.count.Add(-1); s.all.Done() }()
+	s.all.Add(1) // while track counts its connection
+	defer s.all.Done()
 	dialling, cancel := context.WithTimeout(ctx, dialTime)
 	half, err := s.connect(dialling, r.Host)
 	cancel()
@@ -75,6 +88,8 @@ func (s *server) tunnel(ctx context.Context, w http.ResponseWriter, r *http.Requ
 		_ = half.Close()
 		return
 	}
+	s.count.Add(1)
+	defer s.count.Add(-1)
 	end := context.AfterFunc(ctx, func() { _ = program.Close() })
 	defer end()
 	if _, err := program.Write([]byte("HTTP/1.1 200 Connection established\r\n\r\n")); err != nil {

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"os"
 	"strings"
 	"sync"
 	"syscall"
@@ -262,4 +263,69 @@ func TestReplies(t *testing.T) {
 			t.Errorf("%v: got %d, want %d", err, got, want)
 		}
 	}
+}
+
+// A place that fails after longer than a program may take to name it is told as what it is.
+func TestSOCKSLate(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes 10 s")
+	}
+	t.Parallel()
+	at := serve(t, func(ctx context.Context, l net.Listener) error {
+		return ServeSOCKS(ctx, l, func(context.Context, string) (Half, error) {
+			time.Sleep(helloTime + 200*time.Millisecond)
+			return nil, syscall.ETIMEDOUT
+		}, slog.New(slog.DiscardHandler))
+	})
+	c, err := net.Dial("tcp", at)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	_ = c.SetDeadline(time.Now().Add(helloTime + patience))
+	_, _ = c.Write([]byte("\x05\x01\x00\x05\x01\x00\x01\x0a\x00\x00\x01\x00\x50"))
+	if got, _ := io.ReadAll(c); !strings.HasPrefix(string(got), "\x05\x00\x05\x06") {
+		t.Errorf("got %x", got)
+	}
+}
+
+// There is room for so many programs, whatever they do, and again when some have left.
+func TestMany(t *testing.T) {
+	for name, at := range map[string]string{"socks": socks(t), "http": web(t)} {
+		t.Run(name, func(t *testing.T) {
+			all := make([]net.Conn, maxConns)
+			for i := range all {
+				all[i] = mustDial(t, at)
+			}
+			if !isClosed(t, mustDial(t, at)) {
+				t.Error("one more than there is room for is in")
+			}
+			for _, c := range all[:10] {
+				_ = c.Close()
+			}
+			for end := time.Now().Add(patience); isClosed(t, mustDial(t, at)); {
+				if time.Now().After(end) {
+					t.Fatal("no room again")
+				}
+			}
+		})
+	}
+}
+
+func mustDial(t *testing.T, at string) net.Conn {
+	t.Helper()
+	c, err := net.Dial("tcp", at)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Close() })
+	return c
+}
+
+// isClosed tells whether the other end of a connection has closed it.
+func isClosed(t *testing.T, c net.Conn) bool {
+	t.Helper()
+	_ = c.SetReadDeadline(time.Now().Add(200 * time.Millisecond))
+	_, err := c.Read(make([]byte, 1))
+	return !errors.Is(err, os.ErrDeadlineExceeded)
 }

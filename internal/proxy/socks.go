@@ -57,6 +57,7 @@ func (s *server) socks(ctx context.Context, program *net.TCPConn) {
 	if address == "" {
 		return
 	}
+	_ = program.SetDeadline(time.Time{})
 	ctx, cancel := context.WithTimeout(ctx, dialTime)
 	half, err := s.connect(ctx, address)
 	cancel()
@@ -65,7 +66,6 @@ func (s *server) socks(ctx context.Context, program *net.TCPConn) {
 		_ = answer(program, replyTo(err))
 		return
 	}
-	_ = program.SetDeadline(time.Time{})
 	if answer(program, repOK) != nil {
 		_ = half.Close()
 		return
