@@ -23,6 +23,7 @@ import (
 	"ferry/internal/exit"
 	"ferry/internal/gateway"
 	"ferry/internal/gateway/settings"
+	"ferry/internal/l2port"
 	"ferry/internal/netadmin"
 	"ferry/internal/netstack"
 )
@@ -73,7 +74,7 @@ func serve(ctx context.Context, keys *config.Gateway, c gateway.Config) error {
 		return fmt.Errorf("%w; or with --exit user, which needs neither rights nor an interface", err)
 	}
 	host, err := cli.StartHost(netadmin.Rules{
-		Program: "vpnsrv", TUN: c.TUN, MTU: c.MTU, Addr: c.Address(), Routes: slices.Collect(maps.Keys(c.Sites)), Read: keys.Files(), Remove: sockets(c.Listen), Echo: gateway.Echo(c.Listen),
+		Program: "vpnsrv", TUN: c.TUN, MTU: c.MTU, Addr: c.Address(), Routes: slices.Collect(maps.Keys(c.Sites)), Read: keys.Files(), Remove: sockets(c.Listen, c.L2Listen), Echo: gateway.Echo(c.Listen),
 	}, keys.Process, confine.Rules{
 		Read:     []string{"/proc/self", "/proc/stat"}, // for metrics of this process
 		Families: []int{unix.AF_UNIX, unix.AF_NETLINK}, // the service manager; addresses of this host
@@ -130,12 +131,17 @@ func (h userHost) OpenExit() (gateway.Exit, error)    { return netstack.New(nets
 func (h userHost) Open(path string) (*os.File, error) { return os.Open(path) }
 
 // sockets returns the paths of the unix sockets to listen on.
-func sockets(listen []string) (paths []string) {
+func sockets(listen, l2 []string) (paths []string) {
 	for _, url := range listen {
 		if e, err := carrier.ParseListen(url); err == nil && e.Scheme == "unix" {
 			if path, err := filepath.Abs(e.Path); err == nil {
 				paths = append(paths, path)
 			}
+		}
+	}
+	for _, url := range l2 {
+		if e, err := l2port.Parse(url); err == nil && e.Path() != "" {
+			paths = append(paths, e.Path())
 		}
 	}
 	return paths

@@ -35,6 +35,7 @@ const (
 // Gateway has the keys of vpnsrv as they are written. NewGateway makes one.
 type Gateway struct {
 	Listen           []string          `toml:"listen"`
+	L2Listen         []string          `toml:"l2_listen"`
 	Key              string            `toml:"key"`
 	Public           []string          `toml:"public"`
 	Pool             string            `toml:"pool"`
@@ -94,6 +95,7 @@ func NewGateway(fs *pflag.FlagSet) *Gateway {
 	}
 	fs.SortFlags = false
 	fs.StringArrayVar(&g.Listen, "listen", nil, "`URL` where clients come in: tcp://[host]:port, vsock://[cid]:port, unix:///path,\neach with ?allow=plain, tls or both; repeatable (default tcp://:2002, and vsock://:2002 where /dev/vsock exists)")
+	fs.StringArrayVar(&g.L2Listen, "l2-listen", nil, "`URL` where machines without a client are plugged in by Ethernet: qemu+unix:///path,\nqemu+tcp://127.0.0.1:port, bess+unix:///path, vfkit+unix:///path, stdio:; repeatable")
 	fs.StringVar(&g.Key, "key", "", "`file` with the gateway's key, as 'vpnsrv init' makes it (default: none, the 2013 protocol with whoever comes)")
 	fs.StringArrayVar(&g.Public, "public", nil, "`URL` by which devices find this gateway, for invitations; repeatable (default: the addresses of this host)")
 	fs.StringVar(&g.Pool, "pool", g.Pool, "`CIDR` of the clients' addresses, /16 to /30; the first address is the gateway's")
@@ -139,6 +141,7 @@ func (g *Gateway) load(open open) (settings.Config, error) {
 	wait := between(timeMin, timeMax)
 	c := settings.Config{
 		Listen:           readList(s, "listen", g.Listen, parseListen),
+		L2Listen:         readList(s, "l2_listen", g.L2Listen, parseL2Listen),
 		Key:              read(s, "key", g.Key, optional(keyBy(open))),
 		Public:           readList(s, "public", g.Public, parsePublic),
 		Pool:             read(s, "pool", g.Pool, parsePool),

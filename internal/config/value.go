@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"ferry/internal/carrier"
+	"ferry/internal/l2port"
 	"ferry/internal/policy"
 )
 
@@ -98,6 +99,11 @@ func parseDir(s string) (string, error) {
 
 func parseListen(s string) (string, error) {
 	_, err := carrier.ParseListen(s)
+	return s, err
+}
+
+func parseL2Listen(s string) (string, error) {
+	_, err := l2port.Parse(s)
 	return s, err
 }
 

@@ -22,6 +22,7 @@ type setting struct {
 // all has every setting. A test sees to that.
 var all = []setting{
 	{"listen", restart, func(c *Config) any { return &c.Listen }},
+	{"l2_listen", restart, func(c *Config) any { return &c.L2Listen }},
 	{"key", restart, func(c *Config) any { return &c.Key }},
 	{"pool", restart, func(c *Config) any { return &c.Pool }},
 	{"plain_pool", restart, func(c *Config) any { return &c.PlainPool }},

@@ -54,6 +54,9 @@ type Config struct {
 	// None means TCP port 2002 and, where /dev/vsock exists, vsock port 2002.
 	Listen []string
 
+	// L2Listen has the URLs of sockets into which machines without a client are plugged: see package l2port.
+	L2Listen []string
+
 	// Key is the gateway's identity. Without one it speaks the 2013 protocol with whoever comes; with
 	// one it speaks TLS with the devices that it knows, and the 2013 protocol where a URL allows it.
 	Key identity.Key
