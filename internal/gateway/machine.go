@@ -3,6 +3,7 @@ package gateway
 import (
 	"context"
 	"crypto/rand"
+	"net/netip"
 
 	"ferry/internal/addrpool"
 	"ferry/internal/carrier"
@@ -86,9 +87,8 @@ func ofMachine(l addrpool.Lease, m ether.MAC) bool {
 
 // grantMachine returns the lease of a machine: the one that is held for its MAC, or else the address that it would like to have, or
 // else any. Of two that are there with the same MAC, as QEMU gives it to all, each gets its own.
-func (l *leases) grantMachine(ctx context.Context, owner uint64, m *l2port.Link) (addrpool.Grant, error) {
-	mac := m.MAC()
-	r := addrpool.Request{Owner: owner, Hint: m.Wanted(), Name: mac.String(), Token: machineToken(mac)}
+func (l *leases) grantMachine(ctx context.Context, owner uint64, mac ether.MAC, wanted netip.Addr) (addrpool.Grant, error) {
+	r := addrpool.Request{Owner: owner, Hint: wanted, Name: mac.String(), Token: machineToken(mac)}
 	return l.grantBy(ctx, func(pool *addrpool.Pool) addrpool.Request {
 		if held, ok := pool.Held(func(l addrpool.Lease) bool { return ofMachine(l, mac) }); ok {
 			r.Resume, r.ResumeToken = held.Addr, held.Token

@@ -309,7 +309,7 @@ func (p *peer) acquire(ctx context.Context, ask session.Ask) (addrpool.Lease, ow
 		return p.g.claim(p, ask)
 	}
 	if m, ok := p.machine(); ok {
-		granted, err := p.g.leases.grantMachine(ctx, p.id, m)
+		granted, err := p.g.leases.grantMachine(ctx, p.id, m.MAC(), m.Wanted())
 		return granted.Lease, nil, err
 	}
 	r := addrpool.Request{

@@ -37,7 +37,7 @@ func Parse(s string) (Endpoint, error) {
 	}
 	kind, ok := schemes[u.Scheme]
 	if !ok {
-		return Endpoint{}, fmt.Errorf("%q: write qemu+unix:///path, qemu+tcp://127.0.0.1:port, bess+unix:///path, vfkit+unix:///path or stdio:", s)
+		return Endpoint{}, fmt.Errorf("%q: write stdio:, qemu+unix:///path, qemu+tcp://127.0.0.1:port, bess+unix:///path or vfkit+unix:///path", s)
 	}
 	e := Endpoint{Scheme: u.Scheme, Framing: kind.framing, network: kind.network}
 	open := u.RawQuery == "from=anywhere"

@@ -49,6 +49,12 @@ func plug(t *testing.T, ns *lab.Namespace, socket, mac string) (m *machine, unpl
 	if err != nil {
 		t.Fatal(err)
 	}
+	return plugInto(t, ns, conn, mac)
+}
+
+// plugInto is plug with a connection, to which each frame has its length before it.
+func plugInto(t *testing.T, ns *lab.Namespace, conn net.Conn, mac string) (m *machine, unplug func()) {
+	t.Helper()
 	var tap *os.File
 	if err := ns.Do(func() (err error) { tap, err = openTAP("tap0"); return err }); err != nil {
 		t.Fatal(err)
@@ -199,6 +205,68 @@ func TestMachines(t *testing.T) {
 	one, _ = plug(t, n.c1, socket, "52:54:00:00:00:01")
 	if a, _ := one.dhcp(""); a != addr1 {
 		t.Errorf("after a restart of the gateway: got %s, had %s", a, addr1)
+	}
+}
+
+// A lengthless connection takes and gives frames with a length before them, and has datagrams of a frame.
+type lengthless struct {
+	net.Conn
+	frame []byte // that Read has begun to give
+}
+
+func (l *lengthless) Write(b []byte) (int, error) {
+	n, err := l.Conn.Write(b[4:])
+	return 4 + n, err
+}
+
+func (l *lengthless) Read(b []byte) (int, error) {
+	if len(l.frame) == 0 {
+		frame := make([]byte, 65536)
+		n, err := l.Conn.Read(frame[4:])
+		if err != nil {
+			return 0, err
+		}
+		binary.BigEndian.PutUint32(frame, uint32(n))
+		l.frame = frame[:4+n]
+	}
+	n := copy(b, l.frame)
+	l.frame = l.frame[n:]
+	return n, nil
+}
+
+// Machines of User-mode Linux and vfkit, whose frames are messages. vpnsrv has no rights any more when it answers them.
+func TestMachineKinds(t *testing.T) {
+	dir := t.TempDir()
+	bess, vfkit, guest := filepath.Join(dir, "bess.sock"), filepath.Join(dir, "vfkit.sock"), filepath.Join(dir, "guest.sock")
+	n := newGateway(t, "--l2-listen", "bess+unix://"+bess, "--l2-listen", "vfkit+unix://"+vfkit)
+	uml, err := net.Dial("unixpacket", bess)
+	if err != nil {
+		t.Fatal(err)
+	}
+	apple, err := net.DialUnix("unixgram", &net.UnixAddr{Name: guest, Net: "unixgram"}, &net.UnixAddr{Name: vfkit, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{filepath.Dir(dir), guest} { // vpnsrv is another user, who answers there
+		if err := os.Chmod(path, 0o777); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := apple.Write([]byte("VFKT")); err != nil {
+		t.Fatal(err)
+	}
+	one, _ := plugInto(t, n.c1, &lengthless{Conn: uml}, "52:54:00:00:00:01")
+	two, _ := plugInto(t, n.c2, &lengthless{Conn: apple}, "52:54:00:00:00:02")
+	addr1, _ := one.dhcp("")
+	two.dhcp("")
+	run(t, n.c2, "ping -c 2 -i 0.2 -W 5 "+addr1)
+	run(t, n.c2, "ping -c 2 -i 0.2 -W 5 "+gatewayVPN)
+	t.Logf("%.0f Mbit/s", iperf(t, n.c2, n.c1, addr1, false)/1e6)
+	stop(t, n.srv)
+	for _, path := range []string{bess, vfkit} {
+		if _, err := os.Stat(path); err == nil {
+			t.Errorf("%s is left", path)
+		}
 	}
 }
 
