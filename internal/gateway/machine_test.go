@@ -140,7 +140,9 @@ func discover(mac ether.MAC) []byte {
 // leaves when its cable is pulled out, or when nobody can tell its frames apart.
 func TestMachineSleeps(t *testing.T) {
 	err := inMemory(t, Config{}, func(l *lab) error {
-		one, two := l.plug(), l.plug()
+		one := l.plug()
+		l.settle()
+		two := l.plug()
 		time.Sleep(time.Hour)
 		one.send(discover(mac1))
 		l.settle()

@@ -6,7 +6,12 @@ import (
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
+	"syscall"
 	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -18,6 +23,8 @@ const (
 	maxInbox = 256
 	// socketBytes is what the socket of all machines holds, each way, as gvproxy has it.
 	sendBytes, receiveBytes = 1 << 20, 4 << 20
+	// overhead is what the system counts beside the bytes of a datagram.
+	overhead = 1 << 10
 	// oneFrame is the room for a datagram: whatever a card without offloads sends, and then some.
 	oneFrame = 64<<10 + 1<<10
 )
@@ -25,19 +32,35 @@ const (
 // A switchboard makes a connection for each sender of a socket of datagrams. A goroutine reads the socket; Close waits for it.
 type switchboard struct {
 	socket  *net.UnixConn
-	arrive  chan net.Conn // sent to by the goroutine, which closes it when it ends; when it is full the machine has to speak again
+	raw     syscall.RawConn // of socket
+	room    int             // bytes that wait in socket for all machines at most
+	arrive  chan net.Conn   // sent to by the goroutine, which closes it when it ends; when it is full the machine has to speak again
 	reading sync.WaitGroup
 	once    sync.Once
 
-	mu    sync.Mutex
-	lines map[string]*line // by the path of the sender
+	try func(fd uintptr) bool // trySend, bound once
+
+	mu       sync.Mutex       // guards what follows
+	lines    map[string]*line // by the path of the sender
+	to       *line            // of what is being sent
+	datagram []byte
+	sent     bool
 }
 
-func newSwitchboard(socket *net.UnixConn) *switchboard {
+func newSwitchboard(socket *net.UnixConn) (*switchboard, error) {
 	_, _ = socket.SetWriteBuffer(sendBytes), socket.SetReadBuffer(receiveBytes) // as far as the system lets us
-	s := &switchboard{socket: socket, arrive: make(chan net.Conn, maxArrivals), lines: map[string]*line{}}
+	raw, err := socket.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	room := sendBytes
+	if err := raw.Control(func(fd uintptr) { room, err = unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_SNDBUF) }); err != nil {
+		return nil, err
+	}
+	s := &switchboard{socket: socket, raw: raw, room: room, arrive: make(chan net.Conn, maxArrivals), lines: map[string]*line{}}
+	s.try = s.trySend
 	s.reading.Go(s.read)
-	return s
+	return s, err
 }
 
 // read hands datagrams to the lines of their senders until the socket is closed.
@@ -69,10 +92,10 @@ func (s *switchboard) take(b []byte, from *net.UnixAddr) {
 		l = nil
 	}
 	if l == nil {
-		l = &line{s: s, far: from, inbox: make(chan []byte, maxInbox), done: make(chan struct{})}
 		if len(s.arrive) == cap(s.arrive) {
 			return
 		}
+		l = &line{s: s, far: from, at: &unix.SockaddrUnix{Name: from.Name}, inbox: make(chan []byte, maxInbox), done: make(chan struct{})}
 		s.mu.Lock()
 		s.lines[from.Name] = l
 		s.mu.Unlock()
@@ -81,6 +104,61 @@ func (s *switchboard) take(b []byte, from *net.UnixAddr) {
 	if !greeting {
 		l.put(b)
 	}
+}
+
+// send writes a datagram to the machine of l, unless too much waits there already, and tells whether it did. It never waits: what waits for
+// all machines together is bounded by the one socket, so who waited for a halted one would wait with all others.
+//
+// Linux says how much waits in all (SO_MEMINFO) and not for whom. So l is charged with what was sent to it, but never with more than what
+// waits in all and is not charged to others that are over their share: those are sent nothing, and what waits for them does not change.
+func (s *switchboard) send(l *line, b []byte) (sent bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.to, s.datagram, s.sent = l, b, false
+	if err := s.raw.Write(s.try); err != nil {
+		l.gone = err
+	}
+	s.to, s.datagram = nil, nil
+	return s.sent
+}
+
+// trySend sends s.datagram to s.to. It returns true: there is nothing to wait for. The caller holds mu.
+func (s *switchboard) trySend(fd uintptr) bool {
+	l := s.to
+	waits, err := waiting(fd)
+	if err != nil {
+		l.gone = err
+		return true
+	}
+	share := s.room / (len(s.lines) + 1) // all may be halted, and one more still has room
+	for _, other := range s.lines {
+		if other != l && other.charged > share {
+			waits -= other.charged
+		}
+	}
+	if l.charged = min(l.charged, max(waits, 0)); l.charged > share {
+		return true
+	}
+	err = unix.Sendto(int(fd), s.datagram, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL, l.at)
+	switch s.sent = err == nil; {
+	case s.sent:
+		l.charged += 2*len(s.datagram) + overhead
+	case err != unix.EAGAIN && err != unix.ENOBUFS && err != unix.EINTR:
+		l.gone = err
+	}
+	return true
+}
+
+// waiting returns how many bytes of a socket wait to be read by others, as the system counts them. (SIOCOUTQ says the same, and is an ioctl, which
+// this process may not call any more.)
+func waiting(fd uintptr) (int, error) {
+	const written = 2            // SK_MEMINFO_WMEM_ALLOC
+	var info [written + 1]uint32 // the beginning of what there is
+	n := uint32(unsafe.Sizeof(info))
+	if _, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, fd, unix.SOL_SOCKET, unix.SO_MEMINFO, uintptr(unsafe.Pointer(&info)), uintptr(unsafe.Pointer(&n)), 0); errno != 0 {
+		return 0, errno
+	}
+	return int(info[written]), nil
 }
 
 // Accept implements source.
@@ -106,9 +184,15 @@ func (s *switchboard) Close() error {
 type line struct {
 	s     *switchboard
 	far   *net.UnixAddr
+	at    unix.Sockaddr // the same
 	inbox chan []byte   // sent to by the goroutine of s, which drops what does not fit
 	done  chan struct{} // closed by Close
 	once  sync.Once
+	lost  atomic.Uint64 // datagrams that there was no room for, both ways
+
+	// Guarded by s.mu:
+	charged int   // bytes that may wait for the machine, and no more do
+	gone    error // why nothing can be sent
 }
 
 // inboxes has the memory of datagrams that wait. One get (line.put), one put (line.Read).
@@ -117,6 +201,7 @@ var inboxes = sync.Pool{New: func() any { b := make([]byte, 0, 2<<10); return &b
 // put lets a datagram wait, if there is room.
 func (l *line) put(b []byte) {
 	if len(l.inbox) == cap(l.inbox) {
+		l.lost.Add(1)
 		return
 	}
 	k := *inboxes.Get().(*[]byte)
@@ -135,8 +220,22 @@ func (l *line) Read(b []byte) (int, error) {
 	}
 }
 
-// Write implements net.Conn.
-func (l *line) Write(b []byte) (int, error) { return l.s.socket.WriteToUnix(b, l.far) }
+// Write implements net.Conn. A datagram for a machine that does not read is lost, as on an Ethernet.
+func (l *line) Write(b []byte) (int, error) {
+	if !l.s.send(l, b) {
+		l.s.mu.Lock()
+		err := l.gone
+		l.s.mu.Unlock()
+		if err != nil {
+			return 0, err
+		}
+		l.lost.Add(1)
+	}
+	return len(b), nil
+}
+
+// Lost returns how many datagrams there was no room for.
+func (l *line) Lost() uint64 { return l.lost.Load() }
 
 // Close implements net.Conn.
 func (l *line) Close() error {

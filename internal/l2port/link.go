@@ -28,6 +28,7 @@ type Link struct {
 	framing Framing
 	remote  net.Addr
 	mtu     int
+	lossy   interface{ Lost() uint64 } // the connection, if it loses what does not fit; else nil
 
 	// Of the goroutine that reads:
 	taken int   // bytes of s that have become items
@@ -50,7 +51,8 @@ var outPool = sync.Pool{New: func() any { b := make([]byte, 0, 2*part); return &
 // NewLink makes a link of a connection on which frames are exchanged.
 func NewLink(conn net.Conn, f Framing, remote net.Addr, c ether.Config) *Link {
 	c.MTU = min(c.MTU, maxMTU)
-	return &Link{s: carrier.NewStream(conn), framing: f, remote: remote, mtu: c.MTU, port: ether.NewPort(c)}
+	lossy, _ := conn.(interface{ Lost() uint64 })
+	return &Link{lossy: lossy, s: carrier.NewStream(conn), framing: f, remote: remote, mtu: c.MTU, port: ether.NewPort(c)}
 }
 
 // Name returns the name of the machine, which is its MAC; empty: it has not asked for an address.
@@ -80,6 +82,12 @@ func (l *Link) AddDrops(drops map[string]uint64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.port.AddDrops(drops)
+	if l.lossy == nil {
+		return
+	}
+	if n := l.lossy.Lost(); n > 0 {
+		drops[ether.Unread.String()] += n
+	}
 }
 
 // Fill is that of carrier.Link. All items are whole.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/netip"
@@ -309,6 +310,66 @@ func TestMachineComesBack(t *testing.T) {
 					_ = m.Close()
 					m = dial()
 				}
+			}
+		})
+	}
+}
+
+// A machine that is halted, with all that it is sent waiting for it, keeps nothing from the others of its listener.
+func TestHaltedMachineStopsNobodyElse(t *testing.T) {
+	for _, scheme := range []string{"qemu+unix", "bess+unix", "vfkit+unix"} {
+		t.Run(scheme, func(t *testing.T) {
+			l, dial := listenHere(t, scheme)
+			accept := func(m *machine) *Link {
+				t.Helper()
+				m.send(t, whoHas)
+				a, err := l.Accept()
+				if err != nil {
+					t.Fatal(err)
+				}
+				return a.Link(config)
+			}
+			halted := accept(dial())
+			writing := make(chan error, 1)
+			full := make(chan struct{}, 1)
+			go func() {
+				many := bytes.Repeat(packetOf(1500, 1), 1000)
+				for range 20 {
+					if err := halted.Write(many, func() {
+						select {
+						case full <- struct{}{}:
+						default:
+						}
+					}); err != nil {
+						writing <- err
+						return
+					}
+				}
+				drops := map[string]uint64{}
+				if halted.AddDrops(drops); drops["l2_unread"] < 10_000 {
+					writing <- fmt.Errorf("written in spite of all, and dropped %v", drops)
+				}
+				writing <- net.ErrClosed
+			}()
+			for quiet := false; !quiet; { // until no more is taken
+				select {
+				case <-full:
+				case <-time.After(200 * time.Millisecond):
+					quiet = true
+				}
+			}
+			m := dial()
+			link := accept(m)
+			go func() { _ = answering(link) }()
+			defer link.Close()
+			if got := m.expect(t); !bytes.HasPrefix(got, isAt) {
+				t.Errorf("got %x", got)
+			}
+			if err := halted.Close(); err != nil {
+				t.Error(err)
+			}
+			if err := <-writing; !errors.Is(err, net.ErrClosed) {
+				t.Error(err)
 			}
 		})
 	}

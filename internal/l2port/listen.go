@@ -61,7 +61,7 @@ func listen(ctx context.Context, e Endpoint) (source, error) {
 	if err != nil {
 		return nil, err
 	}
-	return newSwitchboard(conn.(*net.UnixConn)), nil
+	return newSwitchboard(conn.(*net.UnixConn))
 }
 
 // private gives the file that a socket will have its mode, before it is there.
