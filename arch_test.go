@@ -59,6 +59,8 @@ var arrows = map[string][]string{
 	"internal/proxy":             {},
 	"internal/forward":           {"internal/carrier", "internal/carrier/unix", "internal/relay"},
 	"internal/relay":             {},
+	"internal/l2port":            {"internal/carrier", "internal/carrier/unix", "internal/l2port/ether", "internal/proto"},
+	"internal/l2port/ether":      {"internal/packet", "internal/proto"},
 	"internal/exit":              {"internal/hostnet", "internal/proto", "internal/router", "internal/tun"},
 	"internal/admission":         {},
 	"internal/vtunnel":           {"internal/carrier", "internal/carrier/tcp", "internal/carrier/unix", "internal/carrier/vsock"},
@@ -67,7 +69,7 @@ var arrows = map[string][]string{
 	"internal/gateway": {
 		"internal/addrpool", "internal/admission", "internal/api", "internal/buffer", "internal/carrier", "internal/carrier/connectip", "internal/carrier/quic", "internal/carrier/ssh", "internal/carrier/tcp", "internal/carrier/tls", "internal/carrier/datagram", "internal/carrier/dns", "internal/carrier/icmp", "internal/carrier/udp", "internal/carrier/unix",
 		"internal/carrier/vsock", "internal/carrier/ws", "internal/durable", "internal/forward", "internal/gateway/settings", "internal/hostnet", "internal/identity", "internal/keepalive",
-		"internal/leasestore", "internal/metrics", "internal/multipath", "internal/nameserver", "internal/packet", "internal/peerstore", "internal/policy", "internal/proto", "internal/router", "internal/session",
+		"internal/l2port", "internal/l2port/ether", "internal/leasestore", "internal/metrics", "internal/multipath", "internal/nameserver", "internal/packet", "internal/peerstore", "internal/policy", "internal/proto", "internal/router", "internal/session",
 	},
 	"internal/client": {
 		"internal/buffer", "internal/carrier", "internal/carrier/connectip", "internal/carrier/dns", "internal/carrier/icmp", "internal/carrier/quic", "internal/carrier/ssh", "internal/carrier/tcp", "internal/carrier/tls", "internal/carrier/udp", "internal/carrier/unix", "internal/carrier/vsock", "internal/carrier/ws",
@@ -77,10 +79,10 @@ var arrows = map[string][]string{
 
 	"internal/carrier/carriertest": {"internal/carrier", "internal/proto"}, // tests only
 
-	"internal/config":      {"internal/admission", "internal/carrier", "internal/client", "internal/forward", "internal/gateway/settings", "internal/identity", "internal/policy", "internal/proto", "internal/vtunnel"},
+	"internal/config":      {"internal/admission", "internal/carrier", "internal/client", "internal/forward", "internal/gateway/settings", "internal/identity", "internal/l2port", "internal/policy", "internal/proto", "internal/vtunnel"},
 	"internal/cli":         {"internal/cmdline", "internal/config", "internal/confine", "internal/durable", "internal/netadmin", "internal/proto"},
 	"internal/cli/clitest": {"internal/cli"}, // tests only
-	"cmd/vpnsrv":           {"internal/api", "internal/carrier", "internal/cli", "internal/cmdline", "internal/config", "internal/confine", "internal/durable", "internal/exit", "internal/forward", "internal/gateway", "internal/gateway/settings", "internal/identity", "internal/netadmin", "internal/netstack", "internal/vtunnel"},
+	"cmd/vpnsrv":           {"internal/api", "internal/carrier", "internal/cli", "internal/cmdline", "internal/config", "internal/confine", "internal/durable", "internal/exit", "internal/forward", "internal/gateway", "internal/gateway/settings", "internal/identity", "internal/l2port", "internal/netadmin", "internal/netstack", "internal/vtunnel"},
 	"cmd/vpncli":           {"internal/carrier", "internal/cli", "internal/client", "internal/cmdline", "internal/config", "internal/confine", "internal/durable", "internal/exit", "internal/failover", "internal/identity", "internal/netadmin", "internal/netstack", "internal/proxy", "internal/vtunnel"},
 	"bench":                {"internal/carrier", "test/lab", "test/wire"},
 	"test/lab":             {},
@@ -95,7 +97,7 @@ var arrows = map[string][]string{
 
 // pure packages decide without doing: what they must not import. router counts and locks, so sync is
 // its own affair.
-var pure = []string{"internal/packet", "internal/policy", "internal/proto", "internal/addrpool", "internal/keepalive", "internal/session", "internal/failover"}
+var pure = []string{"internal/packet", "internal/policy", "internal/proto", "internal/addrpool", "internal/keepalive", "internal/session", "internal/failover", "internal/l2port/ether"}
 
 var impure = []string{"net", "os", "io", "log", "log/slog", "sync", "context", "syscall", "golang.org/x/sys/unix"}
 

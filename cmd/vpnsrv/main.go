@@ -27,6 +27,7 @@ import (
 	"ferry/internal/forward"
 	"ferry/internal/gateway"
 	"ferry/internal/gateway/settings"
+	"ferry/internal/l2port"
 	"ferry/internal/netadmin"
 	"ferry/internal/netstack"
 )
@@ -82,7 +83,7 @@ func serve(ctx context.Context, keys *config.Gateway, c gateway.Config) error {
 		return fmt.Errorf("%w; or with --exit user, which needs neither rights nor an interface", err)
 	}
 	host, err := cli.StartHost(netadmin.Rules{
-		Program: "vpnsrv", TUN: c.TUN, MTU: c.MTU, Addr: c.Address(), Routes: slices.Collect(maps.Keys(c.Sites)), Read: keys.Files(), Remove: append(sockets(c.Listen), tunnelSockets(c.VTunnelListen)...), Echo: gateway.Echo(c.Listen),
+		Program: "vpnsrv", TUN: c.TUN, MTU: c.MTU, Addr: c.Address(), Routes: slices.Collect(maps.Keys(c.Sites)), Read: keys.Files(), Remove: append(sockets(c.Listen, c.L2Listen), tunnelSockets(c.VTunnelListen)...), Echo: gateway.Echo(c.Listen),
 		Forward: true, Sockets: socketDirs(c),
 	}, keys.Process, asking(c, confine.Rules{
 		Read:     []string{"/proc/self", "/proc/stat"},                                   // for metrics of this process
@@ -199,12 +200,17 @@ func socketDirs(c gateway.Config) []string {
 }
 
 // sockets returns the paths of the unix sockets to listen on.
-func sockets(listen []string) (paths []string) {
+func sockets(listen, l2 []string) (paths []string) {
 	for _, url := range listen {
 		if e, err := carrier.ParseListen(url); err == nil && e.Scheme == "unix" {
 			if path, err := filepath.Abs(e.Path); err == nil {
 				paths = append(paths, path)
 			}
+		}
+	}
+	for _, url := range l2 {
+		if e, err := l2port.Parse(url); err == nil && e.Path() != "" {
+			paths = append(paths, e.Path())
 		}
 	}
 	return paths

@@ -369,6 +369,16 @@ func (p *Pool) Holdings() []Holding {
 	return all
 }
 
+// Held returns the lease that has been held the longest of those which want says yes to.
+func (p *Pool) Held(want func(Lease) bool) (Lease, bool) {
+	for off, ok := p.holds.front(); ok; off, ok = p.holds.after(off) {
+		if l := p.slots[off].lease; want(l) {
+			return l, true
+		}
+	}
+	return Lease{}, false
+}
+
 // Stats count the addresses that clients can have, each in one state: the first four add up to Total.
 type Stats struct {
 	Free     int // for anybody; some of them only as static ones

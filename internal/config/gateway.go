@@ -39,6 +39,7 @@ const (
 type Gateway struct {
 	Listen           []string          `toml:"listen"`
 	VTunnelListen    []string          `toml:"vtunnel_listen"`
+	L2Listen         []string          `toml:"l2_listen"`
 	Key              string            `toml:"key"`
 	Public           []string          `toml:"public"`
 	Pool             string            `toml:"pool"`
@@ -115,6 +116,7 @@ func NewGateway(fs *pflag.FlagSet) *Gateway {
 	fs.SortFlags = false
 	fs.StringArrayVar(&g.Listen, "listen", nil, "`URL` where clients come in: tcp://[host]:port, vsock://[cid]:port, unix:///path,\neach with ?allow=plain, tls or both; repeatable (default tcp://:2002, and vsock://:2002 where /dev/vsock exists)")
 	fs.StringArrayVar(&g.VTunnelListen, "vtunnel-listen", nil, "`URL` where clients of vtunnel come in: vsock://:6666, unix:///path or tcp://host:port, each with ?auth=STRING\nand &accept=CIDR, the destinations that they may ask for (127.0.0.1/32 unless it is there); repeatable")
+	fs.StringArrayVar(&g.L2Listen, "l2-listen", nil, "`URL` where machines without a client are plugged in by Ethernet: qemu+unix:///path,\nqemu+tcp://127.0.0.1:port, bess+unix:///path, vfkit+unix:///path, stdio:; repeatable")
 	fs.StringVar(&g.Key, "key", "", "`file` with the gateway's key, as 'vpnsrv init' makes it (default: none, the 2013 protocol with whoever comes)")
 	fs.StringArrayVar(&g.Public, "public", nil, "`URL` by which devices find this gateway, for invitations; repeatable (default: the addresses of this host)")
 	fs.StringVar(&g.Pool, "pool", g.Pool, "`CIDR` of the clients' addresses, /16 to /30; the first address is the gateway's")
@@ -163,6 +165,7 @@ func (g *Gateway) load(open open) (settings.Config, error) {
 	c := settings.Config{
 		Listen:           readList(s, "listen", g.Listen, parseListen),
 		VTunnelListen:    readList(s, "vtunnel_listen", g.VTunnelListen, parseVTunnel),
+		L2Listen:         readList(s, "l2_listen", g.L2Listen, parseL2Listen),
 		Key:              read(s, "key", g.Key, optional(keyBy(open))),
 		Public:           readList(s, "public", g.Public, parsePublic),
 		Pool:             read(s, "pool", g.Pool, parsePool),

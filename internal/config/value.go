@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"ferry/internal/carrier"
+	"ferry/internal/l2port"
 	"ferry/internal/policy"
 	"ferry/internal/vtunnel"
 )
@@ -131,6 +132,11 @@ func parseListen(s string) (string, error) {
 
 func parseVTunnel(s string) (string, error) {
 	_, err := vtunnel.ParseListen(s)
+	return s, err
+}
+
+func parseL2Listen(s string) (string, error) {
+	_, err := l2port.Parse(s)
 	return s, err
 }
 

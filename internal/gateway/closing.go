@@ -18,6 +18,7 @@ import (
 	"ferry/internal/carrier/ssh"
 	"ferry/internal/carrier/tls"
 	"ferry/internal/carrier/ws"
+	"ferry/internal/l2port"
 	"ferry/internal/leasestore"
 	"ferry/internal/peerstore"
 	"ferry/internal/proto"
@@ -65,6 +66,7 @@ var causes = []struct {
 	{peerstore.ErrInvitation, "invitation", 0},
 	{peerstore.ErrUnavailable, "peer_storage", 0},
 	{context.DeadlineExceeded, "join_timeout", 0},
+	{l2port.ErrFrame, "bad_ethernet", 0},
 	{tls.ErrRecord, "bad_record", 0},
 	{tls.ErrHandshake, "handshake", 0},
 	{datagram.ErrHandshake, "handshake", 0},

@@ -289,6 +289,10 @@ func (p *peer) show() api.Session {
 	if d, err := p.g.device(p.key); err == nil {
 		session.Name = d.Name
 	}
+	if m, ok := p.machine(); ok {
+		session.Name = m.Name()
+		m.AddDrops(session.Drops)
+	}
 	return session
 }
 

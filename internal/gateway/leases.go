@@ -66,7 +66,13 @@ func (l *leases) Close() error { return errors.Join(l.store.Close(), l.dir.Close
 // grant returns the lease of r.Owner, and who had its address until now, if anybody. When the disk
 // fails the owner has none.
 func (l *leases) grant(ctx context.Context, r addrpool.Request) (addrpool.Grant, error) {
+	return l.grantBy(ctx, func(*addrpool.Pool) addrpool.Request { return r })
+}
+
+// grantBy is grant for a request that depends on what there is.
+func (l *leases) grantBy(ctx context.Context, request func(*addrpool.Pool) addrpool.Request) (addrpool.Grant, error) {
 	l.mu.Lock()
+	r := request(l.pool)
 	g, events, err := l.pool.Grant(r, time.Now())
 	wait := l.keep(events)
 	l.mu.Unlock()

@@ -308,6 +308,10 @@ func (p *peer) acquire(ctx context.Context, ask session.Ask) (addrpool.Lease, ow
 	if p.key != (identity.Public{}) {
 		return p.g.claim(p, ask)
 	}
+	if m, ok := p.machine(); ok {
+		granted, err := p.g.leases.grantMachine(ctx, p.id, m.MAC(), m.Wanted())
+		return granted.Lease, nil, err
+	}
 	r := addrpool.Request{
 		Owner: p.id, Static: ask.Static, Hint: ask.Hint,
 		Resume: ask.Resume, ResumeToken: addrpool.Token(ask.Token), Name: ask.Name,
@@ -391,6 +395,9 @@ func (p *peer) refused(ask session.Ask, err error) error {
 		t.fail(cause)
 	}
 	p.g.strange.Info(cause, "address refused", "peer", p.id, "from", p.stream.RemoteAddr().String(), "static", ask.Static, "name", ask.Name, "err", err)
+	if _, ok := p.machine(); ok { // it asks again
+		return nil
+	}
 	return refusal{err}
 }
 
@@ -458,6 +465,9 @@ func (p *peer) leave() {
 
 // seen is what the deadlines are judged by.
 func (p *peer) seen() keepalive.Seen {
+	if _, ok := p.machine(); ok {
+		return sleeps()
+	}
 	return keepalive.Seen{
 		Accepted: p.time(p.accepted.Load()), Heard: p.stream.LastReceived(),
 		Frame: p.time(p.frame.Load()), Blocked: p.queue.Blocked(),

@@ -18,6 +18,7 @@ import (
 	"ferry/internal/carrier/unix"
 	"ferry/internal/carrier/vsock"
 	"ferry/internal/gateway/settings"
+	"ferry/internal/l2port"
 )
 
 // A way is a kind of carrier by which clients can come.
@@ -88,6 +89,14 @@ func listenAll(ctx context.Context, c *Config, k *doorkeeper) (all []*listener, 
 		l.number = byte(len(all))
 		all = append(all, l)
 	}
+	for _, url := range c.L2Listen {
+		l, err := listenMachine(ctx, url, k)
+		if err != nil {
+			return all, err
+		}
+		l.number = byte(len(all))
+		all = append(all, l)
+	}
 	if len(c.Listen) == 0 && vsock.Available() {
 		l, err := listen(ctx, c, k, fmt.Sprintf("vsock://:%d", settings.DefaultPort))
 		if err != nil {
@@ -139,6 +148,11 @@ func Check(c Config) error {
 	c.SetDefaults()
 	for _, url := range c.Listen {
 		if _, err := parseListen(&c, url); err != nil {
+			return err
+		}
+	}
+	for _, url := range c.L2Listen {
+		if _, err := l2port.Parse(url); err != nil {
 			return err
 		}
 	}

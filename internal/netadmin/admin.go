@@ -190,11 +190,18 @@ func removeDead(path string) {
 	if err != nil || info.Mode().Type() != os.ModeSocket {
 		return
 	}
-	conn, err := net.DialTimeout("unix", path, time.Second)
-	if err == nil {
-		_ = conn.Close()
-	} else if errors.Is(err, syscall.ECONNREFUSED) {
-		_ = os.Remove(path)
+	for _, network := range []string{"unix", "unixpacket", "unixgram"} {
+		conn, err := net.DialTimeout(network, path, time.Second)
+		switch {
+		case err == nil:
+			_ = conn.Close()
+			return
+		case errors.Is(err, syscall.ECONNREFUSED):
+			_ = os.Remove(path)
+			return
+		case !errors.Is(err, syscall.EPROTOTYPE):
+			return
+		}
 	}
 }
 

@@ -25,6 +25,8 @@ type Machine struct {
 	Files   []string // copied into /work: static programs, as a rule
 	Modules []string // kernel modules to load, besides those that the machine itself needs
 	Memory  int      // MiB, 0: 256
+	Network string   // QEMU's -netdev without its id, the cable of a network card; empty: there is none
+	MAC     string   // of that card
 	Guest   *Machine // run by this one as a virtualization host, at the same time as Script; one level
 }
 
@@ -101,6 +103,9 @@ func (m *Machine) qemuArgs(k *Kernel, initrd, dir string) []string {
 		"-accel", "tcg", "-M", "q35", "-cpu", "max,+svm", "-smp", "2", "-m", m.memory(),
 		"-kernel", k.Image, "-initrd", initrd, "-append", commandLine,
 		"-serial", "file:"+filepath.Join(dir, "console"), "-device", "virtio-serial-pci")
+	if m.Network != "" {
+		args = append(args, "-netdev", m.Network+",id=net", "-device", "virtio-net-pci,romfile=,netdev=net,mac="+m.MAC)
+	}
 	ports := []string{"script"}
 	if m.Guest != nil {
 		ports = append(ports, "guest-script", "guest-console")

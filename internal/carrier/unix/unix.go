@@ -41,8 +41,8 @@ func ListenPrivate(ctx context.Context, e carrier.Endpoint) (net.Listener, error
 }
 
 func listen(ctx context.Context, e carrier.Endpoint, lc net.ListenConfig) (net.Listener, error) {
-	if err := removeDead(ctx, e); err != nil {
-		return nil, err
+	if err := RemoveDead(ctx, "unix", e.Path); err != nil {
+		return nil, fmt.Errorf("listen on %s: %w", e, err)
 	}
 	l, err := lc.Listen(ctx, "unix", e.Path)
 	if err != nil {
@@ -51,24 +51,26 @@ func listen(ctx context.Context, e carrier.Endpoint, lc net.ListenConfig) (net.L
 	return l, nil
 }
 
-func removeDead(ctx context.Context, e carrier.Endpoint) error {
-	info, err := os.Lstat(e.Path)
+// RemoveDead makes way for a socket of a network of package net: it removes one that nobody listens on any more, and says why it
+// does not remove anything else that is there.
+func RemoveDead(ctx context.Context, network, path string) error {
+	info, err := os.Lstat(path)
 	if err != nil {
 		return nil // nothing there, or listening will say what is wrong
 	}
 	if info.Mode().Type() != os.ModeSocket {
-		return fmt.Errorf("listen on %s: the path exists and is not a socket: move it away or choose another", e)
+		return errors.New("the path exists and is not a socket: move it away or choose another")
 	}
 	var d net.Dialer
-	conn, err := d.DialContext(ctx, "unix", e.Path)
+	conn, err := d.DialContext(ctx, network, path)
 	if err == nil {
 		_ = conn.Close()
-		return fmt.Errorf("listen on %s: another process listens there ('ss -xlp src %s' shows it)", e, e.Path)
+		return fmt.Errorf("another process listens there ('ss -xlp src %s' shows it)", path)
 	}
 	if !errors.Is(err, syscall.ECONNREFUSED) {
-		return fmt.Errorf("listen on %s: the path exists: %w", e, err)
+		return fmt.Errorf("the path exists: %w", err)
 	}
-	return os.Remove(e.Path)
+	return os.Remove(path)
 }
 
 // From returns the user ID at the other end of a connection: of the process that connected.

@@ -23,6 +23,7 @@ type setting struct {
 var all = []setting{
 	{"listen", restart, func(c *Config) any { return &c.Listen }},
 	{"vtunnel_listen", restart, func(c *Config) any { return &c.VTunnelListen }},
+	{"l2_listen", restart, func(c *Config) any { return &c.L2Listen }},
 	{"key", restart, func(c *Config) any { return &c.Key }},
 	{"pool", restart, func(c *Config) any { return &c.Pool }},
 	{"plain_pool", restart, func(c *Config) any { return &c.PlainPool }},

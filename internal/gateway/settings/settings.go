@@ -64,6 +64,9 @@ type Config struct {
 	// VTunnelListen has the URLs on which vpnsrv serves clients of vtunnel, beside the gateway; package vtunnel reads them.
 	VTunnelListen []string
 
+	// L2Listen has the URLs of sockets into which machines without a client are plugged: see package l2port.
+	L2Listen []string
+
 	// Key is the gateway's identity. Without one it speaks the 2013 protocol with whoever comes; with
 	// one it speaks TLS with the devices that it knows, and the 2013 protocol where a URL allows it.
 	Key identity.Key
