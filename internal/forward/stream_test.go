@@ -121,10 +121,11 @@ func TestVpnguinRefused(t *testing.T) {
 func TestIdle(t *testing.T) {
 	for name, network := range networks {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			to := serve(t, echo)
-			c := dial(t, open(t, "tcp://127.0.0.1:0", to.String(), Config{Network: network, Idle: 400 * time.Millisecond}))
+			c := dial(t, open(t, "tcp://127.0.0.1:0", to.String(), Config{Network: network, Idle: 1500 * time.Millisecond}))
 			start := time.Now()
-			for time.Since(start) < time.Second {
+			for time.Since(start) < 3*time.Second {
 				if _, err := c.Write([]byte("x")); err != nil {
 					t.Fatal(err)
 				}

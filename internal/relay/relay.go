@@ -95,18 +95,40 @@ func (r *Reader) Stream(w io.Writer) error {
 	}
 }
 
-// AfterQuiet calls end once nothing has passed for idle, as quiet tells. stop ends the watch.
-func AfterQuiet(idle time.Duration, quiet func() time.Duration, end func()) (stop func() bool) {
-	var timer *time.Timer
-	ready := make(chan struct{})
-	timer = time.AfterFunc(idle, func() {
-		<-ready
-		if left := idle - quiet(); left > 0 {
-			timer.Reset(left)
-		} else {
-			end()
-		}
-	})
-	close(ready)
-	return timer.Stop
+// AfterQuiet calls end once nothing has passed for idle, as quiet tells. stop ends the watch; end may be running then.
+func AfterQuiet(idle time.Duration, quiet func() time.Duration, end func()) (stop func()) {
+	w := &watch{idle: idle, quiet: quiet, end: end}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.timer = time.AfterFunc(idle, w.look)
+	return w.stop
+}
+
+type watch struct {
+	idle  time.Duration
+	quiet func() time.Duration
+	end   func()
+
+	mu      sync.Mutex // guards what follows
+	timer   *time.Timer
+	stopped bool
+}
+
+func (w *watch) look() {
+	left := w.idle - w.quiet()
+	w.mu.Lock()
+	if w.stopped = w.stopped || left <= 0; !w.stopped {
+		w.timer.Reset(left)
+	}
+	w.mu.Unlock()
+	if left <= 0 {
+		w.end()
+	}
+}
+
+func (w *watch) stop() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.stopped = true
+	w.timer.Stop()
 }

@@ -6,8 +6,10 @@ import (
 	"errors"
 	"io"
 	"net"
+	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -101,23 +103,34 @@ func (faulty) Write([]byte) (int, error) { return 0, io.ErrClosedPipe }
 
 // What is quiet for too long is ended, once, and not before.
 func TestAfterQuiet(t *testing.T) {
-	var last atomic.Int64
-	start := time.Now()
-	touch := func() { last.Store(int64(time.Since(start))) }
-	quiet := func() time.Duration { return time.Since(start) - time.Duration(last.Load()) }
-	ended := make(chan struct{}, 2)
-	stop := AfterQuiet(200*time.Millisecond, quiet, func() { ended <- struct{}{} })
-	defer stop()
-	for time.Since(start) < 600*time.Millisecond {
-		touch()
-		time.Sleep(5 * time.Millisecond)
-		if len(ended) > 0 && quiet() < 200*time.Millisecond {
-			t.Fatal("ended though it was not quiet")
+	synctest.Test(t, func(t *testing.T) {
+		const idle = time.Minute
+		last := time.Now()
+		var ended atomic.Int32
+		var mu sync.Mutex
+		quiet := func() time.Duration {
+			mu.Lock()
+			defer mu.Unlock()
+			return time.Since(last)
 		}
-	}
-	select {
-	case <-ended:
-	case <-time.After(20 * time.Second):
-		t.Error("not ended")
-	}
+		stop := AfterQuiet(idle, quiet, func() { ended.Add(1) })
+		for range 100 {
+			time.Sleep(idle - time.Second)
+			mu.Lock()
+			last = time.Now()
+			mu.Unlock()
+		}
+		time.Sleep(idle - time.Nanosecond)
+		if synctest.Wait(); ended.Load() != 0 {
+			t.Error("ended before its time")
+		}
+		time.Sleep(time.Hour)
+		if synctest.Wait(); ended.Load() != 1 {
+			t.Errorf("ended %d times, want once", ended.Load())
+		}
+		stop()
+		stop = AfterQuiet(idle, quiet, func() { t.Error("ended after stop") })
+		stop()
+		time.Sleep(time.Hour)
+	})
 }
