@@ -309,6 +309,7 @@ func TestGatewayFaults(t *testing.T) {
 		{"push domains that nobody knows", "push_domains = ['site.example']", "", `%F:1: push_domains: who knows them? Name a server with push_dns`},
 		{"upstream by name", "nameserver = true\ndns_upstream = ['dns.example']", "", `%F:2: dns_upstream: "dns.example" is not the address of a name server: write 192.0.2.53, or 192.0.2.53:5353`},
 		{"upstream is itself", "", "--nameserver --dns-upstream 10.0.0.1", `--dns-upstream: 10.0.0.1 is this name server itself: questions would go round`},
+		{"upstream is itself, otherwise", "", "--nameserver --dns-upstream [::ffff:10.0.0.1]:53", `--dns-upstream: 10.0.0.1 is this name server itself: questions would go round`},
 		{"forward to nobody", "[dns_forward]\n'corp.example' = []", "", `%F:2: dns_forward.corp.example: who is asked? Write ["192.0.2.53"]`},
 		{"forward of no domain", "[dns_forward]\n'corp..example' = ['192.0.2.53']", "", `%F:2: dns_forward.corp..example: "corp..example" is not a domain name: write it as corp.example`},
 		{"zone with a wildcard", "[dns_zones.'lab.example']\n'*.www' = '10.0.0.9'", "", `%F:2: dns_zones.lab.example.*.www: "*.www" is not a name in a domain: write www, @ for the domain itself, or * for all others`},

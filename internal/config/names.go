@@ -70,9 +70,10 @@ func ofThisHost(s *source, open open, own netip.Addr) (all []netip.AddrPort) {
 // parseUpstream reads the address of a name server, with a port or without.
 func parseUpstream(s string) (netip.AddrPort, error) {
 	if a, err := netip.ParseAddr(s); err == nil && !a.IsUnspecified() {
-		return netip.AddrPortFrom(a, portDNS), nil
+		return netip.AddrPortFrom(a.Unmap(), portDNS), nil
 	}
 	a, err := netip.ParseAddrPort(s)
+	a = netip.AddrPortFrom(a.Addr().Unmap(), a.Port()) // or it would not be seen to be this server's own
 	if err != nil || a.Addr().IsUnspecified() || a.Port() == 0 {
 		return a, fmt.Errorf("%q is not the address of a name server: write 192.0.2.53, or 192.0.2.53:5353", s)
 	}
