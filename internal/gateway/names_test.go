@@ -1,7 +1,6 @@
 package gateway
 
 import (
-	"context"
 	"errors"
 	"net"
 	"net/netip"
@@ -85,32 +84,40 @@ func TestNameSettings(t *testing.T) {
 	}
 }
 
-// A gateway opens its name server, changes what that knows with a reload, and gives its sockets back at the end, or when it can not have both.
+// A gateway opens its name server, changes what that knows with a reload, and gives its sockets back when it can not have both.
 func TestOpenNames(t *testing.T) {
-	err := inMemory(t, Config{Nameserver: true}, func(l *lab) error {
-		e := &withPorts{memory: l.m, fault: errors.New("no port is left")}
-		l.g.exit = e
-		if err := l.g.openNames(context.Background()); !errors.Is(err, e.fault) || l.g.names != nil {
-			t.Errorf("got %v", err)
-		}
-		if _, err := e.udp.WriteTo(nil, e.udp.LocalAddr()); !errors.Is(err, net.ErrClosed) {
-			t.Errorf("the other socket is open still: %v", err)
-		}
-		e.fault = nil
-		if err := l.g.openNames(context.Background()); err != nil {
-			return err
-		}
-		defer l.g.names.close()
-		if _, ok := l.g.status().Names["local"]; !ok {
-			t.Error("the status has no counts")
-		}
-		done, err := l.reload(func(c *Config) { c.DNSZones = map[string]map[string]netip.Addr{"lab.example": nil} })
-		if err != nil || strings.Join(done.Applied, " ") != "dns_zones" || len(done.Waiting) != 0 {
-			t.Errorf("reload: %+v, %v", done, err)
-		}
-		return nil
-	})
+	c := Config{Nameserver: true, StateDir: t.TempDir()}
+	c.Reread = func() (Config, error) {
+		wanted := c
+		wanted.DNSZones = map[string]map[string]netip.Addr{"lab.example": nil}
+		return wanted, nil
+	}
+	c.SetDefaults()
+	leases, err := openLeases(&c)
 	if err != nil {
-		t.Error(err)
+		t.Fatal(err)
+	}
+	defer leases.Close()
+	e := &withPorts{memory: newMemory(), fault: errors.New("no port is left")}
+	g, err := newGateway(c, e, leases)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := g.openNames(t.Context()); !errors.Is(err, e.fault) || g.names != nil || g.status().Names != nil {
+		t.Errorf("got %v", err)
+	}
+	if _, err := e.udp.WriteTo(nil, e.udp.LocalAddr()); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("the other socket is open still: %v", err)
+	}
+	e.fault = nil
+	if err := g.openNames(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	defer g.names.close()
+	if _, ok := g.status().Names["local"]; !ok {
+		t.Error("the status has no counts")
+	}
+	if done, err := g.reload(); err != nil || strings.Join(done.Applied, " ") != "dns_zones" || len(done.Waiting) != 0 {
+		t.Errorf("reload: %+v, %v", done, err)
 	}
 }
