@@ -8,10 +8,12 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"net/netip"
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/icmp"
@@ -33,7 +35,8 @@ type Config struct {
 	// Dials is how many destinations may be dialled at once, and ClientDials how many of them for one client: 2048, 256. What
 	// comes beyond that is dropped, and the client's SYN comes again.
 	Dials, ClientDials int
-	// Conns is how many connections of TCP there may be, and Flows how many of UDP and ICMP: 32768, 8192.
+	// Conns is how many connections of TCP there may be, and Flows how many of UDP and ICMP: 32768, 8192. All three are less where this process may
+	// not have as many descriptors: some are for new clients, and for files.
 	Conns, Flows int
 	// Idle is after how long without a byte a connection or flow ends: 2 h for TCP, 2 min for UDP, 10 s for ICMP, and 10 s for UDP
 	// to port 53, which are a question and an answer.
@@ -56,11 +59,21 @@ func (c *Config) setDefaults() {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
 	c.DialTimeout = cmp.Or(c.DialTimeout, 10*time.Second)
-	c.Dials, c.ClientDials = cmp.Or(c.Dials, 2048), cmp.Or(c.ClientDials, 256)
-	c.Conns, c.Flows = cmp.Or(c.Conns, 32768), cmp.Or(c.Flows, 8192)
+	files := maxFiles()
+	c.Dials, c.ClientDials = cmp.Or(c.Dials, min(2048, files/8)), cmp.Or(c.ClientDials, 256)
+	c.Conns, c.Flows = cmp.Or(c.Conns, min(32768, files/2)), cmp.Or(c.Flows, min(8192, files/4))
 	if c.Idle == nil {
 		c.Idle = defaultIdle
 	}
+}
+
+// maxFiles returns how many descriptors this process may have (RLIMIT_NOFILE; the Go runtime has raised it as far as it may).
+func maxFiles() int {
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		return math.MaxInt
+	}
+	return int(min(limit.Cur, math.MaxInt32))
 }
 
 const (

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/tcpip/adapters/gonet"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"gvisor.dev/gvisor/pkg/tcpip/network/ipv4"
@@ -285,4 +286,21 @@ func fragNeeded(ip []byte, mtu uint16) []byte {
 	header.ICMPv4(m).SetMTU(mtu)
 	header.ICMPv4(m).SetChecksum(packet.Checksum(m, 0))
 	return frame(packet.Offload{}, protoICMP, m)
+}
+
+// Clients leave descriptors for those who come.
+func TestFewDescriptors(t *testing.T) {
+	var was unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &was); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Setrlimit(unix.RLIMIT_NOFILE, &was) })
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 1000, Max: was.Max}); err != nil {
+		t.Fatal(err)
+	}
+	var c Config
+	c.setDefaults()
+	if n := c.Dials + c.Conns + c.Flows; n > 900 {
+		t.Errorf("%d sockets where there are 1000 descriptors", n)
+	}
 }
