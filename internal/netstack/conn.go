@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"io"
 	"net"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -21,12 +22,13 @@ import (
 //	client --> in --up()--> out --> destination     an end of file here: shut down there
 //	client <-- in <-down()- out <-- destination     an error here: both are reset
 type conn struct {
-	in    tcpip.Endpoint
-	queue *waiter.Queue
-	out   *net.TCPConn
-	raw   syscall.RawConn
-	idle  time.Duration
-	last  atomic.Int64 // when a byte passed, in nanoseconds since 1970
+	in     tcpip.Endpoint
+	queue  *waiter.Queue
+	out    *net.TCPConn
+	raw    syscall.RawConn
+	client netip.Addr // whose it is; of an Exit only
+	idle   time.Duration
+	last   atomic.Int64 // when a byte passed, in nanoseconds since 1970
 
 	once sync.Once
 	gone chan struct{} // closed when it was aborted

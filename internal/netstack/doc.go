@@ -11,7 +11,7 @@
 //   - Who is refused there is refused here: the destination is dialled first, and a SYN answered when that has succeeded. A
 //     destination that is silent stays silent.
 //   - Nothing waits in Send: a dial is a goroutine of its own, of which there is a bounded number, in all and for one client.
-//   - Every table is bounded. When one is full, the entry gives way that was idle for longest.
+//   - Every table is bounded. When one is full, the entry gives way that was idle for longest, of the client that has most.
 //   - An end of a direction is passed on alone (half-close), and so is a reset.
 //   - Where packets may go is the router's decision, before they come here.
 //

@@ -28,6 +28,7 @@ type flows struct {
 
 	mu   sync.Mutex // guards what follows
 	all  map[flowKey]*flow
+	of   shares
 	over bool
 }
 
@@ -51,7 +52,7 @@ type flow struct {
 	try   func(fd uintptr) bool // sends b, once
 }
 
-func newFlows(e *Exit) *flows { return &flows{e: e, all: map[flowKey]*flow{}} }
+func newFlows(e *Exit) *flows { return &flows{e: e, all: map[flowKey]*flow{}, of: shares{}} }
 
 const (
 	udpHeader  = header.UDPMinimumSize
@@ -129,6 +130,7 @@ func (t *flows) get(k flowKey) (*flow, error) {
 		t.evict()
 	}
 	t.all[k] = f
+	t.of.add(k.client.Addr())
 	t.work.Go(func() {
 		t.receive(f)
 		t.remove(f)
@@ -136,15 +138,16 @@ func (t *flows) get(k flowKey) (*flow, error) {
 	return f, nil
 }
 
-// evict ends the flow that was idle for longest. The caller holds mu.
+// evict ends the flow that was idle for longest, of the client that has most. The caller holds mu.
 func (t *flows) evict() {
 	var oldest *flow
-	for _, f := range t.all {
-		if oldest == nil || f.last.Load() < oldest.last.Load() {
+	client := t.of.most()
+	for k, f := range t.all {
+		if k.client.Addr() == client && (oldest == nil || f.last.Load() < oldest.last.Load()) {
 			oldest = f
 		}
 	}
-	delete(t.all, oldest.flowKey)
+	t.forget(oldest)
 	_ = oldest.file.Close()
 	t.e.count.evicted.Add(1)
 }
@@ -153,9 +156,15 @@ func (t *flows) remove(f *flow) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.all[f.flowKey] == f {
-		delete(t.all, f.flowKey)
+		t.forget(f)
 	}
 	_ = f.file.Close()
+}
+
+// forget takes a flow out of the table. The caller holds mu.
+func (t *flows) forget(f *flow) {
+	delete(t.all, f.flowKey)
+	t.of.sub(f.client.Addr())
 }
 
 // open makes the socket of a flow. A ping socket needs no rights where net.ipv4.ping_group_range allows it (icmp(7)).

@@ -14,6 +14,8 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/adapters/gonet"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"gvisor.dev/gvisor/pkg/tcpip/network/ipv4"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
+	"gvisor.dev/gvisor/pkg/waiter"
 
 	"ferry/internal/packet"
 	"ferry/internal/proto"
@@ -303,4 +305,52 @@ func TestFewDescriptors(t *testing.T) {
 	if n := c.Dials + c.Conns + c.Flows; n > 900 {
 		t.Errorf("%d sockets where there are 1000 descriptors", n)
 	}
+}
+
+// A client that fills a table does so at its own cost.
+func TestShares(t *testing.T) {
+	c := newClient(t, Config{Conns: 3, Flows: 3})
+	port := listen(t, echo)
+	x, u := c.mustDial(port), c.mustDialUDP(udpEcho(t))
+	c.ask(u, "x")
+	for range 5 {
+		to, _ := heard(t)
+		c.exit.Send(datagram(to, udpHeader+1, "x"))
+		c.another(port)
+	}
+	if s := c.exit.Stats(); s.Evicted != 6 {
+		t.Errorf("%+v", s)
+	}
+	c.exit.flows.mu.Lock()
+	n := c.exit.flows.of[here]
+	c.exit.flows.mu.Unlock()
+	if n != 1 {
+		t.Errorf("%d flows of who has one", n)
+	}
+	if _, err := x.Write([]byte("x")); err != nil {
+		t.Error(err)
+	}
+	if _, err := io.ReadFull(x, make([]byte, 1)); err != nil {
+		t.Errorf("a connection of who has one: %v", err)
+	}
+}
+
+// another gives the exit a connection of another client.
+func (c *client) another(port uint16) {
+	c.t.Helper()
+	out, err := net.DialTCP("tcp4", nil, &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: int(port)})
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	var queue waiter.Queue
+	in, problem := c.exit.stack.NewEndpoint(tcp.ProtocolNumber, ipv4.ProtocolNumber, &queue)
+	if problem != nil {
+		c.t.Fatal(problem)
+	}
+	x := newConn(in, &queue, out, time.Hour)
+	x.client = mute
+	if !c.exit.conns.add(x) {
+		c.t.Error("there is no room")
+	}
+	c.t.Cleanup(func() { x.abort(); c.exit.conns.remove(x) })
 }

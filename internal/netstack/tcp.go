@@ -23,13 +23,14 @@ type conns struct {
 	work sync.WaitGroup
 
 	mu    sync.Mutex // guards what follows
-	dials map[netip.Addr]int
+	dials shares
 	all   map[*conn]struct{}
+	of    shares
 	over  bool
 }
 
 func newConns(e *Exit) *conns {
-	c := &conns{e: e, dials: map[netip.Addr]int{}, all: map[*conn]struct{}{}}
+	c := &conns{e: e, dials: shares{}, all: map[*conn]struct{}{}, of: shares{}}
 	c.ctx, c.end = context.WithCancel(context.Background())
 	return c
 }
@@ -59,7 +60,7 @@ func (c *conns) begin(client netip.Addr) bool {
 		c.e.count.dials.Add(1)
 		return false
 	}
-	c.dials[client]++
+	c.dials.add(client)
 	c.work.Add(1)
 	return true
 }
@@ -67,9 +68,7 @@ func (c *conns) begin(client netip.Addr) bool {
 func (c *conns) dialled(client netip.Addr) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.dials[client]--; c.dials[client] == 0 {
-		delete(c.dials, client)
-	}
+	c.dials.sub(client)
 }
 
 // connect dials, and answers the client's SYN if that succeeds; nil: it has not.
@@ -97,6 +96,7 @@ func (c *conns) connect(r *tcp.ForwarderRequest, client, to netip.AddrPort) *con
 	}
 	r.Complete(false)
 	x := newConn(in, queue, out.(*net.TCPConn), c.e.c.Idle(protoTCP, to.Port()))
+	x.client = client.Addr()
 	if !c.add(x) {
 		x.abort()
 		return nil
@@ -134,7 +134,7 @@ func silent(err error) bool {
 	return errors.Is(err, syscall.ETIMEDOUT) || errors.As(err, &timeout) && timeout.Timeout()
 }
 
-// add makes room for a connection: where there is none, the one gives way that was idle for longest.
+// add makes room for a connection: where there is none, the one gives way that was idle for longest, of the client that has most.
 func (c *conns) add(x *conn) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -143,23 +143,33 @@ func (c *conns) add(x *conn) bool {
 	}
 	if len(c.all) >= c.e.c.Conns {
 		var oldest *conn
+		client := c.of.most()
 		for y := range c.all {
-			if oldest == nil || y.last.Load() < oldest.last.Load() {
+			if y.client == client && (oldest == nil || y.last.Load() < oldest.last.Load()) {
 				oldest = y
 			}
 		}
 		c.e.count.evicted.Add(1)
-		delete(c.all, oldest)
+		c.forget(oldest)
 		oldest.abort()
 	}
 	c.all[x] = struct{}{}
+	c.of.add(x.client)
 	return true
 }
 
 func (c *conns) remove(x *conn) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if _, ok := c.all[x]; ok { // or it has given way
+		c.forget(x)
+	}
+}
+
+// forget takes a connection out of the table. The caller holds mu.
+func (c *conns) forget(x *conn) {
 	delete(c.all, x)
+	c.of.sub(x.client)
 }
 
 // close resets all connections and waits until they have ended. It may be called more than once.
