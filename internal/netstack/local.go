@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/adapters/gonet"
 	"gvisor.dev/gvisor/pkg/tcpip/network/ipv4"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
@@ -64,6 +65,9 @@ func (l *Local) Apply(s hostnet.State) error {
 	if !s.Addr.IsValid() { // before the first lease
 		return nil
 	}
+	if l.addr.IsValid() && l.addr != s.Addr.Addr() {
+		l.abandon(l.addr)
+	}
 	if err := move(l.stack, l.addr, s.Addr.Addr()); err != nil {
 		return err
 	}
@@ -72,6 +76,17 @@ func (l *Local) Apply(s hostnet.State) error {
 	}
 	l.addr, l.dns = s.Addr.Addr(), s.DNS
 	return nil
+}
+
+// abandon ends what is connected from an address that the device has no more: nobody else would say so to the programs that wait for it.
+func (l *Local) abandon(old netip.Addr) {
+	for _, ep := range l.stack.RegisteredEndpoints() {
+		if e, ok := ep.(tcpip.Endpoint); ok {
+			if info, ok := e.Info().(*stack.TransportEndpointInfo); ok && info.ID.LocalAddress == toStack(old) {
+				e.Abort()
+			}
+		}
+	}
 }
 
 // Send implements router.Sender.

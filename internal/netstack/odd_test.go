@@ -17,6 +17,7 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 	"gvisor.dev/gvisor/pkg/waiter"
 
+	"ferry/internal/hostnet"
 	"ferry/internal/packet"
 	"ferry/internal/proto"
 )
@@ -353,4 +354,37 @@ func (c *client) another(port uint16) {
 		c.t.Error("there is no room")
 	}
 	c.t.Cleanup(func() { x.abort(); c.exit.conns.remove(x) })
+}
+
+// With another lease, who was connected from the address before hears that at once; who listens does so at the new one.
+func TestAnotherAddress(t *testing.T) {
+	c := newClient(t, Config{})
+	x := c.mustDial(listen(t, echo))
+	l, err := c.Listen(80)
+	if err != nil {
+		t.Fatal(err)
+	}
+	accepted := make(chan error, 1)
+	go func() { // ends with the listener
+		_, err := l.Accept()
+		accepted <- err
+	}()
+	if err := c.Apply(hostnet.State{Addr: netip.PrefixFrom(mute, 16)}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := x.Read(make([]byte, 1)); err == nil || isTimeout(err) {
+		t.Errorf("got %v", err)
+	}
+	select {
+	case err := <-accepted:
+		t.Errorf("the listener has ended: %v", err)
+	default:
+	}
+	_ = l.Close()
+	<-accepted
+}
+
+func isTimeout(err error) bool {
+	var e net.Error
+	return errors.As(err, &e) && e.Timeout()
 }
