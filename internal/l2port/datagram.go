@@ -83,11 +83,8 @@ func (s *switchboard) take(b []byte, from *net.UnixAddr) {
 	greeting := string(b) == magic
 	s.mu.Lock()
 	l := s.lines[from.Name]
-	if l != nil && greeting { // it was started anew
-		delete(s.lines, from.Name)
-	}
 	s.mu.Unlock()
-	if l != nil && greeting {
+	if l != nil && greeting { // it was started anew
 		_ = l.Close()
 		l = nil
 	}
@@ -95,7 +92,7 @@ func (s *switchboard) take(b []byte, from *net.UnixAddr) {
 		if len(s.arrive) == cap(s.arrive) {
 			return
 		}
-		l = &line{s: s, far: from, at: &unix.SockaddrUnix{Name: from.Name}, inbox: make(chan []byte, maxInbox), done: make(chan struct{})}
+		l = &line{s: s, far: from, at: &unix.SockaddrUnix{Name: from.Name}, inbox: make(chan *[]byte, maxInbox), done: make(chan struct{})}
 		s.mu.Lock()
 		s.lines[from.Name] = l
 		s.mu.Unlock()
@@ -185,7 +182,7 @@ type line struct {
 	s     *switchboard
 	far   *net.UnixAddr
 	at    unix.Sockaddr // the same
-	inbox chan []byte   // sent to by the goroutine of s, which drops what does not fit
+	inbox chan *[]byte  // sent to by the goroutine of s, which drops what does not fit
 	done  chan struct{} // closed by Close
 	once  sync.Once
 	lost  atomic.Uint64 // datagrams that there was no room for, both ways
@@ -204,16 +201,17 @@ func (l *line) put(b []byte) {
 		l.lost.Add(1)
 		return
 	}
-	k := *inboxes.Get().(*[]byte)
-	l.inbox <- append(k[:0], b...) // nobody else sends to it
+	k := inboxes.Get().(*[]byte)
+	*k = append((*k)[:0], b...)
+	l.inbox <- k // nobody else sends to it
 }
 
 // Read implements net.Conn.
 func (l *line) Read(b []byte) (int, error) {
 	select {
 	case k := <-l.inbox:
-		n := copy(b, k)
-		inboxes.Put(&k)
+		n := copy(b, *k)
+		inboxes.Put(k)
 		return n, nil
 	case <-l.done:
 		return 0, io.EOF

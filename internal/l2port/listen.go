@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"sync"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -96,7 +97,7 @@ func (l *Listener) address() string {
 	return l.e.address
 }
 
-// Close ends Accept, and removes the socket.
+// Close ends Accept, and removes the socket. It is idempotent, as far as nobody asks for the error.
 func (l *Listener) Close() error { return l.l.Close() }
 
 // Link makes a link of the arrival.
@@ -112,6 +113,7 @@ func (a *Arrival) Close() error { return a.conn.Close() }
 type stdio struct {
 	once chan net.Conn // has the connection until it was accepted
 	done chan struct{} // closed by Close
+	end  sync.Once
 }
 
 func openStdio() (source, error) {
@@ -138,6 +140,6 @@ func (s *stdio) Accept() (net.Conn, error) {
 
 // Close implements source.
 func (s *stdio) Close() error {
-	close(s.done)
+	s.end.Do(func() { close(s.done) })
 	return nil
 }

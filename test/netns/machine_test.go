@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -267,6 +268,36 @@ func TestMachineKinds(t *testing.T) {
 		if _, err := os.Stat(path); err == nil {
 			t.Errorf("%s is left", path)
 		}
+	}
+}
+
+// A program that starts vpnsrv with pipes is a machine: it asks where the gateway is, and gets an answer; and vpnsrv stops as ever.
+func TestMachineOfStdio(t *testing.T) {
+	dir := t.TempDir()
+	cmd := exec.Command(filepath.Join(bin, "vpnsrv"), "--exit", "user", "--config=", "--state", filepath.Join(dir, "state"), "--listen", "unix://"+filepath.Join(dir, "s"), "--l2-listen", "stdio:")
+	var log strings.Builder
+	cmd.Stderr = &log
+	in, inErr := cmd.StdinPipe()
+	out, outErr := cmd.StdoutPipe()
+	if err := errors.Join(inErr, outErr, cmd.Start()); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		_ = cmd.Process.Signal(unix.SIGTERM)
+		if err := cmd.Wait(); err != nil {
+			t.Errorf("%v\n%s", err, log.String())
+		}
+	}()
+	whoHas := []byte("\x2a\x00\xff\xff\xff\xff\xff\xff\x52\x54\x00\x00\x00\x01\x08\x06\x00\x01\x08\x00\x06\x04\x00\x01\x52\x54\x00\x00\x00\x01\x0a\x00\x07\x07\x00\x00\x00\x00\x00\x00\x0a\x00\x00\x01")
+	if _, err := in.Write(whoHas); err != nil {
+		t.Fatal(err)
+	}
+	got := make([]byte, len(whoHas))
+	if _, err := io.ReadFull(out, got); err != nil {
+		t.Fatal(err)
+	}
+	if want := "\x2a\x00\x52\x54\x00\x00\x00\x01\x5a\x94\xef\xe4\x0c\xdd\x08\x06"; !strings.HasPrefix(string(got), want) {
+		t.Errorf("got %x", got)
 	}
 }
 
