@@ -15,5 +15,6 @@
 //   - An end of a direction is passed on alone (half-close), and so is a reset.
 //   - Where packets may go is the router's decision, before they come here.
 //
-// Memory: a connection that moves nothing has two goroutines and no buffer.
+// Memory: a connection that is idle has two goroutines and no buffer. One whose ends do not read what comes holds up to maxWindow each way; there is
+// no budget of all of them for now (2026-11).
 package netstack

@@ -15,7 +15,7 @@ import (
 )
 
 // maxWindow is how much of one direction of a connection may wait on its way, bytes.
-const maxWindow = 4 << 20
+const maxWindow = 1 << 20
 
 // timeWait is how long an end of a connection that was closed first is remembered, in which a SYN from the same port of the client goes unheard: the stack
 // has no listener that could take it over (RFC 9293, section 3.6.1). Tunnels lose little and delay less, so it is not four minutes.

@@ -14,8 +14,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Size is the length of a block in bytes: four times what a datagram can hold.
-const Size = 256 << 10
+// Size is the length of a block in bytes: what a datagram can hold.
+const Size = 64 << 10
 
 // pool has the blocks. One get (Borrow), one put (GiveBack).
 var pool = sync.Pool{New: func() any { return new([Size]byte) }}
