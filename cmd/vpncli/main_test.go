@@ -123,14 +123,14 @@ func TestState(t *testing.T) {
 
 func TestProbeTable(t *testing.T) {
 	var b strings.Builder
-	table := newProbeTable(&b, []string{"tcp://gw:2002", "udp://gw:2002"})
+	table := newProbeTable(&b, []string{"tcp://gw:2002", "connect-ip://gw"})
 	table.head()
 	table.row(client.ProbeResult{Carrier: "tcp", Way: "tcp://gw:2002", Works: true, RTT: 0.0204, Largest: 1400, Estimate: 48.4e6})
-	table.row(client.ProbeResult{Carrier: "udp", Way: "udp://gw:2002", Reason: "\x1b[2J"})
+	table.row(client.ProbeResult{Carrier: "connect-ip", Way: "connect-ip://gw", Reason: "\x1b[2J"})
 	const want = "" +
-		"CARRIER  WAY            WORKS  RTT       LARGEST  ESTIMATE     REASON\n" +
-		"tcp      tcp://gw:2002  yes    20.4 ms   1400     48 Mbit/s\n" +
-		"udp      udp://gw:2002  no     -         -        -            \ufffd[2J\n"
+		"CARRIER     WAY              WORKS  RTT       LARGEST  ESTIMATE     REASON\n" +
+		"tcp         tcp://gw:2002    yes    20.4 ms   1400     48 Mbit/s\n" +
+		"connect-ip  connect-ip://gw  no     -         -        -            \ufffd[2J\n"
 	if b.String() != want || table.err != nil {
 		t.Errorf("%v, got\n%s\nwant\n%s", table.err, b.String(), want)
 	}

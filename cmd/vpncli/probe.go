@@ -119,6 +119,8 @@ var probeHead = []string{"CARRIER", "WAY", "WORKS", "RTT", "LARGEST", "ESTIMATE"
 func newProbeTable(w io.Writer, ways []string) *probeTable {
 	t := &probeTable{w: w, widths: []int{7, 3, 5, 8, 7, 11, 0}}
 	for _, way := range ways {
+		carrier, _, _ := strings.Cut(way, ":")
+		t.widths[0] = max(t.widths[0], len(carrier))
 		t.widths[1] = max(t.widths[1], len([]rune(way)))
 	}
 	return t
