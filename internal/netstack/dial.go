@@ -66,7 +66,7 @@ func (e *Exit) Dial(ctx context.Context, network string, to netip.AddrPort) (net
 	if c.in, problem = e.stack.NewEndpoint(transport, ipv4.ProtocolNumber, c.queue); problem != nil {
 		return fail(errno(problem))
 	}
-	if err := c.connect(ctx, *g, to); err != nil {
+	if err := connect(ctx, c.in, c.queue, *g, to); err != nil {
 		c.in.Abort()
 		return fail(err)
 	}
@@ -83,22 +83,22 @@ func (e *Exit) Dial(ctx context.Context, network string, to netip.AddrPort) (net
 	return c, nil
 }
 
-// connect returns when a client has answered, with udp at once.
-func (c *Conn) connect(ctx context.Context, from netip.Addr, to netip.AddrPort) error {
+// connect connects an endpoint of the stack. It returns when the other end has answered, with udp at once.
+func connect(ctx context.Context, ep tcpip.Endpoint, queue *waiter.Queue, from netip.Addr, to netip.AddrPort) error {
 	entry, answered := waiter.NewChannelEntry(waiter.WritableEvents)
-	c.queue.EventRegister(&entry)
-	defer c.queue.EventUnregister(&entry)
-	if err := c.in.Bind(tcpip.FullAddress{NIC: nic, Addr: toStack(from)}); err != nil {
+	queue.EventRegister(&entry)
+	defer queue.EventUnregister(&entry)
+	if err := ep.Bind(full(netip.AddrPortFrom(from, 0))); err != nil {
 		return errno(err)
 	}
-	err := c.in.Connect(tcpip.FullAddress{NIC: nic, Addr: toStack(to.Addr()), Port: to.Port()})
+	err := ep.Connect(full(to))
 	if _, started := err.(*tcpip.ErrConnectStarted); started {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-answered:
 		}
-		err = c.in.LastError()
+		err = ep.LastError()
 	}
 	if err != nil {
 		return errno(err)
@@ -115,8 +115,10 @@ func errno(err tcpip.Error) error {
 		return syscall.ECONNRESET
 	case *tcpip.ErrTimeout:
 		return syscall.ETIMEDOUT
-	case *tcpip.ErrHostUnreachable, *tcpip.ErrNetworkUnreachable:
+	case *tcpip.ErrHostUnreachable:
 		return syscall.EHOSTUNREACH
+	case *tcpip.ErrNetworkUnreachable:
+		return syscall.ENETUNREACH
 	}
 	return stackError{err}
 }

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"syscall"
 	"time"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
@@ -41,28 +40,13 @@ func (l *Local) Connect(ctx context.Context, address string) (*Half, error) {
 
 func (l *Local) half(ctx context.Context, own netip.Addr, to netip.AddrPort) (*Half, error) {
 	h := &Half{queue: new(waiter.Queue), idle: defaultIdle(protoTCP, to.Port())}
-	entry, ready := waiter.NewChannelEntry(waiter.WritableEvents)
-	h.queue.EventRegister(&entry)
-	defer h.queue.EventUnregister(&entry)
 	var problem tcpip.Error
 	if h.ep, problem = l.stack.NewEndpoint(tcp.ProtocolNumber, ipv4.ProtocolNumber, h.queue); problem != nil {
-		return nil, stackError{problem}
+		return nil, errno(problem)
 	}
-	if problem = h.ep.Bind(full(netip.AddrPortFrom(own, 0))); problem == nil {
-		problem = h.ep.Connect(full(to))
-	}
-	if _, started := problem.(*tcpip.ErrConnectStarted); started {
-		select {
-		case <-ready:
-			problem = h.ep.LastError()
-		case <-ctx.Done():
-			h.ep.Abort()
-			return nil, ctx.Err()
-		}
-	}
-	if problem != nil {
-		h.ep.Close()
-		return nil, stackError{problem}
+	if err := connect(ctx, h.ep, h.queue, own, to); err != nil {
+		h.ep.Abort()
+		return nil, err
 	}
 	return h, nil
 }
@@ -79,22 +63,5 @@ func (h *Half) Join(socket *net.TCPConn, first []byte) {
 // Close ends a connection that nothing was joined with.
 func (h *Half) Close() error {
 	h.ep.Abort()
-	return nil
-}
-
-// Unwrap returns what the system would say.
-func (e stackError) Unwrap() error {
-	switch e.err.(type) {
-	case *tcpip.ErrConnectionRefused:
-		return syscall.ECONNREFUSED
-	case *tcpip.ErrConnectionReset, *tcpip.ErrConnectionAborted:
-		return syscall.ECONNRESET
-	case *tcpip.ErrTimeout:
-		return syscall.ETIMEDOUT
-	case *tcpip.ErrHostUnreachable:
-		return syscall.EHOSTUNREACH
-	case *tcpip.ErrNetworkUnreachable:
-		return syscall.ENETUNREACH
-	}
 	return nil
 }

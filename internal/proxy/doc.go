@@ -14,12 +14,13 @@ package proxy
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 	"net"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"ferry/internal/carrier"
 )
 
 const (
@@ -51,30 +52,12 @@ type server struct {
 
 // accept hands each connection of l to f, on a goroutine of its own, until ctx is done, and waits for them.
 func (s *server) accept(ctx context.Context, l net.Listener, f func(context.Context, *net.TCPConn)) error {
-	stop := context.AfterFunc(ctx, func() { _ = l.Close() })
-	defer stop()
 	defer s.all.Wait()
-	for {
-		conn, err := l.Accept()
-		switch {
-		case ctx.Err() != nil:
-			if err == nil {
-				_ = conn.Close()
-			}
-			return nil
-		case errors.Is(err, net.ErrClosed):
-			return err
-		case err != nil: // out of descriptors: those who are here go on
-			s.log.Warn("accept", "listener", l.Addr(), "err", err)
-			select {
-			case <-time.After(time.Second):
-			case <-ctx.Done():
-			}
-			continue
-		case s.count.Load() >= maxConns:
+	return carrier.Accept(ctx, l, s.log, func(conn net.Conn) {
+		if s.count.Load() >= maxConns {
 			s.refused.Add(1)
 			_ = conn.Close()
-			continue
+			return
 		}
 		s.count.Add(1)
 		s.all.Go(func() {
@@ -84,5 +67,5 @@ func (s *server) accept(ctx context.Context, l net.Listener, f func(context.Cont
 			defer end()
 			f(ctx, program)
 		})
-	}
+	})
 }

@@ -2,17 +2,14 @@ package vtunnel
 
 import (
 	"context"
-	"io"
 	"net"
-	"os"
 	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"ferry/internal/carrier"
+	ferryrelay "ferry/internal/relay"
 )
 
 // A stream is a connection that ends in two halves: TCP, unix or vsock.
@@ -81,23 +78,7 @@ func (r *relay) abort() {
 
 // copy copies one direction, and calls moved behind each write.
 func (r *relay) copy(to, from stream, moved func()) {
-	s, err := newSource(from)
-	for err == nil {
-		if r.half.Load() {
-			r.limit(to, from)
-		}
-		var b []byte
-		if b, err = s.next(); err != nil {
-			break
-		}
-		if r.lines.verbose() {
-			r.lines.Say("bytes read: %d", len(b))
-		}
-		moved()
-		_, err = to.Write(b)
-		s.release()
-	}
-	if err != io.EOF || to.CloseWrite() != nil {
+	if r.drain(to, from, moved) != nil || to.CloseWrite() != nil {
 		r.abort()
 		return
 	}
@@ -105,67 +86,39 @@ func (r *relay) copy(to, from stream, moved func()) {
 	r.limit(from, to) // the other direction may wait already
 }
 
+// drain copies until from has ended.
+func (r *relay) drain(to, from stream, moved func()) error {
+	raw, err := from.SyscallConn()
+	if err != nil {
+		return err
+	}
+	in := ferryrelay.NewReader(raw)
+	for {
+		if r.half.Load() {
+			r.limit(to, from)
+		}
+		b, err := in.Next()
+		if err != nil {
+			return err
+		}
+		n := len(b)
+		if n > 0 {
+			if r.lines.verbose() {
+				r.lines.Say("bytes read: %d", n)
+			}
+			moved()
+			_, err = to.Write(b)
+		}
+		in.Release()
+		if err != nil || n == 0 {
+			return err
+		}
+	}
+}
+
 // limit gives the direction that is left its time.
 func (r *relay) limit(to, from stream) {
 	end := time.Now().Add(r.silent)
 	_ = from.SetReadDeadline(end)
 	_ = to.SetWriteDeadline(end)
-}
-
-// bufferSize is how much is copied at once, bytes.
-const bufferSize = 64 << 10
-
-// buffers are those of sources: one get (next), one put (release).
-var buffers = sync.Pool{New: func() any { return new([bufferSize]byte) }}
-
-// A source reads a stream into a buffer that it has only while there are bytes.
-type source struct {
-	raw  syscall.RawConn
-	b    *[bufferSize]byte
-	n    int
-	err  error
-	read func(fd uintptr) bool
-}
-
-func newSource(conn syscall.Conn) (*source, error) {
-	raw, err := conn.SyscallConn()
-	s := &source{raw: raw}
-	s.read = s.readNow
-	return s, err
-}
-
-func (s *source) readNow(fd uintptr) bool {
-	s.b = buffers.Get().(*[bufferSize]byte)
-	for {
-		if s.n, s.err = unix.Read(int(fd), s.b[:]); s.err != unix.EINTR {
-			break
-		}
-	}
-	if s.err == unix.EAGAIN {
-		s.release()
-	}
-	return s.err != unix.EAGAIN
-}
-
-// next waits for bytes and returns them; they are valid until release. At the end it returns io.EOF.
-func (s *source) next() ([]byte, error) {
-	err := s.raw.Read(s.read)
-	switch {
-	case err != nil:
-	case s.err != nil:
-		err = os.NewSyscallError("read", s.err)
-	case s.n == 0:
-		err = io.EOF
-	default:
-		return s.b[:s.n], nil
-	}
-	s.release()
-	return nil, err
-}
-
-func (s *source) release() {
-	if s.b != nil {
-		buffers.Put(s.b)
-		s.b = nil
-	}
 }

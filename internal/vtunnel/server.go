@@ -67,36 +67,11 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	return serve(ctx, l, s.c.Log, func(conn net.Conn) { s.enter(ctx, conn) })
 }
 
-// serve calls handle, in a goroutine, for each connection that a listener has, until ctx is done.
+// serve calls handle, in a goroutine, for each connection that a listener has, until ctx is done, and waits for them.
 func serve(ctx context.Context, l net.Listener, log *slog.Logger, handle func(net.Conn)) error {
-	stop := context.AfterFunc(ctx, func() { _ = l.Close() })
-	defer stop()
 	var all sync.WaitGroup
 	defer all.Wait()
-	const pauseMin, pauseMax = 5 * time.Millisecond, time.Second
-	pause := pauseMin
-	for {
-		conn, err := l.Accept()
-		switch {
-		case ctx.Err() != nil:
-			if err == nil {
-				_ = conn.Close()
-			}
-			return nil
-		case errors.Is(err, net.ErrClosed):
-			return err
-		case err != nil: // out of descriptors or memory: those who are here go on
-			log.Warn("accept", "listener", l.Addr().String(), "err", err, "pause", pause)
-			select {
-			case <-time.After(pause):
-			case <-ctx.Done():
-			}
-			pause = min(2*pause, pauseMax)
-			continue
-		}
-		pause = pauseMin
-		all.Go(func() { handle(conn) })
-	}
+	return carrier.Accept(ctx, l, log, func(conn net.Conn) { all.Go(func() { handle(conn) }) })
 }
 
 // enter serves a connection if there is room and it may come in.
