@@ -60,7 +60,8 @@ func listenMachine(ctx context.Context, url string, k *doorkeeper) (*listener, e
 // cable is what machines are told of their network.
 func (g *Gateway) cable() ether.Config {
 	c := g.c()
-	return ether.Config{Gateway: g.gateway, Pool: c.Pool, MTU: c.MTU, DNS: c.PushDNS, Domains: c.PushDomains}
+	servers, domains := c.ToldNames()
+	return ether.Config{Gateway: g.gateway, Pool: c.Pool, MTU: c.MTU, DNS: servers, Domains: domains}
 }
 
 // machine returns the cable of p, if p is a machine without a client.
