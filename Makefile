@@ -9,7 +9,7 @@ FUZZTIME ?= 30s
 BEFORE ?= 4646923dc48c
 PACKAGES = $(shell go list ./... | grep -v -e /test/netns -e /test/vm)
 
-.PHONY: help build minimal demo demo-secure demo-user demo-roam test unit netns test-vm exam bench bench-failover bench-sessions fuzz mutate lint vuln cross install clean
+.PHONY: help build minimal demo demo-secure demo-user demo-vm demo-roam test unit netns test-vm exam bench bench-failover bench-sessions fuzz mutate lint vuln cross install clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -39,6 +39,10 @@ demo-secure: build ## keys: init, invite, join, tcpdump on the wire, removal
 demo-user: build ## a gateway and a client without root: curl through SOCKS5
 	@scripts/deps.sh demo
 	@scripts/demo-user.sh
+
+demo-vm: build ## a virtual machine with nothing of Ferry in it: DHCP, pings, a published port
+	@scripts/deps.sh test
+	@scripts/demo-vm.sh
 
 demo-roam: build ## a download goes on while UDP, TCP 2002 and then all but DNS is blocked
 	@scripts/deps.sh test

@@ -16,6 +16,9 @@ import (
 
 const qemuProgram = "qemu-system-x86_64"
 
+// OutputFile is the file in the folder of a Machine to which QEMU writes what the script does, while it runs.
+const OutputFile = "script"
+
 // GuestCID is the vsock context ID of a Guest. Its host is 2, and any machine is 1 to itself.
 const GuestCID = 3
 
@@ -57,7 +60,7 @@ func (m *Machine) Run(ctx context.Context, k *Kernel, dir string) (host, guest R
 		return host, guest, fmt.Errorf("make initramfs: %w", err)
 	}
 	complaints, runErr := runQEMU(ctx, m.qemuArgs(k, image, dir))
-	host, err = readReport(dir, "script", "console")
+	host, err = readReport(dir, OutputFile, "console")
 	host.Console += complaints
 	if m.Guest != nil {
 		var guestErr error
@@ -106,7 +109,7 @@ func (m *Machine) qemuArgs(k *Kernel, initrd, dir string) []string {
 	if m.Network != "" {
 		args = append(args, "-netdev", m.Network+",id=net", "-device", "virtio-net-pci,romfile=,netdev=net,mac="+m.MAC)
 	}
-	ports := []string{"script"}
+	ports := []string{OutputFile}
 	if m.Guest != nil {
 		ports = append(ports, "guest-script", "guest-console")
 	}

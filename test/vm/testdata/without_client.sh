@@ -12,7 +12,6 @@ echo "nameserver $dns" >/etc/resolv.conf
 echo "search $search" >>/etc/resolv.conf
 EOF
 chmod +x /work/lease
-mkdir -p /etc
 ip link set eth0 up
 busybox udhcpc -f -q -n -O mtu -O search -i eth0 -s /work/lease || fail "no lease"
 [ "$(address eth0)" = "$addr/16" ] || fail "eth0 has $(address eth0), want $addr/16"
