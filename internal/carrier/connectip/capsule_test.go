@@ -115,7 +115,7 @@ func TestCapsuleBounds(t *testing.T) {
 		{"a part of what nobody needs", append(appendCapsuleHeader(nil, 99, 1<<40), 1), io.ErrUnexpectedEOF},
 	} {
 		s := &Stock{}
-		s.in.init()
+		s.in.Init()
 		if err := s.readCapsules(bytes.NewReader(tt.b)); !errors.Is(err, tt.want) {
 			t.Errorf("%s: got %v, want %v", tt.name, err, tt.want)
 		}
@@ -130,8 +130,8 @@ func TestClaims(t *testing.T) {
 			b := append(appendVarint(appendVarint(nil, kind), claim), "a little of it"...)
 			claims(t, fmt.Sprintf("type %d, %d bytes, of a stock client", kind, claim), func() error {
 				s := &Stock{}
-				s.in.init()
-				defer s.in.close()
+				s.in.Init()
+				defer s.in.Close()
 				return s.readCapsules(bytes.NewReader(b))
 			})
 			claims(t, fmt.Sprintf("type %d, %d bytes, of Ferry's own", kind, claim), func() error {

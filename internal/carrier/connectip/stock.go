@@ -46,8 +46,8 @@ type Stock struct {
 	routes []netip.Prefix
 	start  time.Time // has the monotonic clock
 
-	in         inbox
-	cur        *inboxBuffer // what Fill has returned; nil: nothing
+	in         carrier.Inbox
+	cur        *carrier.InboxBuffer // what Fill has returned; nil: nothing
 	begin, end int
 
 	receiving sync.WaitGroup
@@ -81,9 +81,9 @@ func (s *Stock) count(t *tally, n int) {
 // newStock begins to read capsules. Its first item asks for an address, whatever the client says.
 func newStock(l lane, stream io.Reader, remote func() net.Addr, routes []netip.Prefix) *Stock {
 	s := &Stock{lane: l, remote: remote, routes: routes, start: time.Now(), asks: [][]address{nil}}
-	s.in.init()
-	s.in.put(request(netip.IPv4Unspecified()))
-	s.receiving.Go(func() { s.in.finish(s.readCapsules(stream)) })
+	s.in.Init()
+	s.in.Put(request(netip.IPv4Unspecified()))
+	s.receiving.Go(func() { s.in.Finish(s.readCapsules(stream)) })
 	return s
 }
 
@@ -143,7 +143,7 @@ func (s *Stock) ask(value []byte) error {
 	if many {
 		return errAsks
 	}
-	s.in.put(request(want))
+	s.in.Put(request(want))
 	return nil
 }
 
@@ -165,12 +165,12 @@ func (s *Stock) take(packet []byte) {
 		return
 	}
 	s.count(&s.received, n)
-	s.in.put(packet)
+	s.in.Put(packet)
 }
 
 // Fill is that of carrier.Link.
 func (s *Stock) Fill() (buf []byte, start, end int, err error) {
-	b, n, err := s.in.take()
+	b, n, err := s.in.Take()
 	if err != nil {
 		s.Release()
 		return nil, 0, 0, s.opError("read", err)
@@ -185,7 +185,7 @@ func (s *Stock) Consume(n int) { s.begin += n }
 
 // Release gives the buffer back.
 func (s *Stock) Release() {
-	s.in.giveBack(s.cur)
+	s.cur.Release()
 	s.cur = nil
 }
 
@@ -316,10 +316,9 @@ func (s *Stock) Dropped() (strange, expired uint64) { return s.strange.Load(), s
 // Close ends the link, and waits for its goroutines. It is idempotent.
 func (s *Stock) Close() error {
 	s.once.Do(func() {
-		s.in.finish(net.ErrClosed)
+		s.in.Close()
 		s.lane.end()
 		s.receiving.Wait()
-		s.in.close()
 	})
 	return nil
 }

@@ -19,7 +19,7 @@ func newStock3(t *tunnel3, routes []netip.Prefix) *Stock {
 		for {
 			d, err := t.receive()
 			if err != nil {
-				s.in.finish(err)
+				s.in.Finish(err)
 				return
 			}
 			s.datagram(d)

@@ -239,7 +239,7 @@ func TestStrange(t *testing.T) {
 		return b
 	}
 	s := &Stock{}
-	s.in.init()
+	s.in.Init()
 	for name, d := range map[string][]byte{
 		"nothing":               {},
 		"no packet":             {contextIP},
@@ -259,14 +259,27 @@ func TestStrange(t *testing.T) {
 		"a control packet long": append([]byte{contextIP}, append(control(0, 0), 1, 2, 3)...),
 	} {
 		before := s.strange.Load()
-		if s.datagram(d); s.strange.Load() != before+1 || s.in.buf != nil {
+		if s.datagram(d); s.strange.Load() != before+1 || s.in.Len() != 0 {
 			t.Errorf("%s: taken", name)
 		}
 	}
-	if s.datagram(append([]byte{contextIP}, ok...)); s.in.buf == nil || !bytes.Equal(s.in.buf[carrier.Headroom:s.in.end], ok) {
+	if s.datagram(append([]byte{contextIP}, ok...)); !bytes.Equal(waiting(s), ok) {
 		t.Error("a packet was not taken")
 	}
-	s.in.close()
+	s.in.Close()
+}
+
+// waiting returns a copy of what s has taken, nil if that is nothing, and takes it away.
+func waiting(s *Stock) []byte {
+	if s.in.Len() == 0 {
+		return nil
+	}
+	b, end, err := s.in.Take()
+	if err != nil {
+		return nil
+	}
+	defer b.Release()
+	return bytes.Clone(b[carrier.Headroom:end])
 }
 
 // FuzzDatagram: whatever comes, all that is handed on is whole packets of IP.
@@ -277,23 +290,23 @@ func FuzzDatagram(f *testing.F) {
 	f.Add(append([]byte{0x40, 0}, packetOf(20)...))
 	f.Fuzz(func(t *testing.T, d []byte) {
 		s := &Stock{}
-		s.in.init()
+		s.in.Init()
 		s.datagram(d)
-		if s.in.buf == nil {
+		item := waiting(s)
+		if item == nil {
 			return
 		}
-		item := s.in.buf[carrier.Headroom:s.in.end]
 		if k, n, err := (proto.Framer{}).Next(item); err != nil || n != len(item) || k != proto.KindIPv4 && k != proto.KindIPv6 {
 			t.Fatalf("% x: handed on as %d, %d of %d bytes, %v", d, k, n, len(item), err)
 		}
-		s.in.close()
+		s.in.Close()
 	})
 }
 
 // A client can ask for addresses only so often before it is answered.
 func TestAsks(t *testing.T) {
 	s := &Stock{}
-	s.in.init()
+	s.in.Init()
 	ask := appendAddress(nil, address{1, netip.MustParsePrefix("0.0.0.0/32")})
 	capsule := append(appendCapsuleHeader(nil, capsuleRequest, len(ask)), ask...)
 	if err := s.readCapsules(bytes.NewReader(bytes.Repeat(capsule, maxAsks+1))); !errors.Is(err, errAsks) {
@@ -305,7 +318,7 @@ func TestAsks(t *testing.T) {
 			t.Errorf("%s: got %v", name, err)
 		}
 	}
-	s.in.close()
+	s.in.Close()
 }
 
 // A client that says nothing has no more than the gateway's patience.

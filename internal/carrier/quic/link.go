@@ -25,7 +25,7 @@ type Link struct {
 
 	sender sender
 	pace   carrier.Pace // of the goroutine that writes
-	inbox  inbox
+	inbox  carrier.Inbox
 	out    window // of the goroutine that reads
 
 	received, sent tally
@@ -57,7 +57,7 @@ func (t *tally) when() time.Time { return t.link.start.Add(time.Duration(t.last.
 func newLink(c *conn, s *socket, server bool) *Link {
 	l := &Link{server: server, conn: c, socket: s, start: time.Now(), closing: make(chan struct{})}
 	l.received.link, l.sent.link = l, l
-	l.inbox.init()
+	l.inbox.Init()
 	l.sender.init(l, c.limit(make([]byte, tooLong)))
 	l.receivers.Go(l.receiveDatagrams)
 	l.receivers.Go(l.receiveWords)
@@ -94,7 +94,7 @@ func (l *Link) Dropped() uint64 { return l.sender.dropped.Load() }
 // Fill waits until more items have come and returns all that are unread: buf[start:end], whole ones, with carrier.Headroom bytes
 // before start. They stay valid until the next Fill. The error is io.EOF when the other end has closed the link.
 func (l *Link) Fill() (buf []byte, start, end int, err error) {
-	b, n, err := l.inbox.take()
+	b, n, err := l.inbox.Take()
 	if err != nil {
 		l.Release()
 		return nil, 0, 0, l.opError("read", err)
@@ -162,7 +162,7 @@ func (l *Link) Close() error {
 	l.closeOnce.Do(func() {
 		last := l.sender.finish()
 		close(l.closing)
-		l.inbox.close()
+		l.inbox.Close()
 		if last {
 			l.linger()
 		}
@@ -171,7 +171,6 @@ func (l *Link) Close() error {
 		l.sender.pumps.Wait()
 		l.sender.stream.Wait()
 		l.sender.free()
-		l.inbox.drain()
 		l.socket.leave()
 	})
 	return nil
