@@ -131,15 +131,7 @@ func TestDatagramsGetWholeItems(t *testing.T) {
 
 // A goodbye ends a session with all its paths, whichever of them it comes by.
 func TestGoodbyeEndsAllPaths(t *testing.T) {
-	withKey(t, func(l *lab) error {
-		cam, err := l.add("cam1", "10.0.3.7")
-		if err != nil {
-			return err
-		}
-		one, session, err := l.begin(cam)
-		if err != nil {
-			return err
-		}
+	withSession(t, func(l *lab, cam identity.Key, one *raw, session proto.SessionID) error {
 		two := l.attach(cam, proto.AttachMessage{Session: session, Epoch: 1})
 		one.send(proto.AppendGoodbye(nil, proto.GoodbyeMessage{Reason: proto.ReasonShutdown}))
 		l.settle()
@@ -193,16 +185,8 @@ func TestPathAsksForNoAddress(t *testing.T) {
 
 // A path that was only suspected gets no copy any more when the client says so, though another one stays in use.
 func TestCopyEnds(t *testing.T) {
-	withKey(t, func(l *lab) error {
-		cam, err := l.add("cam1", "10.0.3.7")
-		if err != nil {
-			return err
-		}
+	withSession(t, func(l *lab, cam identity.Key, one *raw, session proto.SessionID) error {
 		hub, err := l.add("hub", "10.0.3.8")
-		if err != nil {
-			return err
-		}
-		one, session, err := l.begin(cam)
 		if err != nil {
 			return err
 		}
@@ -225,15 +209,7 @@ func TestCopyEnds(t *testing.T) {
 
 // A path is judged by the deadlines that its session was told of, also if the configuration has shorter ones by now.
 func TestPathKeepsDeadlines(t *testing.T) {
-	withKey(t, func(l *lab) error {
-		cam, err := l.add("cam1", "10.0.3.7")
-		if err != nil {
-			return err
-		}
-		_, session, err := l.begin(cam)
-		if err != nil {
-			return err
-		}
+	withSession(t, func(l *lab, cam identity.Key, _ *raw, session proto.SessionID) error {
 		c := *l.g.c()
 		c.IdleTimeout = 10 * time.Second
 		l.g.inForce.Store(&c)
@@ -252,15 +228,7 @@ func TestPathKeepsDeadlines(t *testing.T) {
 
 // A device has no more paths than it can use: the oldest one goes that is not in use.
 func TestPathsAreBounded(t *testing.T) {
-	withKey(t, func(l *lab) error {
-		cam, err := l.add("cam1", "10.0.3.7")
-		if err != nil {
-			return err
-		}
-		one, session, err := l.begin(cam)
-		if err != nil {
-			return err
-		}
+	withSession(t, func(l *lab, cam identity.Key, one *raw, session proto.SessionID) error {
 		var all []*raw
 		for epoch := uint64(1); epoch <= maxPaths+8; epoch++ {
 			all = append(all, l.attach(cam, proto.AttachMessage{Session: session, Epoch: epoch}))
@@ -279,15 +247,7 @@ func TestPathsAreBounded(t *testing.T) {
 
 // An operator may ask for a report at any moment (with -race).
 func TestReportWhileAttaching(t *testing.T) {
-	withKey(t, func(l *lab) error {
-		cam, err := l.add("cam1", "10.0.3.7")
-		if err != nil {
-			return err
-		}
-		_, session, err := l.begin(cam)
-		if err != nil {
-			return err
-		}
+	withSession(t, func(l *lab, cam identity.Key, _ *raw, session proto.SessionID) error {
 		var all []*raw
 		for range 10 {
 			all = append(all, l.dialTLS(identity.Tunnel, cam))
@@ -311,16 +271,8 @@ func TestReportWhileAttaching(t *testing.T) {
 
 // What comes by a path that was used before waits for what is still on its way by the other one, as on a new path.
 func TestSwitchBackIsInOrder(t *testing.T) {
-	withKey(t, func(l *lab) error {
-		cam, err := l.add("cam1", "10.0.3.7")
-		if err != nil {
-			return err
-		}
+	withSession(t, func(l *lab, cam identity.Key, one *raw, session proto.SessionID) error {
 		hub, err := l.add("hub", "10.0.3.8")
-		if err != nil {
-			return err
-		}
-		one, session, err := l.begin(cam)
 		if err != nil {
 			return err
 		}
@@ -341,15 +293,7 @@ func TestSwitchBackIsInOrder(t *testing.T) {
 
 // An IPv6 packet is dropped, but it has a number: what follows is acknowledged.
 func TestIPv6HasANumber(t *testing.T) {
-	withKey(t, func(l *lab) error {
-		cam, err := l.add("cam1", "10.0.3.7")
-		if err != nil {
-			return err
-		}
-		one, _, err := l.begin(cam)
-		if err != nil {
-			return err
-		}
+	withSession(t, func(l *lab, cam identity.Key, one *raw, _ proto.SessionID) error {
 		ip6 := make([]byte, 40)
 		ip6[0] = 0x60
 		one.send(append(ip6, ipPacket("10.0.3.7", "10.0.0.1")...))

@@ -54,6 +54,22 @@ func (l *lab) begin(k identity.Key) (*raw, proto.SessionID, error) {
 	return r, c.Session, err
 }
 
+// withSession is withKey with a device, "cam1" with the address 10.0.3.7, and the first path of its session.
+func withSession(t *testing.T, f func(l *lab, cam identity.Key, first *raw, session proto.SessionID) error) {
+	t.Helper()
+	withKey(t, func(l *lab) error {
+		cam, err := l.add("cam1", "10.0.3.7")
+		if err != nil {
+			return err
+		}
+		first, session, err := l.begin(cam)
+		if err != nil {
+			return err
+		}
+		return f(l, cam, first, session)
+	})
+}
+
 // attach connects a device for one more path of a session.
 func (l *lab) attach(k identity.Key, m proto.AttachMessage) *raw {
 	r := l.dialTLS(identity.Tunnel, k)
@@ -83,16 +99,8 @@ func (r *raw) known() (known, closed bool) {
 
 // The session of a device goes on by another connection: packets that were on their way come there.
 func TestSessionGoesOn(t *testing.T) {
-	withKey(t, func(l *lab) error {
-		cam, err := l.add("cam1", "10.0.3.7")
-		if err != nil {
-			return err
-		}
+	withSession(t, func(l *lab, cam identity.Key, one *raw, session proto.SessionID) error {
 		hub, err := l.add("hub", "10.0.3.8")
-		if err != nil {
-			return err
-		}
-		one, session, err := l.begin(cam)
 		if err != nil {
 			return err
 		}
@@ -137,16 +145,8 @@ func TestSessionGoesOn(t *testing.T) {
 // Nobody takes a session over who has not got its key, its name and a fresh epoch; and those who try do it no harm.
 // exam: U3
 func TestAttachIsRefused(t *testing.T) {
-	withKey(t, func(l *lab) error {
-		cam, err := l.add("cam1", "10.0.3.7")
-		if err != nil {
-			return err
-		}
+	withSession(t, func(l *lab, cam identity.Key, one *raw, session proto.SessionID) error {
 		thief, err := l.add("thief", "10.0.3.8")
-		if err != nil {
-			return err
-		}
-		one, session, err := l.begin(cam)
 		if err != nil {
 			return err
 		}
@@ -205,15 +205,7 @@ func TestAttachIsRefused(t *testing.T) {
 // A session that nobody comes back to ends, and its name opens nothing any more.
 // exam: U3
 func TestSessionEnds(t *testing.T) {
-	withKey(t, func(l *lab) error {
-		cam, err := l.add("cam1", "10.0.3.7")
-		if err != nil {
-			return err
-		}
-		one, session, err := l.begin(cam)
-		if err != nil {
-			return err
-		}
+	withSession(t, func(l *lab, cam identity.Key, one *raw, session proto.SessionID) error {
 		_ = one.conn.Close()
 		time.Sleep(settings.DefaultResume - time.Minute)
 		two := l.attach(cam, proto.AttachMessage{Session: session, Epoch: 1})
@@ -241,16 +233,8 @@ func TestSessionEnds(t *testing.T) {
 // However often a device comes back: its session ends when its time is over.
 // exam: U4
 func TestResumingProlongsNothing(t *testing.T) {
-	withKey(t, func(l *lab) error {
-		cam, err := l.add("cam1", "10.0.3.7")
-		if err != nil {
-			return err
-		}
+	withSession(t, func(l *lab, cam identity.Key, path *raw, session proto.SessionID) error {
 		began := time.Now()
-		path, session, err := l.begin(cam)
-		if err != nil {
-			return err
-		}
 		for epoch := uint64(1); epoch <= 100; epoch++ {
 			_ = path.conn.Close()
 			time.Sleep(time.Minute)
@@ -280,16 +264,8 @@ func TestResumingProlongsNothing(t *testing.T) {
 
 // The gateway follows its client to another path, and back.
 func TestGatewayFollows(t *testing.T) {
-	withKey(t, func(l *lab) error {
-		cam, err := l.add("cam1", "10.0.3.7")
-		if err != nil {
-			return err
-		}
+	withSession(t, func(l *lab, cam identity.Key, one *raw, session proto.SessionID) error {
 		hub, err := l.add("hub", "10.0.3.8")
-		if err != nil {
-			return err
-		}
-		one, session, err := l.begin(cam)
 		if err != nil {
 			return err
 		}
