@@ -55,7 +55,7 @@ var arrows = map[string][]string{
 	"internal/policy":            {},
 	"internal/tun":               {"internal/packet", "internal/proto"},
 	"internal/netstack":          {"internal/hostnet", "internal/packet", "internal/proto", "internal/relay", "internal/router"},
-	"internal/nameserver":        {},
+	"internal/nameserver":        {"internal/carrier"},
 	"internal/proxy":             {"internal/carrier"},
 	"internal/forward":           {"internal/carrier", "internal/carrier/unix", "internal/relay"},
 	"internal/relay":             {},

@@ -3,6 +3,7 @@ package carrier
 import (
 	"context"
 	"errors"
+	"io"
 	"log/slog"
 	"net"
 	"time"
@@ -13,20 +14,27 @@ import (
 func Accept(ctx context.Context, l net.Listener, log *slog.Logger, handle func(net.Conn)) error {
 	stop := context.AfterFunc(ctx, func() { _ = l.Close() })
 	defer stop()
+	return AcceptAll(ctx, l.Accept, func(err error, pause time.Duration) {
+		log.Warn("accept", "listener", l.Addr().String(), "err", err, "pause", pause)
+	}, handle)
+}
+
+// AcceptAll is Accept for whatever has arrivals: accept waits for one, and whoever ends ctx makes it return. failed is told of each failure, and how long the pause is.
+func AcceptAll[T io.Closer](ctx context.Context, accept func() (T, error), failed func(err error, pause time.Duration), handle func(T)) error {
 	const pauseMin, pauseMax = 5 * time.Millisecond, time.Second
 	pause := pauseMin
 	for {
-		conn, err := l.Accept()
+		arrival, err := accept()
 		switch {
 		case ctx.Err() != nil:
 			if err == nil {
-				_ = conn.Close()
+				_ = arrival.Close()
 			}
 			return nil
 		case errors.Is(err, net.ErrClosed):
 			return err
 		case err != nil:
-			log.Warn("accept", "listener", l.Addr().String(), "err", err, "pause", pause)
+			failed(err, pause)
 			select {
 			case <-time.After(pause):
 			case <-ctx.Done():
@@ -35,6 +43,6 @@ func Accept(ctx context.Context, l net.Listener, log *slog.Logger, handle func(n
 			continue
 		}
 		pause = pauseMin
-		handle(conn)
+		handle(arrival)
 	}
 }

@@ -17,6 +17,7 @@ import (
 	"syscall"
 	"time"
 
+	"ferry/internal/carrier"
 	"ferry/internal/carrier/unix"
 	"ferry/internal/failover"
 	"ferry/internal/identity"
@@ -194,31 +195,13 @@ func (c *client) answer(ctx context.Context, l net.Listener) {
 	if l == nil {
 		return
 	}
-	stop := context.AfterFunc(ctx, func() { _ = l.Close() })
-	defer stop()
-	for {
-		conn, err := l.Accept()
-		switch {
-		case ctx.Err() != nil:
-			if err == nil {
-				_ = conn.Close()
-			}
-			return
-		case errors.Is(err, net.ErrClosed):
-			return
-		case err != nil: // out of descriptors: that is of no interest to the tunnel
-			select {
-			case <-ctx.Done():
-			case <-time.After(time.Second):
-			}
-			continue
-		}
+	_ = carrier.Accept(ctx, l, c.log, func(conn net.Conn) {
 		_ = conn.SetDeadline(time.Now().Add(askTimeout))
 		if _, err := owner(conn); err == nil && isQuestion(conn) {
 			_ = json.NewEncoder(conn).Encode(c.status())
 		}
 		_ = conn.Close()
-	}
+	})
 }
 
 func isQuestion(conn net.Conn) bool {

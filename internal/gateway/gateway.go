@@ -252,38 +252,20 @@ func (g *Gateway) run(ctx context.Context, listeners []*listener, others ...func
 func (g *Gateway) accept(ctx context.Context, l *listener) error {
 	var peers sync.WaitGroup
 	defer peers.Wait()
-	const pauseMin, pauseMax = 5 * time.Millisecond, time.Second
-	pause := pauseMin
-	for {
-		a, err := l.Accept()
-		switch {
-		case ctx.Err() != nil:
-			if err == nil {
-				_ = a.Close()
-			}
-			return nil
-		case errors.Is(err, net.ErrClosed):
-			return err
-		case err != nil: // out of descriptors or memory: those who are here go on
-			g.closed.count("accept")
-			g.log.Warn("accept", "listener", listenerURL(l), "err", err, "pause", pause)
-			select {
-			case <-time.After(pause):
-			case <-ctx.Done():
-			}
-			pause = min(2*pause, pauseMax)
-			continue
-		}
-		pause = pauseMin
+	failed := func(err error, pause time.Duration) {
+		g.closed.count("accept")
+		g.log.Warn("accept", "listener", listenerURL(l), "err", err, "pause", pause)
+	}
+	return carrier.AcceptAll(ctx, l.Accept, failed, func(a arrival) {
 		visit, why := g.gate.Enter(l.source(a), time.Now(), func() { _ = a.Close() })
 		if why != admission.Admitted {
 			g.closed.count(string(why))
 			g.strange.Info(string(why), "connection refused", "from", a.RemoteAddr().String())
 			refuse(a)
-			continue
+			return
 		}
 		peers.Go(func() { g.serve(ctx, l, a, visit) })
-	}
+	})
 }
 
 // refuse closes an arrival for which there is no room, and keeps no trace of it.

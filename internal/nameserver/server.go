@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
+
+	"ferry/internal/carrier"
 )
 
 // Port is that of DNS.
@@ -83,9 +85,8 @@ func (s *Server) Set(settings Settings) error {
 // Serve answers by both sockets until ctx is done, closes them, and waits for all questions.
 func (s *Server) Serve(ctx context.Context, udp net.PacketConn, tcp net.Listener) error {
 	ctx, cancel := context.WithCancel(ctx)
-	closing := func() { _, _ = udp.Close(), tcp.Close() }
-	defer closing()
-	stop := context.AfterFunc(ctx, closing)
+	defer udp.Close()
+	stop := context.AfterFunc(ctx, func() { _ = udp.Close() })
 	defer stop()
 	var work sync.WaitGroup
 	var err error
@@ -165,38 +166,23 @@ func fit(b []byte, limit int) []byte {
 
 // accept answers what comes by TCP. work has a goroutine of each connection.
 func (s *Server) accept(ctx context.Context, l net.Listener, work *sync.WaitGroup) error {
-	var rest pause
-	for {
-		conn, err := l.Accept()
-		switch {
-		case ctx.Err() != nil:
-			if err == nil {
-				_ = conn.Close()
-			}
-			return nil
-		case errors.Is(err, net.ErrClosed):
-			return err
-		case err != nil:
-			rest.wait(ctx)
-			continue
-		}
-		rest = 0
+	return carrier.Accept(ctx, l, s.c.Log, func(conn net.Conn) {
 		client := addrOf(conn.RemoteAddr())
 		if !s.c.Asks(client) {
 			s.count.stranger.Add(1)
 			_ = conn.Close()
-			continue
+			return
 		}
 		if !s.conns.enter(client) {
 			s.count.busy.Add(1)
 			_ = conn.Close()
-			continue
+			return
 		}
 		work.Go(func() {
 			defer s.conns.leave(client)
 			s.converse(ctx, conn, client)
 		})
-	}
+	})
 }
 
 // converse answers the questions of a connection, one after the other, until it is silent for too long or ends.
