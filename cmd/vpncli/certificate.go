@@ -26,7 +26,7 @@ and is this device there. Whoever reads it is this device, too:
   umask 077 && vpncli certificate > device.pem`,
 		Args: cli.Args(),
 	}
-	state := cmd.Flags().String("state", client.DefaultStateDir, "`directory` with the key")
+	state := cmd.Flags().String("state", stateDir(), "`directory` with the key")
 	cmd.RunE = func(cmd *cmdline.Command, _ []string) error {
 		key, err := client.DeviceKey(*state)
 		if err != nil {

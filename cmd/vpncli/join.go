@@ -24,7 +24,7 @@ two known to each other. From then on vpncli without arguments connects. With '-
 the string it is read from stdin, where other users of this device do not see it.`,
 		Args: cli.Args("STRING"),
 	}
-	state := cmd.Flags().String("state", client.DefaultStateDir, "`directory` for this device's key and what it knows of its gateway")
+	state := cmd.Flags().String("state", stateDir(), "`directory` for this device's key and what it knows of its gateway")
 	mark := cmd.Flags().Uint32("mark", 0, "firewall `mark` of the connection; it needs CAP_NET_ADMIN (default: none)")
 	cmd.RunE = func(cmd *cmdline.Command, args []string) error {
 		text := args[0]
@@ -52,15 +52,11 @@ the string it is read from stdin, where other users of this device do not see it
 		if err != nil {
 			return err
 		}
-		option := ""
-		if *state != client.DefaultStateDir {
-			option = " --state " + *state
-		}
 		fmt.Fprintf(cmd.OutOrStdout(), `joined as   %s, with the address %s
 gateway     %s
 
 Connect:    vpncli%s
-`, j.Name, j.Addr, e.Gateway, option)
+`, j.Name, j.Addr, e.Gateway, howToConnect(*state))
 		return nil
 	}
 	return cmd
@@ -72,7 +68,7 @@ func keyCommand() *cmdline.Command {
 		Short: "Print this device's public key, for 'vpnsrv peer add'; make it if there is none",
 		Args:  cli.Args(),
 	}
-	state := cmd.Flags().String("state", client.DefaultStateDir, "`directory` with the key")
+	state := cmd.Flags().String("state", stateDir(), "`directory` with the key")
 	cmd.RunE = func(cmd *cmdline.Command, _ []string) error {
 		key, err := client.DeviceKey(*state)
 		if err != nil {

@@ -17,6 +17,16 @@ func moreCommands() []*cmdline.Command { return nil }
 // noRights says what else there is: nothing, here.
 func noRights(err error) error { return err }
 
+// stateDir is the same for everybody.
+func stateDir() string { return client.DefaultStateDir }
+
+func howToConnect(state string) string {
+	if state == client.DefaultStateDir {
+		return ""
+	}
+	return " --state " + state
+}
+
 // connectAsUser needs what this build does not have.
 func connectAsUser(context.Context, *config.Client, client.Config) error {
 	return errors.New("--user: this is the build for small devices, which is without it: take the whole one")

@@ -27,6 +27,19 @@ func noRights(err error) error {
 	return fmt.Errorf("%w; or with --user --socks5 127.0.0.1:1080, which needs neither rights nor an interface", err)
 }
 
+// stateDir is where 'join' and its like find this device's key by default, and howToConnect the options with which vpncli does.
+func stateDir() string { return config.ClientStateDir() }
+
+func howToConnect(state string) string {
+	switch state {
+	case client.DefaultStateDir:
+		return ""
+	case stateDir():
+		return " --user --socks5 127.0.0.1:1080"
+	}
+	return " --state " + state
+}
+
 // connectAsUser is connect without rights: nothing of the host is changed.
 func connectAsUser(ctx context.Context, keys *config.Client, c client.Config) (err error) {
 	if c.SOCKS5 == "" && c.HTTPProxy == "" {

@@ -139,7 +139,7 @@ func (k *Client) Load() (client.Config, error) {
 	c.Carriers = read(s, "carrier", k.Carrier, parseCarriers)
 	c.Found = k.flags.Changed("carrier") || s.isSet("carrier") || !strings.Contains(k.Server, "://")
 	if k.User && !k.flags.Changed("state") && !s.isSet("state") {
-		k.State = userState(k.State)
+		k.State = ClientStateDir()
 	}
 	if s.err != nil {
 		return c, s.err

@@ -5,10 +5,11 @@ import (
 	"os"
 	"path/filepath"
 
+	"ferry/internal/client"
 	"ferry/internal/gateway/settings"
 )
 
-// userState returns the directory for the state of a gateway that its user has started, who is not root: below $XDG_STATE_HOME
+// userState returns the directory for the state of a program that its user has started, who is not root: below $XDG_STATE_HOME
 // (https://specifications.freedesktop.org/basedir-spec).
 func userState(ofRoot string) string {
 	home := os.Getenv("XDG_STATE_HOME")
@@ -29,6 +30,9 @@ func StateDir() string {
 	}
 	return own
 }
+
+// ClientStateDir returns where the state of a client is by default, which its user starts with --user if that is not root.
+func ClientStateDir() string { return userState(client.DefaultStateDir) }
 
 func parseExit(s string) (string, error) {
 	if s != settings.ExitKernel && s != settings.ExitUser {
