@@ -49,6 +49,9 @@ var arrows = map[string][]string{
 	"internal/identity":          {"internal/durable", "internal/proto"},
 	"internal/api":               {"internal/carrier", "internal/carrier/unix", "internal/durable"},
 	"internal/metrics":           {"internal/api"},
+	"internal/capture":           {"internal/capture/filter", "internal/capture/pcap", "internal/packet", "internal/proto", "internal/router"},
+	"internal/capture/filter":    {"internal/packet"},
+	"internal/capture/pcap":      {"internal/packet"},
 	"internal/peerstore":         {"internal/durable", "internal/identity", "internal/proto"},
 	"internal/hostdns":           {},
 	"internal/hostnet":           {"internal/hostdns"},
@@ -67,7 +70,7 @@ var arrows = map[string][]string{
 	"internal/netadmin":          {"internal/carrier", "internal/carrier/netsock", "internal/carrier/unix", "internal/confine", "internal/durable", "internal/hostnet", "internal/policy", "internal/tun"},
 	"internal/gateway/settings":  {"internal/admission", "internal/forward", "internal/identity", "internal/policy", "internal/proto"},
 	"internal/gateway": {
-		"internal/addrpool", "internal/admission", "internal/api", "internal/buffer", "internal/carrier", "internal/carrier/connectip", "internal/carrier/quic", "internal/carrier/ssh", "internal/carrier/tcp", "internal/carrier/tls", "internal/carrier/datagram", "internal/carrier/dns", "internal/carrier/icmp", "internal/carrier/udp", "internal/carrier/unix",
+		"internal/addrpool", "internal/admission", "internal/api", "internal/buffer", "internal/capture", "internal/capture/filter", "internal/carrier", "internal/carrier/connectip", "internal/carrier/quic", "internal/carrier/ssh", "internal/carrier/tcp", "internal/carrier/tls", "internal/carrier/datagram", "internal/carrier/dns", "internal/carrier/icmp", "internal/carrier/udp", "internal/carrier/unix",
 		"internal/carrier/vsock", "internal/carrier/ws", "internal/durable", "internal/forward", "internal/gateway/settings", "internal/hostnet", "internal/identity", "internal/keepalive",
 		"internal/l2port", "internal/l2port/ether", "internal/leasestore", "internal/metrics", "internal/multipath", "internal/nameserver", "internal/packet", "internal/peerstore", "internal/policy", "internal/proto", "internal/router", "internal/session",
 	},
@@ -82,7 +85,7 @@ var arrows = map[string][]string{
 	"internal/config":      {"internal/admission", "internal/carrier", "internal/client", "internal/forward", "internal/gateway/settings", "internal/identity", "internal/l2port", "internal/policy", "internal/proto", "internal/vtunnel"},
 	"internal/cli":         {"internal/cmdline", "internal/config", "internal/confine", "internal/durable", "internal/netadmin", "internal/proto"},
 	"internal/cli/clitest": {"internal/cli"}, // tests only
-	"cmd/vpnsrv":           {"internal/api", "internal/carrier", "internal/cli", "internal/cmdline", "internal/config", "internal/confine", "internal/durable", "internal/exit", "internal/forward", "internal/gateway", "internal/gateway/settings", "internal/identity", "internal/l2port", "internal/netadmin", "internal/netstack", "internal/vtunnel"},
+	"cmd/vpnsrv":           {"internal/api", "internal/capture/pcap", "internal/carrier", "internal/cli", "internal/cmdline", "internal/config", "internal/confine", "internal/durable", "internal/exit", "internal/forward", "internal/gateway", "internal/gateway/settings", "internal/identity", "internal/l2port", "internal/netadmin", "internal/netstack", "internal/vtunnel"},
 	"cmd/vpncli":           {"internal/carrier", "internal/cli", "internal/client", "internal/cmdline", "internal/config", "internal/confine", "internal/durable", "internal/exit", "internal/failover", "internal/identity", "internal/netadmin", "internal/netstack", "internal/proxy", "internal/vtunnel"},
 	"bench":                {"internal/carrier", "test/lab", "test/wire"},
 	"test/lab":             {},
@@ -97,7 +100,7 @@ var arrows = map[string][]string{
 
 // pure packages decide without doing: what they must not import. router counts and locks, so sync is
 // its own affair.
-var pure = []string{"internal/packet", "internal/policy", "internal/proto", "internal/addrpool", "internal/keepalive", "internal/session", "internal/failover", "internal/l2port/ether"}
+var pure = []string{"internal/packet", "internal/policy", "internal/proto", "internal/addrpool", "internal/keepalive", "internal/session", "internal/failover", "internal/l2port/ether", "internal/capture/filter"}
 
 var impure = []string{"net", "os", "io", "log", "log/slog", "sync", "context", "syscall", "golang.org/x/sys/unix"}
 

@@ -44,6 +44,8 @@ func TestCommand(t *testing.T) {
 		{Name: "check, with a fault", Nobody: true, Args: "--check --config= --listen tcp://:2002?allow=tls", Status: 1, Stderr: `vpnsrv: listen on tcp://:2002: allow=tls needs a key: 'vpnsrv init' makes one`},
 		{Name: "vtunnel by no carrier of it", Args: "--check --config= --vtunnel-listen quic://127.0.0.1", Status: 2, Stderr: `vpnsrv: --vtunnel-listen: "quic://127.0.0.1": vtunnel goes by vsock, unix or tcp: write vsock://:6666, or unix:///path`},
 		{Name: "vtunnel for all the world", Args: "--check --config= --vtunnel-listen tcp://:6666", Status: 2, Stderr: `vpnsrv: --vtunnel-listen: "tcp://:6666": nothing is encrypted here: name an address, as in tcp://127.0.0.1:6666`},
+		{Name: "capture without a gateway", Args: "capture --state " + state + " tcp port 80", Status: 1, Stderr: noGateway},
+		{Name: "capture of half a packet", Args: "capture -c 0.5", Status: 2, Stderr: `vpnsrv: --count: "0.5" is not a whole number`},
 		{Name: "kick", Args: "kick x", Status: 2, Stderr: `vpnsrv: "x" is not the number of a connection`},
 		{Name: "help", Args: "--help", Stdout: "--push-route CIDR"},
 		{Name: "version", Args: "--version", Stdout: "vpnsrv devel ("},

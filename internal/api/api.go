@@ -13,6 +13,8 @@
 //	GET    /v1/forwards              the published ports
 //	POST   /v1/forwards              Publish       -> Forward        publish one
 //	DELETE /v1/forwards?from=URL                   -> Forward        remove it; its connections end
+//	GET    /v1/capture?Capture                     -> a file of pcap packets as they pass, until a limit, or the end of the connection
+//	DELETE /v1/capture/{number}                                      end one; its file is completed
 //	POST   /v1/reload                              -> Reloaded       apply the configuration file anew
 //	GET    /metrics, /healthz        for Prometheus; also by TCP, if that is configured
 //

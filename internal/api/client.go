@@ -119,18 +119,26 @@ func (c *Client) call(ctx context.Context, method, path string, in, out any) err
 		return c.explain(err)
 	}
 	defer answer.Body.Close()
-	d := json.NewDecoder(io.LimitReader(answer.Body, 64<<20))
 	if answer.StatusCode != http.StatusOK {
-		var f failure
-		if err := d.Decode(&f); err != nil || f.Error == "" {
-			return fmt.Errorf("the gateway answers %s", answer.Status)
-		}
-		return errors.New(f.Error)
+		return refusal(answer)
 	}
 	if out == nil {
 		return nil
 	}
-	return d.Decode(out)
+	return decoderOf(answer).Decode(out)
+}
+
+func decoderOf(answer *http.Response) *json.Decoder {
+	return json.NewDecoder(io.LimitReader(answer.Body, 64<<20))
+}
+
+// refusal is what an answer says that is none.
+func refusal(answer *http.Response) error {
+	var f failure
+	if err := decoderOf(answer).Decode(&f); err != nil || f.Error == "" {
+		return fmt.Errorf("the gateway answers %s", answer.Status)
+	}
+	return errors.New(f.Error)
 }
 
 func (c *Client) explain(err error) error {

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"ferry/internal/api"
+	"ferry/internal/capture"
 	"ferry/internal/carrier"
 	"ferry/internal/carrier/dns"
 	"ferry/internal/identity"
@@ -67,6 +68,10 @@ func (g *Gateway) routes() []route {
 		{"DELETE /v1/forwards", api.Handle(status, func(r *http.Request, _ struct{}) (api.Forward, error) {
 			return g.removeForward(r.URL.Query().Get("from"))
 		})},
+		{"GET /v1/capture", http.HandlerFunc(g.capture)},
+		{"DELETE /v1/capture/{number}", api.Handle(status, func(r *http.Request, _ struct{}) (struct{}, error) {
+			return struct{}{}, g.endCapture(r.PathValue("number"))
+		})},
 		{"POST /v1/reload", api.Handle(status, func(*http.Request, struct{}) (api.Reloaded, error) { return g.reload() })},
 		{"POST /v1/invitations", api.Handle(status, func(_ *http.Request, i api.Invite) (api.Invited, error) { return g.invite(i) })},
 		{"/metrics", g.metrics},
@@ -89,9 +94,9 @@ func status(err error) int {
 		return code
 	}
 	switch {
-	case errors.Is(err, peerstore.ErrUnknown), errors.Is(err, errNoSession):
+	case errors.Is(err, peerstore.ErrUnknown), errors.Is(err, errNoSession), errors.Is(err, capture.ErrUnknown):
 		return http.StatusNotFound
-	case errors.Is(err, peerstore.ErrTaken), errors.Is(err, peerstore.ErrExhausted), errors.Is(err, errNoKey), errors.Is(err, errNoFile):
+	case errors.Is(err, peerstore.ErrTaken), errors.Is(err, peerstore.ErrExhausted), errors.Is(err, errNoKey), errors.Is(err, errNoFile), errors.Is(err, capture.ErrFull), errors.Is(err, capture.ErrClosed):
 		return http.StatusConflict
 	case errors.Is(err, peerstore.ErrUnavailable):
 		return http.StatusServiceUnavailable

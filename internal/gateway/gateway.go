@@ -32,6 +32,7 @@ import (
 	"ferry/internal/admission"
 	"ferry/internal/api"
 	"ferry/internal/buffer"
+	"ferry/internal/capture"
 	"ferry/internal/carrier"
 	"ferry/internal/durable"
 	"ferry/internal/forward"
@@ -67,8 +68,10 @@ type Gateway struct {
 	plain   buffer.Budget // of the queues of clients without a key, a part of it
 	offer   proto.Features
 
-	total  router.Counters
-	closed closings
+	total    router.Counters
+	taps     router.Taps
+	captures *capture.Set
+	closed   closings
 
 	metrics   http.Handler
 	started   time.Time
@@ -150,6 +153,7 @@ func Run(ctx context.Context, c Config, host Host) (err error) {
 	if err != nil {
 		return err
 	}
+	undo = append(undo, func() error { g.captures.Close(); return nil })
 	keeper.of.Store(g)
 	if err := g.openNames(ctx); err != nil {
 		return err
@@ -191,6 +195,7 @@ func newGateway(c Config, exit Exit, leases *leases) (*Gateway, error) {
 		peers:   map[uint64]*peer{}, owners: map[netip.Addr]owner{}, tunnels: map[proto.SessionID]*tunnel{}, told: map[identity.Public]identity.Pin{}, hostKnown: make(chan struct{}),
 	}
 	g.inForce.Store(&c)
+	g.captures = capture.NewSet(&g.taps)
 	g.plain.Above = &g.budget
 	g.setBudgets()
 	g.metrics = metrics.Handler(g.status)
@@ -230,7 +235,7 @@ func (g *Gateway) run(ctx context.Context, listeners []*listener, others ...func
 		group.Go(func() error { return g.accept(ctx, l) })
 	}
 	group.Go(func() error {
-		return g.exit.Run(ctx, router.NewForwarder(g.table, g.exit.Port(), &g.total, g.gateway))
+		return g.exit.Run(ctx, router.NewForwarder(g.table, g.exit.Port(), &g.total, g.gateway).Tapped(&g.taps))
 	})
 	group.Go(func() error { g.judge(ctx); return nil })
 	group.Go(func() error { g.reports(ctx); return nil })

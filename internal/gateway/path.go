@@ -56,7 +56,7 @@ func (p *peer) attach(frame []byte) error {
 	p.tunnel.Store(t)
 	p.visit.Share()
 	p.super = t.caps.Super
-	p.forward = router.NewForwarder(p.g.table, p.port, &p.g.total, p.g.gateway)
+	p.forward = router.NewForwarder(p.g.table, p.port, &p.g.total, p.g.gateway).Tapped(&p.g.taps)
 	p.accepted.Store(0)
 	p.reader = t.recv.NewReader(0, alone)
 	t.send.Acked(m.Received)

@@ -96,7 +96,7 @@ func newPeer(g *Gateway, id uint64, s carrier.Link, key identity.Public, visit *
 	p.queue.OnRoom(p.fair.Next)
 	p.port = router.NewPort(id, router.Caps{}, p.fair)
 	p.port.Guest = g.devices != nil && key == identity.Public{}
-	p.forward = router.NewForwarder(g.table, p.port, &g.total, g.gateway)
+	p.forward = router.NewForwarder(g.table, p.port, &g.total, g.gateway).Tapped(&g.taps)
 	p.accepted.Store(1)
 	return p
 }

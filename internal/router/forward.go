@@ -25,6 +25,7 @@ type Forwarder struct {
 	all   *Counters
 	icmp  netip.Addr    // source of ICMP errors
 	errs  *rate.Limiter // of ICMP errors; nil until the first one
+	taps  *Taps         // nil: nobody looks
 
 	// The run that is being collected: buf[start:end] for the port to.
 	buf        []byte
@@ -160,6 +161,7 @@ func (f *Forwarder) flush() {
 }
 
 func (f *Forwarder) send(to *Port, run []byte, packets, size int) {
+	f.show(to, run)
 	dropped, why := to.out.Send(run)
 	if dropped > 0 {
 		f.drop(why, dropped)
