@@ -24,6 +24,7 @@ import (
 	"ferry/internal/config"
 	"ferry/internal/confine"
 	"ferry/internal/exit"
+	"ferry/internal/flowlist"
 	"ferry/internal/forward"
 	"ferry/internal/gateway"
 	"ferry/internal/gateway/settings"
@@ -66,7 +67,7 @@ SIGTERM and SIGINT stop it, SIGHUP applies its configuration anew, SIGUSR1 logs 
 		}
 		return serve(cmd.Context(), keys, c)
 	}
-	cmd.AddCommand(initCommand(), inviteCommand(), peerCommand(), statusCommand(), sessionsCommand(), leasesCommand(), kickCommand(), forwardCommand(), captureCommand(), reloadCommand(), keyCommand())
+	cmd.AddCommand(initCommand(), inviteCommand(), peerCommand(), statusCommand(), sessionsCommand(), leasesCommand(), kickCommand(), forwardCommand(), captureCommand(), flowsCommand(), reloadCommand(), keyCommand())
 	cli.CompleteURL(cmd, "vtunnel-listen", "vsock://:6666", "unix:///", "tcp://127.0.0.1:6666")
 	cli.CompleteURL(cmd, "listen", "tcp://:2002", "vsock://:2002", "unix:///")
 	cli.CompleteURL(cmd, "l2-listen", "qemu+unix:///", "qemu+tcp://127.0.0.1:", "bess+unix:///", "vfkit+unix:///", "stdio:")
@@ -153,7 +154,21 @@ type kernelHost struct {
 	log *slog.Logger
 }
 
-func (h kernelHost) OpenExit() (gateway.Exit, error) { return exit.Open(h.Host, h.log) }
+func (h kernelHost) OpenExit() (gateway.Exit, error) {
+	e, err := exit.Open(h.Host, h.log)
+	return kernelExit{e, h.Host}, err
+}
+
+// A kernelExit knows what passes, too, from the process with the rights.
+type kernelExit struct {
+	*exit.Exit
+	host *cli.Host
+}
+
+// Flows implements gateway.Tracker.
+func (e kernelExit) Flows(clients []netip.Addr) ([]flowlist.Flow, int, error) {
+	return e.host.Flows(clients)
+}
 
 // Network implements gateway.Host: sockets come from the process with the rights.
 func (h kernelHost) Network() forward.Network { return forward.Lent{From: h.Host} }

@@ -13,6 +13,7 @@
 //	GET    /v1/forwards              the published ports
 //	POST   /v1/forwards              Publish       -> Forward        publish one
 //	DELETE /v1/forwards?from=URL                   -> Forward        remove it; its connections end
+//	GET    /v1/flows?peer=                         Flows             connections that go through the gateway, of a client or of all
 //	GET    /v1/capture?Capture                     -> a file of pcap packets as they pass, until a limit, or the end of the connection
 //	DELETE /v1/capture/{number}                                      end one; its file is completed
 //	POST   /v1/reload                              -> Reloaded       apply the configuration file anew
@@ -32,6 +33,8 @@ package api
 import (
 	"net/netip"
 	"time"
+
+	"ferry/internal/flowlist"
 )
 
 // SocketName is the name of the socket in the state directory.
@@ -140,6 +143,13 @@ type Lease struct {
 	Name    string     `json:"name,omitempty"`    // what the client called itself
 	Session uint64     `json:"session,omitempty"` // 0: it has vanished, and the address is held for it
 	Until   time.Time  `json:"until,omitzero"`    // of a held one
+}
+
+// Flows are what goes through the gateway, as far as it knows.
+type Flows struct {
+	Flows   []flowlist.Flow `json:"flows"`             // flowlist.Max of each kind at most
+	Total   int             `json:"total"`             // there are
+	Missing []string        `json:"missing,omitempty"` // what could not be asked, and why
 }
 
 // A Publish asks for a port of a client to be published.

@@ -95,7 +95,6 @@ func Send(w http.ResponseWriter, number uint64, run func(write func([]byte) erro
 	h.Set(headerCapture, strconv.FormatUint(number, 10))
 	h.Set("Trailer", headerCaptured+", "+headerDropped)
 	c := http.NewResponseController(w)
-	_ = c.SetReadDeadline(time.Time{}) // or the end of the time for a request would look like the end of who asks
 	captured, dropped, err := run(func(b []byte) error {
 		if err := c.SetWriteDeadline(time.Now().Add(stallTime)); err != nil {
 			return err

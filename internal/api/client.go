@@ -95,6 +95,11 @@ func (c *Client) RemoveForward(ctx context.Context, from string) (f Forward, err
 	return f, c.call(ctx, http.MethodDelete, "/v1/forwards?from="+url.QueryEscape(from), nil, &f)
 }
 
+// Flows returns what goes through the gateway: of a client by its name, address or the number of its session, or of all.
+func (c *Client) Flows(ctx context.Context, peer string) (f Flows, err error) {
+	return f, c.call(ctx, http.MethodGet, "/v1/flows?peer="+url.QueryEscape(peer), nil, &f)
+}
+
 // Reload applies the configuration anew.
 func (c *Client) Reload(ctx context.Context) (done Reloaded, err error) {
 	return done, c.call(ctx, http.MethodPost, "/v1/reload", nil, &done)

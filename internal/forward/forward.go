@@ -11,6 +11,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"ferry/internal/flowlist"
 )
 
 // Config is what forwards have in common. The zero value of a field means its default.
@@ -61,6 +63,7 @@ type Forward struct {
 		run()
 		close() // is called once
 		live() int
+		flows() []flowlist.Flow
 	}
 
 	total, refused, failed, up, down atomic.Uint64

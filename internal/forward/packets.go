@@ -51,7 +51,10 @@ type flow struct {
 	flowKey
 	at   *list.Element
 	far  net.Conn
-	last atomic.Int64 // when a datagram passed, in nanoseconds since 1970
+	born time.Time
+	last atomic.Int64  // when a datagram passed, in nanoseconds since 1970
+	up   atomic.Uint64 // bytes to the client
+	down atomic.Uint64 // bytes from the client
 	try  func(fd uintptr) bool
 	raw  syscall.RawConn // nil: far is no socket of the kernel
 	b    []byte          // what try sends
@@ -123,6 +126,7 @@ func (d *packetDoor) run() {
 		}
 		if w := d.flow(flowKey{source, parseLocal(oob[:oobn])}); w != nil {
 			w.send(b[:n])
+			w.up.Add(uint64(n))
 			d.up.Add(uint64(n))
 		}
 	}
@@ -168,7 +172,7 @@ func (d *packetDoor) flow(k flowKey) *flow {
 		d.log.Debug("dial", "peer", k.source, "err", err)
 		return nil
 	}
-	w = &flow{flowKey: k, far: far}
+	w = &flow{flowKey: k, far: far, born: time.Now()}
 	if s, ok := far.(syscall.Conn); ok {
 		if w.raw, err = s.SyscallConn(); err != nil {
 			_ = far.Close()
@@ -281,6 +285,7 @@ type replies struct {
 func (r *replies) Write(b []byte) (int, error) {
 	r.w.touch()
 	n, _, err := r.d.l.WriteMsgUDPAddrPort(b, r.w.local.b[:r.w.local.n], r.w.source)
+	r.w.down.Add(uint64(n))
 	r.d.down.Add(uint64(n))
 	if errors.Is(err, net.ErrClosed) {
 		return n, err

@@ -10,8 +10,6 @@ import (
 	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"ferry/internal/relay"
 )
 
@@ -68,7 +66,7 @@ func (d *streamDoor) run() {
 			continue
 		}
 		pause = 0
-		p := &pair{near: near, idle: d.c.Idle, up: &d.up, down: &d.down}
+		p := &pair{near: near, idle: d.c.Idle, born: time.Now(), up: &d.up, down: &d.down}
 		if from := addrPort(near.RemoteAddr()); from.IsValid() && !d.bound.allows(from.Addr()) || !d.add(p) {
 			d.refused.Add(1)
 			reset(near)
@@ -136,6 +134,7 @@ func (d *streamDoor) dst(near net.Conn) netip.AddrPort { return addrPort(near.Lo
 type pair struct {
 	near     net.Conn
 	idle     time.Duration
+	born     time.Time
 	last     atomic.Int64 // when a byte passed, in nanoseconds since 1970; where the kernel does not know
 	up, down *atomic.Uint64
 
@@ -184,20 +183,11 @@ func (p *pair) run() {
 // quiet is for how long nothing has passed. Bytes that the kernel copies pass this process by: it knows when the client's socket sent or received some.
 func (p *pair) quiet() time.Duration {
 	if t, ok := p.far.(*net.TCPConn); ok {
-		if info, err := tcpInfo(t); err == nil {
+		if info, err := relay.Info(t); err == nil {
 			return time.Duration(min(info.Last_data_sent, info.Last_data_recv)) * time.Millisecond
 		}
 	}
 	return time.Since(time.Unix(0, p.last.Load()))
-}
-
-func tcpInfo(t *net.TCPConn) (info *unix.TCPInfo, err error) {
-	raw, err := t.SyscallConn()
-	if err != nil {
-		return nil, err
-	}
-	controlErr := raw.Control(func(fd uintptr) { info, err = unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO) })
-	return info, errors.Join(controlErr, err)
 }
 
 // copy copies one direction, and ends it at the other end.

@@ -68,6 +68,7 @@ func (g *Gateway) routes() []route {
 		{"DELETE /v1/forwards", api.Handle(status, func(r *http.Request, _ struct{}) (api.Forward, error) {
 			return g.removeForward(r.URL.Query().Get("from"))
 		})},
+		{"GET /v1/flows", api.Handle(status, func(r *http.Request, _ struct{}) (api.Flows, error) { return g.flows(r.URL.Query().Get("peer")) })},
 		{"GET /v1/capture", http.HandlerFunc(g.capture)},
 		{"DELETE /v1/capture/{number}", api.Handle(status, func(r *http.Request, _ struct{}) (struct{}, error) {
 			return struct{}{}, g.endCapture(r.PathValue("number"))

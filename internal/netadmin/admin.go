@@ -92,6 +92,8 @@ func (a *admin) answer(ctx context.Context, w *wire, q question) error {
 		fd, err = a.dial(q.Arg, q.From, q.To)
 	case opRemove:
 		err = a.remove(q.Arg)
+	case opFlows:
+		r.Tracked, err = a.flows(q.Arg)
 	case opRead:
 		fd, err = a.open(q.Arg)
 	case opWrite:

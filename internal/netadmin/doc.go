@@ -60,6 +60,7 @@ const (
 	opListen  = "listen"  // Arg: tcp, udp or unix; To: where -> a descriptor
 	opDial    = "dial"    // Arg: tcp or udp; From: an address of this host, or nothing; To: of a client -> a descriptor
 	opRemove  = "remove"  // Arg: a path that was listened on ->
+	opFlows   = "flows"   // Arg: addresses of clients -> Tracked
 	opRead    = "read"    // Arg: a path -> the descriptor of the file
 	opWrite   = "write"   // Arg: a path; Data ->
 )
@@ -79,6 +80,8 @@ type answer struct {
 	Error string         `json:"error,omitempty"`
 	Errno uintptr        `json:"errno,omitempty"` // the cause of Error, where it is one of the kernel's
 	TUN   *link          `json:"tun,omitempty"`
+
+	Tracked *tracked `json:"tracked,omitempty"`
 }
 
 // A link is what there is to know of a tun.Interface.

@@ -26,7 +26,10 @@ type conn struct {
 	queue  *waiter.Queue
 	out    *net.TCPConn
 	raw    syscall.RawConn
-	client netip.Addr // whose it is; of an Exit only
+	client netip.Addr // whose it is; of an Exit only, as the two that follow
+	from   netip.AddrPort
+	to     netip.AddrPort // as the client has called it
+	born   time.Time
 	idle   time.Duration
 	last   atomic.Int64 // when a byte passed, in nanoseconds since 1970
 
@@ -35,7 +38,7 @@ type conn struct {
 }
 
 func newConn(in tcpip.Endpoint, queue *waiter.Queue, out *net.TCPConn, idle time.Duration) *conn {
-	x := &conn{in: in, queue: queue, out: out, idle: idle, gone: make(chan struct{})}
+	x := &conn{in: in, queue: queue, out: out, idle: idle, born: time.Now(), gone: make(chan struct{})}
 	x.raw, _ = out.SyscallConn() // of a TCPConn that was made by a Dialer: no error
 	x.touch()
 	return x

@@ -44,7 +44,10 @@ type flow struct {
 	file *os.File
 	raw  syscall.RawConn
 	idle time.Duration
-	last atomic.Int64 // when a packet passed, in nanoseconds since 1970
+	born time.Time
+	last atomic.Int64  // when a packet passed, in nanoseconds since 1970
+	sent atomic.Uint64 // bytes of payload from the client
+	got  atomic.Uint64 // bytes of payload to the client
 
 	mu    sync.Mutex // guards what follows: one packet is sent at a time
 	b     []byte     // the payload to be sent
@@ -182,7 +185,7 @@ func (t *flows) open(k flowKey) (*flow, error) {
 		_ = unix.Close(fd)
 		return nil, os.NewSyscallError("connect", err)
 	}
-	f := &flow{flowKey: k, file: os.NewFile(uintptr(fd), fmt.Sprintf("flow to %s", k.to)), idle: t.e.c.Idle(k.protocol, k.to.Port())}
+	f := &flow{flowKey: k, file: os.NewFile(uintptr(fd), fmt.Sprintf("flow to %s", k.to)), idle: t.e.c.Idle(k.protocol, k.to.Port()), born: time.Now()}
 	f.try = f.write
 	f.touch()
 	if f.raw, err = f.file.SyscallConn(); err != nil {
@@ -196,6 +199,7 @@ func (f *flow) touch() { f.last.Store(time.Now().UnixNano()) }
 // send sends a payload. What the socket does not take is lost, as UDP may be.
 func (f *flow) send(b []byte) error {
 	f.touch()
+	f.sent.Add(uint64(len(b)))
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.b = b
@@ -228,6 +232,7 @@ func (t *flows) receive(f *flow) {
 		b, err := r.Next()
 		if err == nil {
 			f.touch()
+			f.got.Add(uint64(len(b)))
 			t.reply(f, b)
 			r.Release()
 		}

@@ -96,7 +96,7 @@ func (c *conns) connect(r *tcp.ForwarderRequest, client, to netip.AddrPort) *con
 	}
 	r.Complete(false)
 	x := newConn(in, queue, out.(*net.TCPConn), c.e.c.Idle(protoTCP, to.Port()))
-	x.client = client.Addr()
+	x.client, x.from, x.to = client.Addr(), client, to
 	if !c.add(x) {
 		x.abort()
 		return nil
