@@ -63,7 +63,7 @@ type Forward struct {
 		run()
 		close() // is called once
 		live() int
-		flows() []flowlist.Flow
+		flows(clients []netip.Addr, room int) (some []flowlist.Flow, total int)
 	}
 
 	total, refused, failed, up, down atomic.Uint64

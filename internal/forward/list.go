@@ -1,6 +1,7 @@
 package forward
 
 import (
+	"maps"
 	"net"
 	"net/netip"
 	"slices"
@@ -24,45 +25,51 @@ func (t *Table) Flows(clients []netip.Addr) (all []flowlist.Flow, total int) {
 		if to := f.spec.To.Addr; to.IsValid() && !flowlist.Of(clients, to) {
 			continue
 		}
-		mine := f.door.flows()
-		mine = slices.DeleteFunc(mine, func(w flowlist.Flow) bool { return !flowlist.Of(clients, w.Client.Addr()) })
-		total += len(mine)
-		all = append(all, mine[:min(len(mine), flowlist.Max-len(all))]...)
+		mine, n := f.door.flows(clients, flowlist.Max-len(all))
+		all, total = append(all, mine...), total+n
 	}
 	return all, total
 }
 
-func (d *streamDoor) flows() []flowlist.Flow {
-	d.mu.Lock()
-	pairs := make([]*pair, 0, len(d.all))
-	for p := range d.all {
-		pairs = append(pairs, p)
-	}
-	d.mu.Unlock()
-	all := make([]flowlist.Flow, 0, len(pairs))
-	for _, p := range pairs {
-		if w, ok := p.flow(); ok {
-			all = append(all, w)
+// flows returns up to room of those of some clients, and how many there are.
+func (d *streamDoor) flows(clients []netip.Addr, room int) (some []flowlist.Flow, total int) {
+	for _, p := range d.pairs() {
+		w, far := p.flow()
+		if far == nil || !flowlist.Of(clients, w.Client.Addr()) {
+			continue
+		}
+		if total++; len(some) < room {
+			some = append(some, p.counted(w, far))
 		}
 	}
-	return all
+	return some, total
 }
 
-// flow returns what there is to know of a connection; false: it is none yet, or none any more.
-func (p *pair) flow() (w flowlist.Flow, ok bool) {
+func (d *streamDoor) pairs() []*pair {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return slices.Collect(maps.Keys(d.all))
+}
+
+// flow returns what a connection is, and its half of the client; nil: there is none yet, or none any more.
+func (p *pair) flow() (w flowlist.Flow, far net.Conn) {
 	p.mu.Lock()
-	far, over := p.far, p.over
-	p.mu.Unlock()
-	if far == nil || over {
-		return w, false
+	defer p.mu.Unlock()
+	if p.far == nil || p.over {
+		return w, nil
 	}
-	w = flowlist.Flow{By: flowlist.ByForward, Protocol: "tcp", Client: addrPort(far.RemoteAddr()), Remote: addrPort(p.near.RemoteAddr()), Since: p.born, Last: time.Unix(0, p.last.Load())}
+	return flowlist.Flow{By: flowlist.ByForward, Protocol: "tcp", Client: addrPort(p.far.RemoteAddr()), Remote: addrPort(p.near.RemoteAddr()), Since: p.born}, p.far
+}
+
+// counted adds what a connection has carried, which a socket of the kernel at one of its ends knows.
+func (p *pair) counted(w flowlist.Flow, far net.Conn) flowlist.Flow {
+	w.Last = time.Unix(0, p.last.Load())
 	if t, is := far.(*net.TCPConn); is {
 		w.Sent, w.Received, w.Last, w.Counted = counts(t)
 	} else if t, is := p.near.(*net.TCPConn); is {
 		w.Received, w.Sent, w.Last, w.Counted = counts(t)
 	}
-	return w, true
+	return w
 }
 
 // counts returns how many bytes came by a socket and left by it, and when the last did.
@@ -75,15 +82,20 @@ func counts(t *net.TCPConn) (in, out uint64, last time.Time, ok bool) {
 	return info.Bytes_received, info.Bytes_acked, time.Now().Add(-quiet), true
 }
 
-func (d *packetDoor) flows() []flowlist.Flow {
+func (d *packetDoor) flows(clients []netip.Addr, room int) (some []flowlist.Flow, total int) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	all := make([]flowlist.Flow, 0, len(d.all))
 	for _, w := range d.all {
-		all = append(all, flowlist.Flow{
-			By: flowlist.ByForward, Protocol: "udp", Client: addrPort(w.far.RemoteAddr()), Remote: w.source, Since: w.born, Last: time.Unix(0, w.last.Load()),
-			Counted: true, Sent: w.down.Load(), Received: w.up.Load(),
-		})
+		client := addrPort(w.far.RemoteAddr())
+		if !flowlist.Of(clients, client.Addr()) {
+			continue
+		}
+		if total++; len(some) < room {
+			some = append(some, flowlist.Flow{
+				By: flowlist.ByForward, Protocol: "udp", Client: client, Remote: w.source, Since: w.born, Last: time.Unix(0, w.last.Load()),
+				Counted: true, Sent: w.down.Load(), Received: w.up.Load(),
+			})
+		}
 	}
-	return all
+	return some, total
 }

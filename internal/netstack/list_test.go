@@ -59,3 +59,20 @@ func TestExitFlows(t *testing.T) {
 		t.Errorf("got %d, %+v", total, w)
 	}
 }
+
+// Of many only some are listed, and all are counted.
+func TestExitFlowsBound(t *testing.T) {
+	const n = flowlist.Max + 100
+	f, c := newFlows(new(Exit)), newConns(new(Exit))
+	for i := range uint16(n) {
+		k := flowKey{protoUDP, netip.AddrPortFrom(here, i), netip.AddrPortFrom(outside, 53)}
+		f.all[k] = &flow{flowKey: k}
+		c.all[&conn{client: here}] = struct{}{}
+	}
+	if some, total := f.some(nil); len(some) != flowlist.Max || total != n {
+		t.Errorf("flows: %d of %d", len(some), total)
+	}
+	if some, total := c.some([]netip.Addr{here}); len(some) != flowlist.Max || total != n {
+		t.Errorf("connections: %d of %d", len(some), total)
+	}
+}
