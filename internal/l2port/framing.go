@@ -32,16 +32,17 @@ func (f Framing) next(b []byte) (n int, err error) {
 	if len(b) < h {
 		return 0, nil
 	}
+	var claimed uint32
 	switch f {
 	case Lengths32:
-		n = int(binary.BigEndian.Uint32(b))
+		claimed = binary.BigEndian.Uint32(b)
 	case Lengths16:
-		n = int(binary.LittleEndian.Uint16(b))
+		claimed = uint32(binary.LittleEndian.Uint16(b))
 	case Datagrams:
 		return len(b), nil
 	}
-	switch {
-	case n > MaxFrame:
+	switch n = int(claimed); {
+	case claimed > MaxFrame: // n may be negative: an int has 32 bits on some machines
 		return 0, ErrFrame
 	case len(b) < h+n:
 		return 0, nil
