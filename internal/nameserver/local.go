@@ -41,7 +41,7 @@ func (s *Server) find(t *table, q dns.Question) (f finding, known bool) {
 	switch {
 	case dns.IsSubDomain(s.domain, name):
 		return s.client(q, before(name, s.domain)), true
-	case dns.CountLabel(name) == 1 && (q.Qtype == dns.TypeA || q.Qtype == dns.TypeAAAA):
+	case dns.CountLabel(name) == 1 && !ofDelegation(q.Qtype):
 		if addrs, ok := s.lookup(strings.TrimSuffix(name, ".")); ok {
 			return s.addresses(q, "", addrs), true
 		}
@@ -62,6 +62,12 @@ func (s *Server) find(t *table, q dns.Question) (f finding, known bool) {
 		return finding{zone: z.suffix, missing: true}, true
 	}
 	return s.addresses(q, z.suffix, addrs), true
+}
+
+// ofDelegation tells the types that say who has a top-level domain, and how it is signed. A client may be called as one is (dev, app): what is below it
+// would be forged to a resolver that verifies.
+func ofDelegation(kind uint16) bool {
+	return kind == dns.TypeNS || kind == dns.TypeSOA || kind == dns.TypeDS || kind == dns.TypeDNSKEY
 }
 
 // client finds what stands below the domain of clients.
