@@ -23,3 +23,31 @@ func TestShortNamesAreKnownInAllTypes(t *testing.T) {
 		}
 	}
 }
+
+// The name of an address is one that leads to it: not the gateway's for a client that is called like it, nor that of another client.
+func TestReverseNamesLeadBack(t *testing.T) {
+	server := newServer(t, Config{}, Settings{})
+	server.c.Directory = namesakes{}
+	for address, want := range map[string]string{"7.3.0.10.in-addr.arpa.": "", "8.3.0.10.in-addr.arpa.": "", "9.3.0.10.in-addr.arpa.": "cam.ferry.internal."} {
+		f, known := server.find(server.table.Load(), dns.Question{Name: address, Qtype: dns.TypePTR, Qclass: dns.ClassINET})
+		if got := len(f.records) > 0; !known || got != (want != "") || got == f.missing {
+			t.Errorf("%s: got %v, missing %v", address, f.records, f.missing)
+		} else if got && f.records[0].(*dns.PTR).Ptr != want {
+			t.Errorf("%s: got %v, want %s", address, f.records, want)
+		}
+	}
+}
+
+// namesakes has a client that is called as the gateway is, and two of one name.
+type namesakes struct{}
+
+func (namesakes) Lookup(name string) ([]netip.Addr, bool) {
+	return []netip.Addr{addr("10.0.3.9")}, name == "cam"
+}
+
+func (namesakes) Name(a netip.Addr) (string, bool) {
+	if a == addr("10.0.3.7") {
+		return "Gateway", true
+	}
+	return "cam", a == addr("10.0.3.8") || a == addr("10.0.3.9")
+}

@@ -2,6 +2,7 @@ package nameserver
 
 import (
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -137,7 +138,7 @@ func (s *Server) reverse(q dns.Question, text string) (f finding, known bool) {
 		name, ok = s.c.Directory.Name(p.Addr())
 	}
 	full := name + "." + s.domain
-	if _, fits := dns.IsDomainName(full); !ok || !fits { // a client may be called "a..b"
+	if _, fits := dns.IsDomainName(full); !ok || !fits || !s.leadsTo(name, p.Addr()) { // a client may be called "a..b"
 		return finding{zone: f.zone, missing: true}, true
 	}
 	if q.Qtype == dns.TypePTR {
@@ -145,6 +146,12 @@ func (s *Server) reverse(q dns.Question, text string) (f finding, known bool) {
 		f.records = append(f.records, &dns.PTR{Hdr: head, Ptr: full})
 	}
 	return f, true
+}
+
+// leadsTo tells whether a name has an address. That of a client may have not: it is the gateway's, or another client has it as well.
+func (s *Server) leadsTo(name string, a netip.Addr) bool {
+	addrs, ok := s.lookup(strings.ToLower(name))
+	return ok && slices.Contains(addrs, a)
 }
 
 // reversed reads 3.0.10, which stands before in-addr.arpa, as 10.0.3.0/24.
