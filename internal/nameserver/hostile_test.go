@@ -51,3 +51,22 @@ func (namesakes) Name(a netip.Addr) (string, bool) {
 	}
 	return "cam", a == addr("10.0.3.8") || a == addr("10.0.3.9")
 }
+
+// A zone, or servers, that the configuration has for a part of the domain of clients is the longer suffix.
+func TestZoneBelowTheDomainOfClients(t *testing.T) {
+	_, to := serve(t, Config{}, Settings{
+		Zones:   []Zone{{Name: "lab.ferry.internal", Records: []Record{{Name: "www", IP: addr("10.0.9.9")}}}},
+		Forward: map[string][]netip.AddrPort{"corp.ferry.internal": {upstream(t, text)}},
+	})
+	for name, want := range map[string]string{
+		"www.lab.ferry.internal.":  "NOERROR aa www.lab.ferry.internal. 30 IN A 10.0.9.9",
+		"no.lab.ferry.internal.":   "NXDOMAIN aa authority lab.ferry.internal. SOA",
+		"www.corp.ferry.internal.": `NOERROR www.corp.ferry.internal. 0 IN TXT "udp"`,
+		"cam1.ferry.internal.":     "NOERROR aa cam1.ferry.internal. 30 IN A 10.0.3.7",
+		"cam2.ferry.internal.":     "NXDOMAIN aa authority ferry.internal. SOA",
+	} {
+		if got := strings.Join(outcome(ask(t, "udp", to, name, dns.TypeA)), " "); got != want {
+			t.Errorf("%s: got %s, want %s", name, got, want)
+		}
+	}
+}

@@ -39,8 +39,16 @@ type finding struct {
 // find returns what is known about a question; known: nobody else is to be asked. Of what the configuration says, the longest suffix wins.
 func (s *Server) find(t *table, q dns.Question) (f finding, known bool) {
 	name := dns.CanonicalName(q.Name)
+	suffix := t.group(name).suffix
+	z := s.zones.find(name)
+	if z == nil {
+		z = t.zones.find(name)
+	}
+	if z != nil && len(suffix) > len(z.suffix) {
+		z = nil
+	}
 	switch {
-	case dns.IsSubDomain(s.domain, name):
+	case dns.IsSubDomain(s.domain, name) && len(suffix) <= len(s.domain) && (z == nil || len(z.suffix) <= len(s.domain)):
 		return s.client(q, before(name, s.domain)), true
 	case dns.CountLabel(name) == 1 && !ofDelegation(q.Qtype):
 		if addrs, ok := s.lookup(strings.TrimSuffix(name, ".")); ok {
@@ -51,11 +59,7 @@ func (s *Server) find(t *table, q dns.Question) (f finding, known bool) {
 			return f, true
 		}
 	}
-	z := s.zones.find(name)
 	if z == nil {
-		z = t.zones.find(name)
-	}
-	if z == nil || len(t.group(name).suffix) > len(z.suffix) {
 		return f, false
 	}
 	addrs, found := z.lookup(name)
