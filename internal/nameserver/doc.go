@@ -25,5 +25,5 @@
 //     number, in all and for one client. Beyond that questions are dropped, and come again.
 //
 // What clients can make a gateway hold: 1024 questions that wait upstream, each with a socket, 128 of one client; 256 connections of TCP, 16 of one
-// client, for 10 s of silence, each with 4 KiB. Nothing is cached: the servers upstream do that.
+// client, for 10 s of silence, each with 4 KiB and 16 of those questions. Nothing is cached: the servers upstream do that.
 package nameserver

@@ -1,9 +1,12 @@
 package nameserver
 
 import (
+	"context"
+	"net"
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/miekg/dns"
 )
@@ -68,5 +71,33 @@ func TestZoneBelowTheDomainOfClients(t *testing.T) {
 		if got := strings.Join(outcome(ask(t, "udp", to, name, dns.TypeA)), " "); got != want {
 			t.Errorf("%s: got %s, want %s", name, got, want)
 		}
+	}
+}
+
+// A question whose answer hangs keeps no other one of its connection from being answered (RFC 7766 section 6.2.1.1).
+func TestPipelineDoesNotWait(t *testing.T) {
+	release := make(chan struct{})
+	up := upstream(t, func(w dns.ResponseWriter, m *dns.Msg) { <-release; text(w, m) })
+	_, to := serve(t, Config{}, Settings{Upstream: []netip.AddrPort{up}})
+	x, err := new(net.Dialer).DialContext(context.Background(), "tcp", to)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer x.Close()
+	_ = x.SetDeadline(time.Now().Add(patience))
+	c := dns.Conn{Conn: x}
+	for _, name := range []string{"www.example.", "cam1."} {
+		if err := c.WriteMsg(new(dns.Msg).SetQuestion(name, dns.TypeA)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	began := time.Now()
+	m, err := c.ReadMsg()
+	close(release)
+	if err != nil || m.Question[0].Name != "cam1." {
+		t.Errorf("after %v: got %v, %v", time.Since(began), m, err)
+	}
+	if m, err = c.ReadMsg(); err != nil || m.Question[0].Name != "www.example." {
+		t.Errorf("got %v, %v", m, err)
 	}
 }

@@ -37,6 +37,7 @@ type Config struct {
 const (
 	maxWaiting, maxWaitingEach = 1024, 128 // questions upstream
 	maxConns, maxConnsEach     = 256, 16   // of TCP
+	pipelined                  = 16        // questions of one connection upstream; behind those it is read no more until one is answered
 	idle                       = 10 * time.Second
 )
 
@@ -185,42 +186,76 @@ func (s *Server) accept(ctx context.Context, l net.Listener, work *sync.WaitGrou
 	})
 }
 
-// converse answers the questions of a connection, one after the other, until it is silent for too long or ends.
+// converse answers the questions of a connection until it is silent for too long or ends, each as soon as its answer is there (RFC 7766 section 6.2.1.1):
+//
+//	read --+-- known here ----------------+--> replies --> write
+//	       +-- fetch, pipelined at once --+
 func (s *Server) converse(ctx context.Context, conn net.Conn, client netip.Addr) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
 	defer stop()
 	defer conn.Close()
+	replies := make(chan []byte)
+	var asking, writing sync.WaitGroup
+	writing.Go(func() {
+		for b := range replies {
+			if writeReply(conn, b) != nil {
+				cancel() // what comes still is dropped
+			}
+		}
+	})
+	room := make(chan struct{}, pipelined)
 	b := make([]byte, 2+maxQuery)
 	for {
-		_ = conn.SetDeadline(time.Now().Add(idle))
-		if _, err := io.ReadFull(conn, b[:2]); err != nil {
-			return
-		}
-		n := int(binary.BigEndian.Uint16(b))
-		if n > maxQuery {
-			s.count.malformed.Add(1)
-			return
-		}
-		if _, err := io.ReadFull(conn, b[:n]); err != nil {
-			return
+		n := s.readQuestion(conn, b)
+		if n == 0 {
+			break
 		}
 		reply, far := s.answer(b[:n], client, true)
-		if far != nil {
-			if !s.waiting.enter(client) {
-				s.count.busy.Add(1)
-				return
+		if far == nil {
+			if reply == nil {
+				break
 			}
-			reply = s.fetch(ctx, far, true)
-			s.waiting.leave(client)
+			replies <- reply
+			continue
 		}
-		if len(reply) == 0 || len(reply) > tcpMax {
-			return
+		room <- struct{}{}
+		if !s.waiting.enter(client) {
+			s.count.busy.Add(1)
+			break
 		}
-		_ = conn.SetDeadline(time.Now().Add(idle))
-		if _, err := conn.Write(append(binary.BigEndian.AppendUint16(make([]byte, 0, 2+len(reply)), uint16(len(reply))), reply...)); err != nil {
-			return
-		}
+		asking.Go(func() {
+			defer func() { s.waiting.leave(client); <-room }()
+			replies <- s.fetch(ctx, far, true)
+		})
 	}
+	asking.Wait()
+	close(replies)
+	writing.Wait()
+}
+
+// readQuestion reads a message into b and returns its length; 0: none comes any more.
+func (s *Server) readQuestion(conn net.Conn, b []byte) int {
+	_ = conn.SetReadDeadline(time.Now().Add(idle))
+	if _, err := io.ReadFull(conn, b[:2]); err != nil {
+		return 0
+	}
+	n := int(binary.BigEndian.Uint16(b))
+	if n > maxQuery {
+		s.count.malformed.Add(1)
+		return 0
+	}
+	if _, err := io.ReadFull(conn, b[:n]); err != nil {
+		return 0
+	}
+	return n
+}
+
+func writeReply(conn net.Conn, b []byte) error {
+	_ = conn.SetWriteDeadline(time.Now().Add(idle))
+	_, err := conn.Write(append(binary.BigEndian.AppendUint16(make([]byte, 0, 2+len(b)), uint16(len(b))), b...))
+	return err
 }
 
 // addrOf returns the address that a socket has named.
