@@ -3,8 +3,10 @@ package l2port
 import (
 	"errors"
 	"io"
+	"maps"
 	"net"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -12,6 +14,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"ferry/internal/l2port/ether"
 )
 
 const (
@@ -97,9 +101,32 @@ func (s *switchboard) take(b []byte, from *net.UnixAddr) {
 		s.lines[from.Name] = l
 		s.mu.Unlock()
 		s.arrive <- l // nobody else sends to it
+		s.probe(l)
 	}
 	if !greeting {
 		l.put(b)
+	}
+}
+
+// nobody is a frame that no card takes: to the gateway's own MAC, of a type for experiments (IEEE 802, clause 9.2.3), as short as frames can be.
+var nobody = append(slices.Concat(ether.Gateway[:], ether.Gateway[:], []byte{0x88, 0xb5}), make([]byte, 60-ether.HeaderLen)...)
+
+// probe ends the lines of machines that are gone, which nothing tells but that nothing can be sent to them. One that is started anew has another path, and
+// should find its address free.
+func (s *switchboard) probe(fresh *line) {
+	s.mu.Lock()
+	all := slices.Collect(maps.Values(s.lines))
+	s.mu.Unlock()
+	for _, l := range all {
+		if l == fresh || s.send(l, nobody) {
+			continue
+		}
+		s.mu.Lock()
+		gone := l.gone
+		s.mu.Unlock()
+		if gone != nil {
+			_ = l.Close()
+		}
 	}
 }
 

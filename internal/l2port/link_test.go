@@ -557,3 +557,38 @@ func BenchmarkLink(b *testing.B) {
 		n += k
 	}
 }
+
+// A machine that was killed says nothing, and has another path when it is started anew (vfkit has its number in it): its line ends then, and is not there for good
+// with the address that it had.
+func TestKilledMachineEnds(t *testing.T) {
+	l, dial := listenHere(t, "vfkit+unix")
+	accept := func() (m *machine, ended chan error) {
+		m, ended = dial(), make(chan error, 1)
+		m.send(t, whoHas)
+		a, err := l.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		link := a.Link(config)
+		t.Cleanup(func() { _ = link.Close() })
+		go func() { ended <- answering(link) }()
+		m.expect(t)
+		return m, ended
+	}
+	killed, ended := accept()
+	_, sleeps := accept()
+	_ = killed.Close()
+	_, fresh := accept()
+	select {
+	case <-ended:
+	case <-time.After(10 * time.Second):
+		t.Error("it is there still")
+	}
+	select {
+	case <-sleeps:
+		t.Error("who only says nothing was ended, too")
+	case <-fresh:
+		t.Error("so was the new one")
+	default:
+	}
+}
