@@ -12,10 +12,12 @@ import (
 	"net/netip"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/time/rate"
 
+	"ferry/internal/admission"
 	"ferry/internal/carrier"
 )
 
@@ -28,7 +30,8 @@ type ServerConfig struct {
 	Auth   string               // DefaultAuth; 31 bytes of it count
 	Accept []netip.Prefix       // destinations that may be asked for, IPv4: Loopback
 	Admit  func(net.Conn) error // everybody
-	Max    int                  // tunnels at once, with connections that have not asked yet: 1024
+	Max    int                  // tunnels at once, with connections that have not asked yet, a quarter at most: 1024
+	Count  *Counters            // its own
 	Log    *slog.Logger         // nothing
 	Lines  *Lines               // nothing
 
@@ -42,7 +45,7 @@ type ServerConfig struct {
 // A Server connects clients to destinations.
 type Server struct {
 	c       ServerConfig
-	room    chan struct{} // has an element for each tunnel
+	gate    *admission.Gate
 	refused *rate.Limiter // of lines in the log about those
 }
 
@@ -56,10 +59,13 @@ func NewServer(c ServerConfig) *Server {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
+	if c.Count == nil {
+		c.Count = new(Counters)
+	}
 	c.RequestTimeout = cmp.Or(c.RequestTimeout, 10*time.Second)
 	c.PieceTimeout = cmp.Or(c.PieceTimeout, time.Second)
 	c.Hold, c.HalfOpen = cmp.Or(c.Hold, holdBack), cmp.Or(c.HalfOpen, halfOpen)
-	return &Server{c: c, room: make(chan struct{}, c.Max), refused: rate.NewLimiter(10, 10)}
+	return &Server{c: c, gate: admission.New(crowd(c.Max)), refused: rate.NewLimiter(10, 10)}
 }
 
 // Serve serves who comes by a listener until ctx is done, and closes it. It waits for all tunnels.
@@ -74,20 +80,29 @@ func serve(ctx context.Context, l net.Listener, log *slog.Logger, handle func(ne
 	return carrier.Accept(ctx, l, log, func(conn net.Conn) { all.Go(func() { handle(conn) }) })
 }
 
+// crowd returns how many may be there. Who has not asked proves nothing, and no source is known by which others would be told from it: so one of those has to go
+// when there are too many.
+func crowd(most int) admission.Limits {
+	const noLimit = 1 << 30
+	return admission.Limits{
+		Sessions: most, Plain: most, Unknown: max(most/4, 1),
+		SourceSessions: noLimit, SourceUnknown: noLimit, SourceRate: noLimit, SourceBurst: noLimit, Rate: noLimit,
+	}
+}
+
 // enter serves a connection if there is room and it may come in.
 func (s *Server) enter(ctx context.Context, conn net.Conn) {
-	select {
-	case s.room <- struct{}{}:
-		defer func() { <-s.room }()
-	default:
-		s.refuse(conn, fmt.Errorf("%d tunnels are there already", s.c.Max))
+	visit, why := s.gate.Enter(netip.Addr{}, time.Now(), func() { _ = conn.Close() })
+	if why != admission.Admitted {
+		s.refuse(conn, &s.c.Count.full, fmt.Errorf("%d tunnels are there already", s.c.Max))
 		carrier.Reset(conn)
 		return
 	}
+	defer func() { visit.Leave(time.Now()) }()
 	defer conn.Close()
 	if s.c.Admit != nil {
 		if err := s.c.Admit(conn); err != nil {
-			s.refuse(conn, err)
+			s.refuse(conn, &s.c.Count.source, err)
 			return
 		}
 	}
@@ -95,33 +110,39 @@ func (s *Server) enter(ctx context.Context, conn net.Conn) {
 	if !ok {
 		panic("vtunnel: a listener has no streams")
 	}
-	s.handle(ctx, c)
+	s.handle(ctx, c, visit)
 }
 
-func (s *Server) refuse(conn net.Conn, err error) {
+func (s *Server) refuse(conn net.Conn, count *atomic.Uint64, err error) {
+	count.Add(1)
 	if s.refused.Allow() {
 		s.c.Log.Info("tunnel refused", "from", conn.RemoteAddr().String(), "err", err)
 	}
 }
 
 // handle is the life of a connection.
-func (s *Server) handle(ctx context.Context, conn stream) {
+func (s *Server) handle(ctx context.Context, conn stream, visit *admission.Visit) {
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
 	defer stop()
 	r, rest, err := s.readRequest(conn)
-	if errors.Is(err, errNothing) {
-		return
-	}
 	var dest net.Conn
 	answer, to := badRequest, netip.AddrPort{}
 	if err == nil {
 		answer, to, err = s.judge(r)
 	}
-	if err == nil {
+	switch {
+	case visit.Known(true, time.Now()) != admission.Admitted:
+		s.refuse(conn, &s.c.Count.evicted, errEvicted)
+		return
+	case errors.Is(err, errNothing):
+		s.c.Count.silent.Add(1)
+		return
+	case err == nil:
 		answer, dest, err = s.dial(ctx, r, to)
 	}
+	_ = conn.SetWriteDeadline(time.Now().Add(s.c.RequestTimeout)) // a client of vsock says how much it takes, also nothing
 	if err != nil {
-		s.refuse(conn, err)
+		s.refuse(conn, s.c.Count.of(answer), err)
 		_, _ = io.WriteString(conn, string(answer))
 		carrier.Drain(conn)
 		return
@@ -130,6 +151,9 @@ func (s *Server) handle(ctx context.Context, conn stream) {
 	if _, err := io.WriteString(conn, string(ready)); err != nil {
 		return
 	}
+	_ = conn.SetWriteDeadline(time.Time{})
+	s.c.Count.made.Add(1)
+	defer s.c.Count.ended.Add(1)
 	s.relay(ctx, conn, rest, dest)
 	s.c.Lines.Say("finished processing tunnel, thread exiting")
 }
@@ -157,6 +181,7 @@ var (
 	errNothing = errors.New("no request")
 	errRequest = errors.New("this is no request: auth string, IPv4 address, port, and tcp or udp are expected")
 	errAuth    = errors.New("a wrong auth string")
+	errEvicted = errors.New("too many connections that ask for nothing, and this one had to go")
 )
 
 // readRequest reads a request, and what its client has sent behind it.

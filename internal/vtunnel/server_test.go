@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/netip"
 	"os"
@@ -381,4 +382,59 @@ func TestServerUDPUnreachable(t *testing.T) {
 	if got, err := io.ReadAll(conn); len(got) > 0 || os.IsTimeout(err) {
 		t.Errorf("got %q, %v, want the end", got, err)
 	}
+}
+
+// Connections that ask for nothing keep nobody out: of those some have to go, and not who comes.
+func TestSilentConnectionsKeepNobodyOut(t *testing.T) {
+	count := new(Counters)
+	b := newServer(t, ServerConfig{Max: 400, Count: count, RequestTimeout: patience, PieceTimeout: patience})
+	to := destination(t, echo)
+	for i := range 500 {
+		conn := b.connect(t)
+		if i%2 == 0 {
+			_, _ = io.WriteString(conn, "VTUNNEL 127.0.0.1") // it may have been closed by now
+		}
+	}
+	await(t, func() bool { n := count.Stats(); return n["unasked"]+n["full"] >= 400 })
+	for range 20 {
+		conn := b.connect(t)
+		if got, err := original(conn, fmt.Sprintf("VTUNNEL 127.0.0.1 %d tcp", to)); got != ready {
+			t.Fatalf("got %q, %v", got, err)
+		}
+		ask(t, conn, "hello")
+	}
+}
+
+// await waits until something is so.
+func await(t *testing.T, so func() bool) {
+	t.Helper()
+	for end := time.Now().Add(patience); !so(); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("it does not come")
+		}
+	}
+}
+
+// Each connection is counted once, by what became of it.
+func TestCounters(t *testing.T) {
+	count := new(Counters)
+	b := newServer(t, ServerConfig{Count: count, Max: 7, RequestTimeout: patience, PieceTimeout: patience})
+	tunnel := fmt.Sprintf("VTUNNEL 127.0.0.1 %d tcp", destination(t, echo))
+	for _, line := range []string{"VTUNNEL 127.0.0.1", "BAD 127.0.0.1 7001 tcp", "VTUNNEL 10.0.0.1 7001 tcp", "VTUNNEL 127.0.0.1 0 tcp", "", tunnel} {
+		conn := b.connect(t)
+		_, _ = io.WriteString(conn, line)
+		_ = conn.CloseWrite()
+		_, _ = io.ReadAll(conn)
+	}
+	want := map[string]uint64{"made": 1, "ended": 1, "full": 0, "unasked": 0, "source": 0, "silent": 1, "request": 1, "auth": 1, "address": 1, "destination": 1}
+	await(t, func() bool { return maps.Equal(count.Stats(), want) })
+	_ = b.connect(t) // silent, and the next one takes its place
+	for range 5 {
+		if got, err := original(b.connect(t), tunnel); got != ready {
+			t.Fatalf("got %q, %v", got, err)
+		}
+	}
+	want["made"], want["unasked"] = 6, 1
+	await(t, func() bool { return maps.Equal(count.Stats(), want) })
+	await(t, func() bool { _, _ = original(b.connect(t), tunnel); return count.Stats()["full"] > 0 })
 }
