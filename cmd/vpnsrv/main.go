@@ -31,6 +31,7 @@ import (
 	"ferry/internal/l2port"
 	"ferry/internal/netadmin"
 	"ferry/internal/netstack"
+	"ferry/internal/vtunnel"
 )
 
 // version is set by the linker: -ldflags "-X main.version=1.0".
@@ -130,6 +131,10 @@ func run(ctx context.Context, keys *config.Gateway, c gateway.Config, host host)
 	if err != nil {
 		return err
 	}
+	count := new(vtunnel.Counters)
+	if len(tunnels) > 0 {
+		c.Tunnels = count.Stats
+	}
 	confined := make(chan struct{})
 	c.Ready = func() {
 		close(confined)
@@ -137,7 +142,7 @@ func run(ctx context.Context, keys *config.Gateway, c gateway.Config, host host)
 	}
 	c.Reread = func() (gateway.Config, error) { return keys.Reread(host.Open) }
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return serveTunnels(ctx, tunnels, confined, c.Log) })
+	group.Go(func() error { return serveTunnels(ctx, tunnels, confined, count, c.Log) })
 	group.Go(func() error { return gateway.Run(ctx, c, host) })
 	return group.Wait()
 }

@@ -74,6 +74,9 @@ func printStatus(w io.Writer, s api.Status) error {
 	if s.Names != nil {
 		f.Add("questions for names", cli.Counts(s.Names))
 	}
+	if s.Tunnels != nil {
+		f.Add("tunnels", cli.Counts(s.Tunnels))
+	}
 	f.Add("ended or refused", cli.Counts(s.Closed))
 	return f.Write(w)
 }

@@ -49,8 +49,8 @@ func closeTunnels(all []tunnelListener) {
 	}
 }
 
-// serveTunnels serves clients of vtunnel from when the rights are gone until ctx is done. It closes the listeners.
-func serveTunnels(ctx context.Context, all []tunnelListener, confined <-chan struct{}, log *slog.Logger) error {
+// serveTunnels serves clients of vtunnel from when the rights are gone until ctx is done, and counts them. It closes the listeners.
+func serveTunnels(ctx context.Context, all []tunnelListener, confined <-chan struct{}, count *vtunnel.Counters, log *slog.Logger) error {
 	defer closeTunnels(all)
 	select {
 	case <-confined:
@@ -59,7 +59,7 @@ func serveTunnels(ctx context.Context, all []tunnelListener, confined <-chan str
 	}
 	group, ctx := errgroup.WithContext(ctx)
 	for _, l := range all {
-		s := vtunnel.NewServer(vtunnel.ServerConfig{Auth: l.at.Auth, Accept: l.at.Accept, Admit: l.at.Admit, Log: log})
+		s := vtunnel.NewServer(vtunnel.ServerConfig{Auth: l.at.Auth, Accept: l.at.Accept, Admit: l.at.Admit, Count: count, Log: log})
 		log.Info("listening for clients of vtunnel", "on", l.at)
 		group.Go(func() error { return s.Serve(ctx, l) })
 	}

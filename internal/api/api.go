@@ -130,7 +130,9 @@ type Status struct {
 	// Beyond are connections that the gateway has with the network behind it itself, and those that it was refused, by reason.
 	Beyond map[string]uint64 `json:"beyond,omitempty"`
 	// Names are questions to the gateway\'s name server, by what became of them; nil: it has none.
-	Names   map[string]uint64 `json:"names,omitempty"`
+	Names map[string]uint64 `json:"names,omitempty"`
+	// Tunnels are connections of clients of vtunnel, by what became of them; nil: there is no listener for those.
+	Tunnels map[string]uint64 `json:"tunnels,omitempty"`
 	Closed  map[string]uint64 `json:"closed"` // connections, by what ended them
 	Queued  int               `json:"queued"` // bytes
 	Leases  Leases            `json:"leases"`

@@ -375,6 +375,9 @@ func (g *Gateway) status() api.Status {
 	if g.names != nil {
 		st.Names = g.names.server.Stats()
 	}
+	if tunnels := g.c().Tunnels; tunnels != nil {
+		st.Tunnels = tunnels()
+	}
 	if disk.Err != nil {
 		st.Leases.Err = disk.Err.Error()
 	}

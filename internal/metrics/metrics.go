@@ -23,6 +23,7 @@ const (
 	Drops           = "ferry_dropped_packets_total"
 	Ended           = "ferry_connections_ended_total"
 	Questions       = "ferry_name_questions_total"
+	Tunnels         = "ferry_vtunnel_connections_total"
 	Queued          = "ferry_queued_bytes"
 	Leases          = "ferry_leases"
 	Storage         = "ferry_lease_storage_ok"
@@ -38,6 +39,7 @@ var (
 	drops           = describe(Drops, "Packets that were dropped, by reason.", "reason")
 	ended           = describe(Ended, "Connections that ended or were refused, by cause.", "cause")
 	questions       = describe(Questions, "Questions of clients for names, by what became of them.", "outcome")
+	tunnels         = describe(Tunnels, "Connections of clients of vtunnel, by what became of them.", "outcome")
 	queued          = describe(Queued, "Bytes that wait for clients.")
 	leases          = describe(Leases, "Addresses for clients without a key, by state.", "state")
 	storage         = describe(Storage, "1 if leases can be stored.")
@@ -76,6 +78,9 @@ func (c collector) Collect(to chan<- prometheus.Metric) {
 	}
 	for outcome, n := range s.Names {
 		counter(questions, n, outcome)
+	}
+	for outcome, n := range s.Tunnels {
+		counter(tunnels, n, outcome)
 	}
 	gauge(queued, float64(s.Queued))
 	gauge(leases, float64(s.Leases.Free), "free")

@@ -14,7 +14,7 @@ import (
 
 var status = api.Status{
 	Version: "7", Sessions: 3, Unauthenticated: 1, Peers: 2, Packets: 10, Bytes: 5000, Queued: 20,
-	Drops: map[string]uint64{"source": 4}, Names: map[string]uint64{"local": 11}, Closed: map[string]uint64{"left": 5, "plain_refused": 6},
+	Drops: map[string]uint64{"source": 4}, Names: map[string]uint64{"local": 11}, Tunnels: map[string]uint64{"made": 12}, Closed: map[string]uint64{"left": 5, "plain_refused": 6},
 	Leases: api.Leases{Free: 7, Live: 8, Held: 9, Err: "no space left on device"},
 }
 
@@ -24,7 +24,7 @@ func TestMetrics(t *testing.T) {
 	for name, want := range map[string]string{
 		Info: Info + `{version="7"} 1`, Sessions: Sessions + " 3", Unauthenticated: Unauthenticated + " 1", Peers: Peers + " 2",
 		Packets: Packets + " 10", Bytes: Bytes + " 5000", Drops: Drops + `{reason="source"} 4`,
-		Ended: Ended + `{cause="left"} 5` + "\n" + Ended + `{cause="plain_refused"} 6`, Queued: Queued + " 20", Questions: Questions + `{outcome="local"} 11`,
+		Ended: Ended + `{cause="left"} 5` + "\n" + Ended + `{cause="plain_refused"} 6`, Queued: Queued + " 20", Questions: Questions + `{outcome="local"} 11`, Tunnels: Tunnels + `{outcome="made"} 12`,
 		Leases: Leases + `{state="free"} 7` + "\n" + Leases + `{state="held"} 9` + "\n" + Leases + `{state="live"} 8`, Storage: Storage + " 0",
 	} {
 		got, err := testutil.CollectAndFormat(c, expfmt.TypeTextPlain, name)

@@ -415,6 +415,19 @@ func await(t *testing.T, so func() bool) {
 	}
 }
 
+// The documentation says what is counted.
+func TestCountersAreDocumented(t *testing.T) {
+	text, err := os.ReadFile("../../docs/vtunnel.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name := range new(Counters).Stats() {
+		if !strings.Contains(string(text), "`"+name+"`") {
+			t.Errorf("docs/vtunnel.md does not say what %s is", name)
+		}
+	}
+}
+
 // Each connection is counted once, by what became of it.
 func TestCounters(t *testing.T) {
 	count := new(Counters)

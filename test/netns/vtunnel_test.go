@@ -43,6 +43,11 @@ func TestVtunnel(t *testing.T) {
 					t.Errorf("%s: got %q, want %q", test.name, got, test.want)
 				}
 			}
+			for _, count := range []string{"made 1", "address 1", "auth 1"} {
+				if status := n.vpnsrv("status"); !strings.Contains(status, count) {
+					t.Errorf("not counted: %s\n%s", count, status)
+				}
+			}
 			stop(t, n.srv)
 			// Without a process that has rights the socket stays, dead, and is replaced by the next start.
 			if _, err := os.Lstat(path); exit == "kernel" && !errors.Is(err, fs.ErrNotExist) {

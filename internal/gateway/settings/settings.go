@@ -152,6 +152,8 @@ type Config struct {
 	LogLevel  slog.Level       // that Log has
 	SetLevel  func(slog.Level) // changes that of Log; nil: it can not be changed
 
+	Tunnels func() map[string]uint64 // counts what came by VTunnelListen, for the operator; nil: nothing can
+
 	Ready  func()          // called once when clients can connect; may be nil
 	Report <-chan struct{} // each receive logs all counters; may be nil
 	// Reread returns what the configuration says now, for a reload; nil: there is none to read again.
