@@ -3,6 +3,7 @@ package gateway
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"net/netip"
 
 	"ferry/internal/addrpool"
@@ -90,10 +91,15 @@ func ofMachine(l addrpool.Lease, m ether.MAC) bool {
 // else any. Of two that are there with the same MAC, as QEMU gives it to all, each gets its own.
 func (l *leases) grantMachine(ctx context.Context, owner uint64, mac ether.MAC, wanted netip.Addr) (addrpool.Grant, error) {
 	r := addrpool.Request{Owner: owner, Hint: wanted, Name: mac.String(), Token: machineToken(mac)}
-	return l.grantBy(ctx, func(pool *addrpool.Pool) addrpool.Request {
+	granted, err := l.grantBy(ctx, func(pool *addrpool.Pool) addrpool.Request {
 		if held, ok := pool.Held(func(l addrpool.Lease) bool { return ofMachine(l, mac) }); ok {
 			r.Resume, r.ResumeToken = held.Addr, held.Token
 		}
 		return r
 	})
+	if errors.Is(err, addrpool.ErrInUse) { // what is reserved for the MAC; the other one has the name, too
+		r.Name = ""
+		return l.grant(ctx, r)
+	}
+	return granted, err
 }

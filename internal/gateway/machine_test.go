@@ -57,6 +57,9 @@ func TestMachineLeases(t *testing.T) {
 	if got := get(3, mac2, ""); got != "10.0.9.9" {
 		t.Errorf("reserved is 10.0.9.9, got %s", got)
 	}
+	if got := get(8, mac2, ""); got == "10.0.9.9" {
+		t.Error("two machines of one MAC have what is reserved for it")
+	}
 	if got := get(4, mac1, clone); got != first {
 		t.Errorf("came back and got %s, had %s", got, first)
 	}
