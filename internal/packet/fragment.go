@@ -65,11 +65,12 @@ func appendCopied(b, header []byte) []byte {
 }
 
 const (
-	icmpUnreachable = 3
-	icmpFragNeeded  = 4
+	icmpUnreachable  = 3
+	icmpFragNeeded   = 4
+	icmpTimeExceeded = 11
 
-	// maxICMPError is how long an error may be, with its IP header (RFC 1812, section 4.3.2.3).
-	maxICMPError = 576
+	// MaxICMPError is how long an error may be, with its IP header (RFC 1812, section 4.3.2.3).
+	MaxICMPError = 576
 	// internetworkControl is the precedence of errors, as a TOS (RFC 1812, section 4.3.2.5).
 	internetworkControl = 6 << 5
 	icmpTTL             = 64
@@ -80,11 +81,21 @@ const (
 // Check; from, an IPv4 address, is the source of the error. It returns dst as it was if ip must not
 // be answered by an error. Limiting the rate is left to the caller.
 func AppendFragNeeded(dst []byte, ip []byte, mtu int, from netip.Addr) []byte {
+	return appendError(dst, ip, icmpUnreachable, icmpFragNeeded, uint16(min(mtu, 65535)), from)
+}
+
+// AppendTimeExceeded appends to dst the ICMP error "time to live exceeded in transit" (RFC 792), as AppendFragNeeded does.
+func AppendTimeExceeded(dst []byte, ip []byte, from netip.Addr) []byte {
+	return appendError(dst, ip, icmpTimeExceeded, 0, 0, from)
+}
+
+// appendError appends an ICMP error about ip, whose last two bytes of header are more.
+func appendError(dst []byte, ip []byte, kind, code byte, more uint16, from netip.Addr) []byte {
 	p := IPv4(ip)
 	if !from.Is4() || !answerable(p) {
 		return dst
 	}
-	quote := ip[:min(len(ip), maxICMPError-minIPv4Header-icmpHeader)]
+	quote := ip[:min(len(ip), MaxICMPError-minIPv4Header-icmpHeader)]
 	var b [minIPv4Header + icmpHeader]byte
 	header, icmp := b[:minIPv4Header], b[minIPv4Header:]
 	header[0] = 4<<4 | minIPv4Header/4
@@ -99,8 +110,8 @@ func AppendFragNeeded(dst []byte, ip []byte, mtu int, from netip.Addr) []byte {
 	copy(header[ipv4Dst:], ip[ipv4Src:ipv4Src+4])
 	IPv4(header).sum()
 
-	icmp[0], icmp[1] = icmpUnreachable, icmpFragNeeded
-	binary.BigEndian.PutUint16(icmp[6:], uint16(min(mtu, 65535)))
+	icmp[0], icmp[1] = kind, code
+	binary.BigEndian.PutUint16(icmp[6:], more)
 	check := ^Checksum(icmp, 0) // the quote is summed up where it is
 	binary.BigEndian.PutUint16(icmp[2:], Checksum(quote, uint32(check)))
 	return append(append(dst, b[:]...), quote...)

@@ -149,6 +149,21 @@ func TestAppendFragNeeded(t *testing.T) {
 	}
 }
 
+func TestAppendTimeExceeded(t *testing.T) {
+	from := netip.MustParseAddr("10.0.254.253")
+	ip := spec{proto: protoUDP, payload: numbers(100)}.ip()
+	out := AppendTimeExceeded([]byte("abc"), ip, from)[3:]
+	mustCheck(t, Offload{}, out)
+	verifyHeader(t, out)
+	icmp := out[20:]
+	if p := IPv4(out); p.Src() != from || p.Dst() != IPv4(ip).Src() || icmp[0] != 11 || icmp[1] != 0 || binary.BigEndian.Uint32(icmp[4:]) != 0 || slowSum(icmp) != 0xffff || !bytes.Equal(icmp[8:], ip) {
+		t.Errorf("%v -> %v, ICMP % x, sum %#x", p.Src(), p.Dst(), icmp[:8], slowSum(icmp))
+	}
+	if again := AppendTimeExceeded(nil, out, from); again != nil {
+		t.Error("an error is answered by an error")
+	}
+}
+
 func TestAppendFragNeededIsSilent(t *testing.T) {
 	from := netip.MustParseAddr("10.0.254.253")
 	addr := func(at int, a, b, c, d byte) []byte {

@@ -5,6 +5,9 @@ import (
 	"net/netip"
 )
 
+// TTL returns how many more hops the packet may take.
+func (p IPv4) TTL() uint8 { return p[8] }
+
 // Protocol numbers (IANA, Assigned Internet Protocol Numbers).
 const (
 	protoICMP = 1
