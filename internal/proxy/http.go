@@ -34,7 +34,15 @@ func ServeHTTP(ctx context.Context, l net.Listener, connect Connect, dial Dial, 
 	}
 	srv := &http.Server{
 		ReadHeaderTimeout: helloTime, IdleTimeout: time.Minute, MaxHeaderBytes: maxHeader, ErrorLog: forward.ErrorLog, ConnState: s.track,
+		BaseContext: func(net.Listener) context.Context { return ctx }, // so that what was upgraded ends, too
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			counted := &taken{ResponseWriter: w}
+			w = counted
+			defer func() {
+				if counted.over {
+					s.left()
+				}
+			}()
 			switch {
 			case r.Method == http.MethodConnect:
 				s.tunnel(ctx, w, r)
@@ -65,16 +73,35 @@ func (s *server) track(program net.Conn, state http.ConnState) {
 			s.refused.Add(1)
 			_ = program.Close()
 		}
-	case http.StateClosed, http.StateHijacked: // who has taken it over counts it
-		s.count.Add(-1)
-		s.all.Done()
+	case http.StateClosed: // of one that was taken over the handler says when it ends: a tunnel, or an upgrade
+		s.left()
 	}
+}
+
+// left notes that a program was served.
+func (s *server) left() {
+	s.count.Add(-1)
+	s.all.Done()
+}
+
+// taken notes that a connection was taken from the HTTP server, which does not say then when it ends.
+type taken struct {
+	http.ResponseWriter
+	over bool
+}
+
+// Unwrap is for http.ResponseController.
+func (t *taken) Unwrap() http.ResponseWriter { return t.ResponseWriter }
+
+// Hijack implements http.Hijacker.
+func (t *taken) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	conn, buffered, err := http.NewResponseController(t.ResponseWriter).Hijack()
+	t.over = err == nil
+	return conn, buffered, err
 }
 
 // tunnel serves CONNECT (RFC 9110, section 9.3.6).
 func (s *server) tunnel(ctx context.Context, w http.ResponseWriter, r *http.Request) {
-	s.all.Add(1) // while track counts its connection
-	defer s.all.Done()
 	dialling, cancel := context.WithTimeout(ctx, dialTime)
 	half, err := s.connect(dialling, r.Host)
 	cancel()
@@ -88,8 +115,6 @@ func (s *server) tunnel(ctx context.Context, w http.ResponseWriter, r *http.Requ
 		_ = half.Close()
 		return
 	}
-	s.count.Add(1)
-	defer s.count.Add(-1)
 	end := context.AfterFunc(ctx, func() { _ = program.Close() })
 	defer end()
 	if _, err := program.Write([]byte("HTTP/1.1 200 Connection established\r\n\r\n")); err != nil {

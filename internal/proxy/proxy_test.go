@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
@@ -309,6 +310,45 @@ func TestMany(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// A connection that was upgraded, as of a WebSocket, counts until it ends, and ends with the proxy.
+func TestUpgraded(t *testing.T) {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		conn, _, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer conn.Close()
+		_, _ = conn.Write([]byte("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: test\r\n\r\n"))
+		_, _ = io.Copy(conn, conn)
+	}))
+	defer server.Close()
+	at := web(t)
+	all := make([]net.Conn, maxConns)
+	for i := range all {
+		all[i] = mustDial(t, at)
+		_ = all[i].SetDeadline(time.Now().Add(patience))
+		fmt.Fprintf(all[i], "GET %s/ HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: test\r\n\r\n", server.URL)
+	}
+	for i, c := range all {
+		answer, err := http.ReadResponse(bufio.NewReader(c), nil)
+		if err != nil || answer.StatusCode != http.StatusSwitchingProtocols {
+			t.Fatalf("connection %d: %v, %v", i, answer, err)
+		}
+	}
+	if !isClosed(t, mustDial(t, at)) {
+		t.Error("one more than there is room for is in")
+	}
+	for _, c := range all[:10] {
+		_ = c.Close()
+	}
+	for end := time.Now().Add(patience); isClosed(t, mustDial(t, at)); {
+		if time.Now().After(end) {
+			t.Fatal("no room again")
+		}
 	}
 }
 
