@@ -2,7 +2,6 @@ package netstack
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -27,15 +26,13 @@ func (l *Local) Connect(ctx context.Context, address string) (*Half, error) {
 	if err != nil {
 		return nil, err
 	}
-	var faults []error
-	for _, a := range addrs {
-		h, err := l.half(ctx, own, netip.AddrPortFrom(a, port))
-		if err == nil {
-			return h, nil
-		}
-		faults = append(faults, fmt.Errorf("dial %s: %w", address, err))
+	h, err := race(ctx, addrs, func(ctx context.Context, a netip.Addr) (*Half, error) {
+		return l.half(ctx, own, netip.AddrPortFrom(a, port))
+	})
+	if err != nil {
+		return nil, fmt.Errorf("dial %s: %w", address, err)
 	}
-	return nil, errors.Join(faults...)
+	return h, nil
 }
 
 func (l *Local) half(ctx context.Context, own netip.Addr, to netip.AddrPort) (*Half, error) {

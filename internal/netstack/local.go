@@ -133,15 +133,9 @@ func (l *Local) Dial(ctx context.Context, network, address string) (net.Conn, er
 	if err != nil {
 		return nil, err
 	}
-	var faults []error
-	for _, a := range addrs {
-		conn, err := l.dial(ctx, network, own, netip.AddrPortFrom(a, port))
-		if err == nil {
-			return conn, nil
-		}
-		faults = append(faults, err)
-	}
-	return nil, errors.Join(faults...)
+	return race(ctx, addrs, func(ctx context.Context, a netip.Addr) (net.Conn, error) {
+		return l.dial(ctx, network, own, netip.AddrPortFrom(a, port))
+	})
 }
 
 func (l *Local) dial(ctx context.Context, network string, own netip.Addr, to netip.AddrPort) (net.Conn, error) {
