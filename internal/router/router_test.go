@@ -225,6 +225,11 @@ func TestSetSites(t *testing.T) {
 			t.Errorf("%s: behind a client %v, want %v", a, got, want)
 		}
 	}
+	for a, want := range map[string]string{addrA: addrA, "192.168.7.9": addrB, "192.168.8.9": "192.168.8.9"} {
+		if got := w.table.Owner(netip.MustParseAddr(a)); got.String() != want {
+			t.Errorf("%s belongs to %s, want %s", a, got, want)
+		}
+	}
 	for prefix, via := range map[string]string{"10.0.0.0/8": addrA, "192.168.8.0/24": "10.1.0.7"} {
 		if err := w.table.SetSites(map[netip.Prefix]netip.Addr{netip.MustParsePrefix(prefix): netip.MustParseAddr(via)}); err == nil || route() != w.b {
 			t.Errorf("%s via %s: no error, or it took effect", prefix, via)

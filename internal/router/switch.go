@@ -87,6 +87,14 @@ func (s *Switch) Behind(a netip.Addr) bool {
 	return ok
 }
 
+// Owner returns the address of the client that a source belongs to: the source itself, or who routes the network that it is in.
+func (s *Switch) Owner(source netip.Addr) netip.Addr {
+	if via, ok := s.sites.Load().Lookup(source); ok && !s.pool.Contains(source) {
+		return toAddr(via)
+	}
+	return source
+}
+
 // denied are destinations outside the pool that no client reaches unless they are allowed: this
 // machine's own loopback, link-local (with the metadata services of clouds), reserved space.
 var denied = []netip.Prefix{
