@@ -57,7 +57,7 @@ var arrows = map[string][]string{
 	"internal/hostnet":           {"internal/flowlist", "internal/hostdns"},
 	"internal/policy":            {},
 	"internal/tun":               {"internal/packet", "internal/proto"},
-	"internal/netstack":          {"internal/flowlist", "internal/hostnet", "internal/packet", "internal/proto", "internal/relay", "internal/router"},
+	"internal/netstack":          {"internal/buffer", "internal/flowlist", "internal/hostnet", "internal/packet", "internal/proto", "internal/relay", "internal/router"},
 	"internal/nameserver":        {"internal/carrier"},
 	"internal/proxy":             {"internal/carrier"},
 	"internal/forward":           {"internal/carrier", "internal/carrier/unix", "internal/flowlist", "internal/relay"},

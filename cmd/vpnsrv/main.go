@@ -190,7 +190,7 @@ type userHost struct {
 func (h *userHost) OpenExit() (exit gateway.Exit, err error) {
 	c := &h.c
 	h.exit, err = netstack.New(netstack.Config{
-		Log: c.Log, DialTimeout: c.DialTimeout, Dials: c.Dials, ClientDials: c.ClientDials, Conns: c.Conns, Flows: c.Flows, Idle: c.IdleOf, Alias: c.Alias,
+		Log: c.Log, DialTimeout: c.DialTimeout, Dials: c.Dials, ClientDials: c.ClientDials, Conns: c.Conns, Flows: c.Flows, Memory: c.ConnMemory, Idle: c.IdleOf, Alias: c.Alias,
 	})
 	return h.exit, err
 }

@@ -72,7 +72,7 @@ func TestDefaults(t *testing.T) {
 		Limits:      admission.Limits{Unknown: 256, Penalty: 5 * time.Second, PenaltyMax: 10 * time.Minute},
 		MaxSessions: settings.DefaultMaxSessions, QueueBytes: settings.DefaultQueue, QueueTotal: settings.DefaultQueueTotal,
 		Reserved: map[string]netip.Addr{}, Sites: map[netip.Prefix]netip.Addr{}, Alias: map[netip.Addr]netip.Addr{},
-		DialTimeout: settings.DefaultDeadline, Dials: settings.DefaultDials, ClientDials: settings.DefaultClientDials, Conns: settings.DefaultConns, Flows: settings.DefaultFlows, Idle: settings.DefaultEnds,
+		DialTimeout: settings.DefaultDeadline, Dials: settings.DefaultDials, ClientDials: settings.DefaultClientDials, Conns: settings.DefaultConns, Flows: settings.DefaultFlows, ConnMemory: int(min(settings.DefaultConnMemory, memory()/connShare)), Idle: settings.DefaultEnds,
 		DNSDomain: settings.DefaultDomain, DNSForward: map[string][]netip.AddrPort{}, DNSZones: map[string]map[string]netip.Addr{},
 		LogFormat: "text",
 	}

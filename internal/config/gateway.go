@@ -87,6 +87,7 @@ type Gateway struct {
 	ClientDials      int               `toml:"client_dials"`
 	Conns            int               `toml:"connections"`
 	Flows            int               `toml:"flows"`
+	ConnMemory       int               `toml:"connection_memory"` // bytes
 	Idle             map[string]string `toml:"idle"`
 	Forwards         map[string]string `toml:"forwards"`
 
@@ -108,7 +109,7 @@ func NewGateway(fs *pflag.FlagSet) *Gateway {
 		FrameTimeout: shortest(settings.DefaultDeadline), WriteTimeout: shortest(settings.DefaultDeadline),
 		MaxSessions: settings.DefaultMaxSessions, QueueBytes: settings.DefaultQueue, QueueTotal: settings.DefaultQueueTotal,
 		DialTimeout: shortest(settings.DefaultDeadline), Dials: settings.DefaultDials, ClientDials: settings.DefaultClientDials,
-		Conns: settings.DefaultConns, Flows: settings.DefaultFlows,
+		Conns: settings.DefaultConns, Flows: settings.DefaultFlows, ConnMemory: settings.DefaultConnMemory,
 		MaxUnknown: l.Unknown,
 		Penalty:    shortest(l.Penalty), PenaltyMax: shortest(l.PenaltyMax),
 		flags: fs,
@@ -177,6 +178,7 @@ func (g *Gateway) load(open open) (settings.Config, error) {
 		ClientDials:      inRange(s, "client_dials", g.ClientDials, 1, most),
 		Conns:            inRange(s, "connections", g.Conns, 1, most),
 		Flows:            inRange(s, "flows", g.Flows, 1, most),
+		ConnMemory:       inRange(s, "connection_memory", g.ConnMemory, leastConnMemory, math.MaxInt32),
 		Idle:             idle(s, g.Idle),
 		TUN:              read(s, "tun", g.TUN, parseInterface),
 		MTU:              inRange(s, "mtu", g.MTU, mtuMin, mtuMax),
@@ -222,7 +224,7 @@ func (g *Gateway) load(open open) (settings.Config, error) {
 	c.Sites = sites(s, g.Sites, c.PlainPool)
 	c.Alias = aliases(s, g.Alias, c.Pool)
 	c.Forwards = forwards(s, g.Forwards)
-	return boundQueues(c, s.isSet("queue_total"), memory()), s.err
+	return boundMemory(c, s.isSet, memory()), s.err
 }
 
 // fittingMTU returns an MTU whose packets go in one datagram each by whatever the gateway listens on.

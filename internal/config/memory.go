@@ -14,12 +14,16 @@ import (
 	"ferry/internal/gateway/settings"
 )
 
-// A share of the memory that there is may wait for clients, unless queue_total says how much; the rest is for
-// their sessions. Beyond another share the collector works harder instead of letting the heap double.
+// A share of the memory that there is may wait for clients, unless queue_total says how much, and another in connections with what is behind the gateway,
+// unless connection_memory does; the rest is for sessions. Beyond another share the collector works harder instead of letting the heap double.
 const (
 	queueShare = 4         // 1/4
+	connShare  = 8         // 1/8
 	heapShare  = 4.0 / 5.0 // what is not heap needs some, too
 )
+
+// leastConnMemory is the least that connections with what is behind the gateway can do with, bytes.
+const leastConnMemory = 1 << 20
 
 // memory returns how many bytes this process may use: those of the machine, or fewer by its control group.
 func memory() int64 {
@@ -66,10 +70,13 @@ func groupMemory(root, groups string) int64 {
 	return limit
 }
 
-// boundQueues makes what may wait for clients fit into memory, unless it was set by hand, and the heap with it.
-func boundQueues(c settings.Config, byHand bool, memory int64) settings.Config {
-	if !byHand {
+// boundMemory makes what may wait for clients, and in connections, fit into memory, unless it was set by hand, and the heap with it.
+func boundMemory(c settings.Config, isSet func(key string) bool, memory int64) settings.Config {
+	if !isSet("queue_total") {
 		c.QueueTotal = max(int(min(int64(c.QueueTotal), memory/queueShare)), c.QueueBytes)
+	}
+	if !isSet("connection_memory") {
+		c.ConnMemory = max(int(min(int64(c.ConnMemory), memory/connShare)), leastConnMemory)
 	}
 	if os.Getenv("GOMEMLIMIT") == "" {
 		c.HeapLimit = int64(float64(memory) * heapShare)

@@ -60,7 +60,7 @@ func TestQueueTotal(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := boundQueues(c, line != "", memory).QueueTotal; got != want {
+		if got := boundMemory(c, func(string) bool { return line != "" }, memory).QueueTotal; got != want {
 			t.Errorf("%q with %d bytes: got %d, want %d", line, memory, got, want)
 		}
 	}

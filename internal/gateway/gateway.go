@@ -209,6 +209,11 @@ func newGateway(c Config, exit Exit, leases *leases) (*Gateway, error) {
 	if err != nil {
 		return nil, err
 	}
+	if e, ok := exit.(interface {
+		KnowOwners(func(netip.Addr) netip.Addr)
+	}); ok { // the user-mode exit, which bounds what one client has
+		e.KnowOwners(g.table.Owner)
+	}
 	if !c.Key.IsZero() {
 		g.tls, g.web = c.Key.Server(g.known), c.Key.Outer()
 		g.devices, err = peerstore.Open(leases.dir, peerstore.Config{Pool: c.Pool, Plain: c.PlainPool})

@@ -6,10 +6,10 @@ import (
 	"net"
 	"net/netip"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 	"gvisor.dev/gvisor/pkg/waiter"
@@ -22,29 +22,37 @@ import (
 //	client --> in --up()--> out --> destination     an end of file here: shut down there
 //	client <-- in <-down()- out <-- destination     an error here: both are reset
 type conn struct {
-	in     tcpip.Endpoint
-	queue  *waiter.Queue
-	out    *net.TCPConn
-	raw    syscall.RawConn
-	client netip.Addr // whose it is; of an Exit only, as the two that follow
-	from   netip.AddrPort
-	to     netip.AddrPort // as the client has called it
-	born   time.Time
-	idle   time.Duration
-	last   atomic.Int64 // when a byte passed, in nanoseconds since 1970
+	windows // in is the half that the stack has
+	queue   *waiter.Queue
+	out     *net.TCPConn
+	raw     syscall.RawConn
+	client  netip.Addr // whose it is; of an Exit only, as the three that follow
+	from    netip.AddrPort
+	to      netip.AddrPort // as the client has called it
+	place   int            // of shares
+	born    time.Time
+	idle    time.Duration
+
+	b     []byte // of push: what is to be written
+	n     int    // how much was
+	fault error
+	try   func(fd uintptr) bool // writes b, once
 
 	once sync.Once
-	gone chan struct{} // closed when it was aborted
+	over chan struct{} // closed when it was aborted
 }
 
 func newConn(in tcpip.Endpoint, queue *waiter.Queue, out *net.TCPConn, idle time.Duration) *conn {
-	x := &conn{in: in, queue: queue, out: out, idle: idle, born: time.Now(), gone: make(chan struct{})}
+	x := &conn{windows: windows{in: in}, queue: queue, out: out, idle: idle, born: time.Now(), over: make(chan struct{})}
+	x.reset, x.try = x.abort, x.write
 	x.raw, _ = out.SyscallConn() // of a TCPConn that was made by a Dialer: no error
 	x.touch()
 	return x
 }
 
-func (x *conn) touch() { x.last.Store(time.Now().UnixNano()) }
+// seat implements member, as used does.
+func (x *conn) seat() *int  { return &x.place }
+func (x *conn) used() int64 { return x.last.Load() }
 
 // run copies both ways until both have ended, one has failed, or nothing has passed for too long.
 func (x *conn) run() {
@@ -62,33 +70,35 @@ func (x *conn) run() {
 	}
 	down.Wait()
 	_ = x.out.Close()
+	farewell(x.in, x.queue, x.over)
 	x.leave()
 }
 
-// leave waits until the client has all that it was given, or for a minute. The stack alone would for a quarter of an hour, and what it keeps for that
-// would be nobody's.
-func (x *conn) leave() {
+// leaveTime is for how long a client may take what was on its way when its connection ended. The stack alone would keep that for a quarter of an hour.
+const leaveTime = time.Minute
+
+// farewell closes an endpoint of the stack, and waits until the client has all that it was given, or for leaveTime. It resets the connection then, and
+// when over is closed.
+func farewell(in tcpip.Endpoint, queue *waiter.Queue, over <-chan struct{}) {
 	entry, ready := waiter.NewChannelEntry(waiter.EventHUp)
-	x.queue.EventRegister(&entry)
-	defer x.queue.EventUnregister(&entry)
-	x.in.Close()
+	queue.EventRegister(&entry)
+	defer queue.EventUnregister(&entry)
+	in.Close()
 	late := time.NewTimer(leaveTime)
 	defer late.Stop()
-	for s := x.state(); s != tcp.StateClose && s != tcp.StateError; s = x.state() {
+	for s := stateOf(in); s != tcp.StateClose && s != tcp.StateError; s = stateOf(in) {
 		select {
 		case <-ready:
-		case <-x.gone:
-			return
+			continue
+		case <-over:
 		case <-late.C:
-			x.abort()
-			return
 		}
+		in.Abort()
+		return
 	}
 }
 
-func (x *conn) state() tcp.EndpointState { return tcp.EndpointState(x.in.State()) }
-
-const leaveTime = time.Minute
+func stateOf(in tcpip.Endpoint) tcp.EndpointState { return tcp.EndpointState(in.State()) }
 
 // begin hands the client's side, which is the stack's, what was read of the socket already.
 func (x *conn) begin(first []byte) error {
@@ -101,11 +111,20 @@ func (x *conn) begin(first []byte) error {
 // abort resets both halves. It may be called more than once, and by anyone.
 func (x *conn) abort() {
 	x.once.Do(func() {
-		close(x.gone)
+		close(x.over)
 		_ = x.out.SetLinger(0)
 		_ = x.out.Close()
 		x.in.Abort()
 	})
+}
+
+func (x *conn) isOver() bool {
+	select {
+	case <-x.over:
+		return true
+	default:
+		return false
+	}
 }
 
 // up copies what comes from the client.
@@ -120,17 +139,19 @@ func (x *conn) up() error {
 		_, err := x.in.Read(&w, tcpip.ReadOptions{})
 		var failed error
 		if w.n > 0 {
-			x.touch()
-			_, failed = x.out.Write(w.b[:w.n])
+			failed = x.push(w.b[:w.n])
 		}
 		relay.GiveBack(w.b)
 		w.b = nil
+		if failed != nil {
+			return failed
+		}
 		switch err.(type) {
 		case nil:
 		case *tcpip.ErrWouldBlock:
 			select {
 			case <-ready:
-			case <-x.gone:
+			case <-x.over:
 				return net.ErrClosed
 			}
 		case *tcpip.ErrClosedForReceive:
@@ -138,9 +159,41 @@ func (x *conn) up() error {
 		default:
 			return stackError{err}
 		}
-		if failed != nil {
-			return failed
+	}
+}
+
+// push writes to the socket what came from the client.
+func (x *conn) push(b []byte) error {
+	x.b = b
+	err := x.raw.Write(x.try)
+	x.b = nil
+	if err == nil {
+		err = x.fault
+	}
+	if err != nil {
+		return err
+	}
+	if x.n < len(b) {
+		x.hold(relay.Size)
+		_, err = x.out.Write(b[x.n:])
+		x.hold(-relay.Size)
+	}
+	x.took(len(b))
+	return err
+}
+
+// write writes as much as the socket takes without waiting.
+func (x *conn) write(fd uintptr) bool {
+	for {
+		x.n, x.fault = unix.Write(int(fd), x.b)
+		switch x.fault {
+		case unix.EINTR:
+			continue
+		case unix.EAGAIN:
+			x.fault = nil
 		}
+		x.n = max(x.n, 0)
+		return true
 	}
 }
 
@@ -176,7 +229,6 @@ func (x *conn) down() error {
 			r.Release()
 			return x.finish()
 		}
-		x.touch()
 		rest.Reset(b)
 		err = x.give(&rest, ready)
 		r.Release()
@@ -189,13 +241,20 @@ func (x *conn) down() error {
 // give hands the client all of rest.
 func (x *conn) give(rest *bytes.Reader, ready <-chan struct{}) error {
 	for rest.Len() > 0 {
-		_, err := x.in.Write(rest, tcpip.WriteOptions{})
+		x.mu.Lock()
+		n, err := x.in.Write(rest, tcpip.WriteOptions{})
+		x.mu.Unlock()
 		switch err.(type) {
 		case nil:
+			x.gave(int(n))
 		case *tcpip.ErrWouldBlock:
+			x.hold(relay.Size)
 			select {
 			case <-ready:
-			case <-x.gone:
+			case <-x.over:
+			}
+			x.hold(-relay.Size)
+			if x.isOver() {
 				return net.ErrClosed
 			}
 		default:

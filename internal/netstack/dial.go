@@ -3,6 +3,7 @@ package netstack
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/netip"
@@ -24,13 +25,14 @@ import (
 // A Conn is a connection of the gateway itself with a client.
 type Conn struct {
 	net.Conn // gonet's
-	in       tcpip.Endpoint
+	windows  // what is written by the net.Conn is not written with mu held: up to one block more may wait than is counted
+	of       *conns
 	queue    *waiter.Queue
 	packets  bool // of udp
 	linger   atomic.Bool
 
 	once sync.Once
-	gone chan struct{} // closed by Close
+	over chan struct{} // closed by Close
 }
 
 var (
@@ -53,7 +55,7 @@ func (e *Exit) Dial(ctx context.Context, network string, to netip.AddrPort) (net
 	case !to.Addr().Is4() || *g == to.Addr():
 		return fail(syscall.EHOSTUNREACH)
 	}
-	c := &Conn{queue: new(waiter.Queue), gone: make(chan struct{})}
+	c := &Conn{of: e.conns, queue: new(waiter.Queue), over: make(chan struct{})}
 	transport := tcp.ProtocolNumber
 	switch network {
 	case "tcp":
@@ -66,22 +68,36 @@ func (e *Exit) Dial(ctx context.Context, network string, to netip.AddrPort) (net
 	if c.in, problem = e.stack.NewEndpoint(transport, ipv4.ProtocolNumber, c.queue); problem != nil {
 		return fail(errno(problem))
 	}
+	if !c.packets && !e.memory.reserve(ctx) {
+		c.in.Abort()
+		return fail(errNoMemory)
+	}
 	if err := connect(ctx, c.in, c.queue, *g, to); err != nil {
 		c.in.Abort()
+		if !c.packets {
+			e.memory.release()
+		}
 		return fail(err)
-	}
-	if !c.packets {
-		idle := tcpip.KeepaliveIdleOption(keepAlive)
-		_ = c.in.SetSockOpt(&idle)
-		c.in.SocketOptions().SetKeepAlive(true)
 	}
 	if c.packets {
 		c.Conn = gonet.NewUDPConn(c.queue, c.in)
-	} else {
-		c.Conn = gonet.NewTCPConn(c.queue, c.in)
+		return c, nil
 	}
+	idle := tcpip.KeepaliveIdleOption(keepAlive)
+	_ = c.in.SetSockOpt(&idle)
+	c.in.SocketOptions().SetKeepAlive(true)
+	c.Conn = gonet.NewTCPConn(c.queue, c.in)
+	c.touch()
+	c.reset = func() {
+		_ = c.SetLinger(0)
+		_ = c.Close()
+	}
+	c.join(e.memory)
 	return c, nil
 }
+
+// errNoMemory says that connections hold all memory that they may. Its number is what a system call would say.
+var errNoMemory = fmt.Errorf("connections hold all that they may (connection_memory): %w", syscall.ENOBUFS)
 
 // connect connects an endpoint of the stack. It returns when the other end has answered, with udp at once.
 func connect(ctx context.Context, ep tcpip.Endpoint, queue *waiter.Queue, from netip.Addr, to netip.AddrPort) error {
@@ -140,15 +156,32 @@ func (c *Conn) SetLinger(seconds int) error {
 	return nil
 }
 
-// Close implements net.Conn. It wakes who reads and who writes.
+// Read implements net.Conn.
+func (c *Conn) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	c.took(n)
+	return n, err
+}
+
+// Write implements net.Conn.
+func (c *Conn) Write(b []byte) (int, error) {
+	n, err := c.Conn.Write(b)
+	c.gave(n)
+	return n, err
+}
+
+// Close implements net.Conn. It wakes who reads and who writes. What was written is still sent, for leaveTime at most.
 func (c *Conn) Close() error {
 	c.once.Do(func() {
-		close(c.gone)
+		close(c.over)
 		_ = c.Conn.SetDeadline(time.Unix(1, 0))
 		if c.linger.Load() {
 			c.in.Abort()
 		}
 		_ = c.Conn.Close()
+		if !c.packets {
+			c.of.leave(c)
+		}
 	})
 	return nil
 }
@@ -165,6 +198,7 @@ func (c *Conn) WriteTo(w io.Writer) (n int64, err error) {
 		if b.n > 0 || c.packets && problem == nil {
 			_, err = w.Write(b.b[:b.n])
 			n += int64(b.n)
+			c.took(b.n)
 		}
 		relay.GiveBack(b.b)
 		if err != nil {
@@ -175,23 +209,23 @@ func (c *Conn) WriteTo(w io.Writer) (n int64, err error) {
 		case *tcpip.ErrWouldBlock:
 			select {
 			case <-ready:
-			case <-c.gone:
+			case <-c.over:
 				return n, net.ErrClosed
 			}
 		case *tcpip.ErrClosedForReceive:
 			return n, nil
 		default:
-			if !c.packets || c.over() {
+			if !c.packets || c.isOver() {
 				return n, errno(problem)
 			}
 		}
 	}
 }
 
-// over tells whether Close was called.
-func (c *Conn) over() bool {
+// isOver tells whether Close was called.
+func (c *Conn) isOver() bool {
 	select {
-	case <-c.gone:
+	case <-c.over:
 		return true
 	default:
 		return false

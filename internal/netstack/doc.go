@@ -11,10 +11,12 @@
 //   - Who is refused there is refused here: the destination is dialled first, and a SYN answered when that has succeeded. A
 //     destination that is silent stays silent.
 //   - Nothing waits in Send: a dial is a goroutine of its own, of which there is a bounded number, in all and for one client.
-//   - Every table is bounded. When one is full, the entry gives way that was idle for longest, of the client that has most.
+//   - Every table is bounded. When one is full, an entry gives way that was idle for long, of the client that has most: who has an address of the pool, with
+//     all that he routes.
+//   - A hop is a hop: what is carried on has a TTL that is one less, and errors of routers behind the gateway come back.
 //   - An end of a direction is passed on alone (half-close), and so is a reset.
 //   - Where packets may go is the router's decision, before they come here.
 //
-// Memory: a connection that is idle has two goroutines and no buffer. One whose ends do not read what comes holds up to maxWindow each way; there is
-// no budget of all of them for now (2026-11).
+// Memory: a connection that is idle has two goroutines and no buffer. One whose ends do not read what comes holds up to maxWindow each way, out of one
+// budget of all (memory.go).
 package netstack

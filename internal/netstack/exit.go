@@ -11,6 +11,7 @@ import (
 	"math"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -38,6 +39,8 @@ type Config struct {
 	// Conns is how many connections of TCP there may be, and Flows how many of UDP and ICMP: 32768, 8192. All three are less where this process may
 	// not have as many descriptors: some are for new clients, and for files.
 	Conns, Flows int
+	// Memory is how much all connections of TCP may hold together of what their ends have not taken, bytes: 256 MiB.
+	Memory int
 	// Idle is after how long without a byte a connection or flow ends: 2 h for TCP, 2 min for UDP, 10 s for ICMP, and 10 s for UDP
 	// to port 53, which are a question and an answer.
 	Idle func(protocol uint8, port uint16) time.Duration
@@ -61,6 +64,7 @@ func (c *Config) setDefaults() {
 	c.DialTimeout = cmp.Or(c.DialTimeout, 10*time.Second)
 	files := maxFiles()
 	c.Dials, c.ClientDials = cmp.Or(c.Dials, min(2048, files/8)), cmp.Or(c.ClientDials, 256)
+	c.Memory = cmp.Or(c.Memory, 256<<20)
 	c.Conns, c.Flows = cmp.Or(c.Conns, min(32768, files/2)), cmp.Or(c.Flows, min(8192, files/4))
 	if c.Idle == nil {
 		c.Idle = defaultIdle
@@ -94,13 +98,15 @@ func defaultIdle(protocol uint8, port uint16) time.Duration {
 
 // An Exit is a network behind the gateway, made of sockets.
 type Exit struct {
-	c     Config
-	port  *router.Port
-	link  *link
-	stack *stack.Stack
-	flows *flows
-	conns *conns
-	count counters
+	c      Config
+	port   *router.Port
+	link   *link
+	stack  *stack.Stack
+	flows  *flows
+	conns  *conns
+	memory *memory
+	count  counters
+	owners atomic.Pointer[func(netip.Addr) netip.Addr] // nil: each address is a client of its own
 
 	mu   sync.Mutex
 	addr netip.Addr // of the gateway
@@ -109,7 +115,7 @@ type Exit struct {
 // New returns an Exit. It has no address until Apply.
 func New(c Config) (*Exit, error) {
 	c.setDefaults()
-	e := &Exit{c: c, link: newLink()}
+	e := &Exit{c: c, link: newLink(), memory: newMemory(c.Memory)}
 	e.port = router.NewPort(0, router.Caps{Super: true, Exit: true}, e)
 	var err error
 	if e.stack, err = newStack(e.link); err != nil {
@@ -131,10 +137,21 @@ func (e *Exit) takeAll() error {
 	if err := e.stack.SetSpoofing(nic, true); err != nil {
 		return fmt.Errorf("netstack: send from any address: %s", err)
 	}
-	e.stack.SetTransportProtocolHandler(tcp.ProtocolNumber, tcp.NewForwarder(e.stack, 0, e.c.Dials, e.conns.accept).HandlePacket)
+	e.stack.SetTransportProtocolHandler(tcp.ProtocolNumber, e.conns.packet)
 	e.stack.SetTransportProtocolHandler(udp.ProtocolNumber, e.flows.reassembled)
 	e.stack.SetTransportProtocolHandler(icmp.ProtocolNumber4, e.flows.reassembled)
 	return nil
+}
+
+// KnowOwners says how to find the client that a source belongs to: what is bounded for a client is so for all that it routes. It may be called at any time.
+func (e *Exit) KnowOwners(of func(source netip.Addr) netip.Addr) { e.owners.Store(&of) }
+
+// owner returns the address of the client that a source belongs to.
+func (e *Exit) owner(source netip.Addr) netip.Addr {
+	if of := e.owners.Load(); of != nil {
+		return (*of)(source)
+	}
+	return source
 }
 
 // Port returns the place of the exit in the router.
@@ -176,6 +193,10 @@ func (e *Exit) take(frame []byte) bool {
 		e.count.checksum.Add(1)
 		return false
 	}
+	if ip.TTL() <= 1 && !e.isGateway(ip.Dst()) {
+		e.expire(ip)
+		return true
+	}
 	if o.Flags&packet.NeedsCsum != 0 && int(o.CsumStart) > ip.HeaderLen() { // within what is to be a payload, as of a packet in VXLAN
 		ip = bytes.Clone(ip)
 		packet.CompleteChecksum(o, ip)
@@ -188,9 +209,14 @@ func (e *Exit) take(frame []byte) bool {
 
 func isWhole(ip packet.IPv4) bool { return !ip.MoreFragments() && ip.FragmentOffset() == 0 }
 
-// isDamaged tells whether a transport checksum is wrong, of those that there are, or the length of a datagram. The kernel's stack looks, too: what was
+// isDamaged tells whether a checksum is wrong, of those that there are, or the length of a datagram. The kernel's stack looks, too: what was
 // damaged before it came into a tunnel must not become a good packet by going through one.
 func isDamaged(o packet.Offload, ip packet.IPv4) bool {
+	return packet.Checksum(ip[:ip.HeaderLen()], 0) != 0 || isWrong(o, ip)
+}
+
+// isWrong tells that of what is behind the header.
+func isWrong(o packet.Offload, ip packet.IPv4) bool {
 	if o.Flags&packet.NeedsCsum != 0 || !isWhole(ip) {
 		return false
 	}

@@ -45,7 +45,7 @@ var (
 
 type client struct {
 	*Local
-	t       *testing.T
+	t       testing.TB
 	exit    *Exit
 	through atomic.Pointer[func(run []byte) []byte] // returns what is heard of a run; nil: all
 }
@@ -58,7 +58,7 @@ func (c *client) Send(run []byte) (int, router.Reason) {
 	return c.Local.Send(run)
 }
 
-func newClient(t *testing.T, config Config) *client {
+func newClient(t testing.TB, config Config) *client {
 	t.Helper()
 	config.Alias = map[netip.Addr]netip.Addr{outside: netip.MustParseAddr("127.0.0.1")}
 	e, err := New(config)
@@ -124,7 +124,7 @@ func (c *client) mustDial(port uint16) *gonet.TCPConn {
 }
 
 // listen serves connections with f, each on a goroutine, until the test ends.
-func listen(t *testing.T, f func(*net.TCPConn)) uint16 {
+func listen(t testing.TB, f func(*net.TCPConn)) uint16 {
 	t.Helper()
 	l, err := net.Listen("tcp4", "127.0.0.1:0")
 	if err != nil {
@@ -380,7 +380,7 @@ func (c *client) ask(x *gonet.UDPConn, payload string) {
 }
 
 // udpEcho returns a server, which answers until the test ends.
-func udpEcho(t *testing.T) netip.AddrPort {
+func udpEcho(t testing.TB) netip.AddrPort {
 	t.Helper()
 	x, err := net.ListenPacket("udp4", "127.0.0.1:0")
 	if err != nil {

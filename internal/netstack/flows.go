@@ -1,7 +1,6 @@
 package netstack
 
 import (
-	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -28,7 +27,7 @@ type flows struct {
 
 	mu   sync.Mutex // guards what follows
 	all  map[flowKey]*flow
-	of   shares
+	of   shares[*flow]
 	over bool
 }
 
@@ -41,21 +40,31 @@ type flowKey struct {
 // A flow is one.
 type flow struct {
 	flowKey
-	file *os.File
-	raw  syscall.RawConn
-	idle time.Duration
-	born time.Time
-	last atomic.Int64  // when a packet passed, in nanoseconds since 1970
-	sent atomic.Uint64 // bytes of payload from the client
-	got  atomic.Uint64 // bytes of payload to the client
+	owner netip.Addr // the client that it belongs to
+	place int        // of shares
+	file  *os.File
+	raw   syscall.RawConn
+	idle  time.Duration
+	born  time.Time
+	last  atomic.Int64  // when a packet passed, in nanoseconds since 1970
+	sent  atomic.Uint64 // bytes of payload from the client
+	got   atomic.Uint64 // bytes of payload to the client
 
 	mu    sync.Mutex // guards what follows: one packet is sent at a time
 	b     []byte     // the payload to be sent
+	ttl   uint8      // which it has
+	has   uint8      // which the socket gives; 0: it has not been told
 	fault error
 	try   func(fd uintptr) bool // sends b, once
 }
 
-func newFlows(e *Exit) *flows { return &flows{e: e, all: map[flowKey]*flow{}, of: shares{}} }
+// seat implements member, as used does.
+func (f *flow) seat() *int  { return &f.place }
+func (f *flow) used() int64 { return f.last.Load() }
+
+func newFlows(e *Exit) *flows {
+	return &flows{e: e, all: map[flowKey]*flow{}, of: newShares[*flow]()}
+}
 
 const (
 	udpHeader  = header.UDPMinimumSize
@@ -82,7 +91,7 @@ func (t *flows) packet(ip packet.IPv4) bool {
 	default:
 		return false
 	}
-	t.send(k, b)
+	t.send(k, b, ip.TTL()-1)
 	return true
 }
 
@@ -98,7 +107,7 @@ func (t *flows) reassembled(_ stack.TransportEndpointID, pkt *stack.PacketBuffer
 	v := pkt.ToView() // rare: it takes memory
 	defer v.Release()
 	ip := packet.IPv4(v.AsSlice())
-	if len(ip) < header.IPv4MinimumSize || isDamaged(packet.Offload{}, ip) {
+	if len(ip) < header.IPv4MinimumSize || isWrong(packet.Offload{}, ip) {
 		t.e.count.checksum.Add(1)
 		return true
 	}
@@ -106,10 +115,15 @@ func (t *flows) reassembled(_ stack.TransportEndpointID, pkt *stack.PacketBuffer
 }
 
 // send sends a payload by its flow, which is made if there is none.
-func (t *flows) send(k flowKey, b []byte) {
+func (t *flows) send(k flowKey, b []byte, ttl uint8) {
 	f, err := t.get(k)
-	if err == nil {
-		err = f.send(b)
+	if err != nil {
+		t.refuse(k, err)
+		return
+	}
+	err = f.send(b, ttl)
+	if err != nil && t.hear(f) { // it was about an earlier one: this one has not gone
+		err = f.send(b, ttl)
 	}
 	if err != nil {
 		t.refuse(k, err)
@@ -118,56 +132,66 @@ func (t *flows) send(k flowKey, b []byte) {
 
 func (t *flows) get(k flowKey) (*flow, error) {
 	t.mu.Lock()
-	defer t.mu.Unlock()
-	if f := t.all[k]; f != nil {
+	f, over := t.all[k], t.over
+	t.mu.Unlock()
+	if f != nil {
 		return f, nil
 	}
-	if t.over {
+	if over {
 		return nil, os.ErrClosed
 	}
 	f, err := t.open(k)
 	if err != nil {
 		return nil, err
 	}
-	if len(t.all) >= t.e.c.Flows {
-		t.evict()
+	f, spare := t.add(f)
+	if spare != nil {
+		_ = spare.file.Close()
 	}
-	t.all[k] = f
-	t.of.add(k.client.Addr())
+	if f == nil {
+		return nil, os.ErrClosed
+	}
+	return f, nil
+}
+
+// add makes room for a flow: where there is none, one gives way that was idle for long, of the client that has most. It returns the flow that there is now,
+// and one that has to be closed.
+func (t *flows) add(f *flow) (now, spare *flow) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.over {
+		return nil, f
+	}
+	if same := t.all[f.flowKey]; same != nil { // somebody was faster
+		return same, f
+	}
+	if t.of.n >= t.e.c.Flows {
+		spare = t.of.oldest()
+		t.forget(spare)
+		t.e.count.evicted.Add(1)
+	}
+	t.all[f.flowKey] = f
+	t.of.add(f.owner, f)
 	t.work.Go(func() {
 		t.receive(f)
 		t.remove(f)
 	})
-	return f, nil
-}
-
-// evict ends the flow that was idle for longest, of the client that has most. The caller holds mu.
-func (t *flows) evict() {
-	var oldest *flow
-	client := t.of.most()
-	for k, f := range t.all {
-		if k.client.Addr() == client && (oldest == nil || f.last.Load() < oldest.last.Load()) {
-			oldest = f
-		}
-	}
-	t.forget(oldest)
-	_ = oldest.file.Close()
-	t.e.count.evicted.Add(1)
+	return f, spare
 }
 
 func (t *flows) remove(f *flow) {
 	t.mu.Lock()
-	defer t.mu.Unlock()
 	if t.all[f.flowKey] == f {
 		t.forget(f)
 	}
+	t.mu.Unlock()
 	_ = f.file.Close()
 }
 
 // forget takes a flow out of the table. The caller holds mu.
 func (t *flows) forget(f *flow) {
 	delete(t.all, f.flowKey)
-	t.of.sub(f.client.Addr())
+	t.of.sub(f.owner, f)
 }
 
 // open makes the socket of a flow. A ping socket needs no rights where net.ipv4.ping_group_range allows it (icmp(7)).
@@ -185,7 +209,10 @@ func (t *flows) open(k flowKey) (*flow, error) {
 		_ = unix.Close(fd)
 		return nil, os.NewSyscallError("connect", err)
 	}
-	f := &flow{flowKey: k, file: os.NewFile(uintptr(fd), fmt.Sprintf("flow to %s", k.to)), idle: t.e.c.Idle(k.protocol, k.to.Port()), born: time.Now()}
+	_ = unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_RECVERR, 1) // else routers on the way are not heard (hear)
+	f := &flow{
+		flowKey: k, owner: t.e.owner(k.client.Addr()), file: os.NewFile(uintptr(fd), fmt.Sprintf("flow to %s", k.to)), idle: t.e.c.Idle(k.protocol, k.to.Port()), born: time.Now(),
+	}
 	f.try = f.write
 	f.touch()
 	if f.raw, err = f.file.SyscallConn(); err != nil {
@@ -196,13 +223,13 @@ func (t *flows) open(k flowKey) (*flow, error) {
 
 func (f *flow) touch() { f.last.Store(time.Now().UnixNano()) }
 
-// send sends a payload. What the socket does not take is lost, as UDP may be.
-func (f *flow) send(b []byte) error {
+// send sends a payload, which may pass ttl routers. What the socket does not take is lost, as UDP may be.
+func (f *flow) send(b []byte, ttl uint8) error {
 	f.touch()
 	f.sent.Add(uint64(len(b)))
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.b = b
+	f.b, f.ttl = b, ttl
 	err := f.raw.Write(f.try)
 	f.b = nil
 	if err != nil {
@@ -212,6 +239,12 @@ func (f *flow) send(b []byte) error {
 }
 
 func (f *flow) write(fd uintptr) bool {
+	if f.ttl != f.has {
+		if f.fault = unix.SetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_TTL, int(f.ttl)); f.fault != nil {
+			return true
+		}
+		f.has = f.ttl
+	}
 	for {
 		_, f.fault = unix.SendmsgN(int(fd), f.b, nil, nil, unix.MSG_DONTWAIT)
 		switch f.fault {
@@ -243,10 +276,10 @@ func (t *flows) receive(f *flow) {
 				return
 			}
 		default:
-			t.refuse(f.flowKey, err)
 			if !errors.As(err, new(syscall.Errno)) || errors.Is(err, os.ErrClosed) {
 				return
 			}
+			t.hear(f) // or send has heard it
 		}
 	}
 }
@@ -287,46 +320,6 @@ func (t *flows) echoReply(f *flow, b []byte) {
 	var head [header.IPv4MinimumSize]byte
 	putIPv4(head[:], f.to.Addr(), f.client.Addr(), protoICMP, len(b))
 	t.e.link.out.packet(head[:], b)
-}
-
-// refuse tells a client why a packet went nowhere, as a router does (RFC 792): nobody has to wait for what can not come.
-func (t *flows) refuse(k flowKey, err error) {
-	code := header.ICMPv4HostUnreachable
-	switch {
-	case errors.Is(err, os.ErrClosed), errors.Is(err, context.Canceled):
-		return
-	case errors.Is(err, unix.ECONNREFUSED):
-		code = header.ICMPv4PortUnreachable
-	case errors.Is(err, unix.ENETUNREACH):
-		code = header.ICMPv4NetUnreachable
-	case errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM): // no ping sockets for this user, or a firewall
-		code = header.ICMPv4AdminProhibited
-	case errors.Is(err, unix.EMSGSIZE):
-		return
-	}
-	t.e.count.refused.Add(1)
-	t.e.c.Log.Debug("packet refused", "client", k.client, "addr", k.to, "err", err)
-	const quoted = header.IPv4MinimumSize + 8
-	var b [header.IPv4MinimumSize + header.ICMPv4MinimumSize + quoted]byte
-	m := header.ICMPv4(b[header.IPv4MinimumSize:])
-	m.SetType(header.ICMPv4DstUnreachable)
-	m.SetCode(code)
-	q := b[header.IPv4MinimumSize+header.ICMPv4MinimumSize:]
-	if k.protocol == protoUDP {
-		header.UDP(q[header.IPv4MinimumSize:]).Encode(&header.UDPFields{SrcPort: k.client.Port(), DstPort: k.to.Port(), Length: udpHeader})
-	} else {
-		e := header.ICMPv4(q[header.IPv4MinimumSize:])
-		e.SetType(header.ICMPv4Echo)
-		e.SetIdent(k.client.Port())
-	}
-	putIPv4(q, k.client.Addr(), k.to.Addr(), k.protocol, 0)
-	m.SetChecksum(packet.Checksum(m, 0))
-	from := k.to.Addr()
-	if g := t.gateway.Load(); g != nil && code != header.ICMPv4PortUnreachable {
-		from = *g
-	}
-	putIPv4(b[:], from, k.client.Addr(), protoICMP, 0)
-	t.e.link.out.packet(b[:], nil)
 }
 
 // putIPv4 writes the header of an IPv4 packet to the start of b, which more bytes follow.

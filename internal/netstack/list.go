@@ -23,20 +23,19 @@ func (e *Exit) Flows(clients []netip.Addr) (all []flowlist.Flow, total int, err 
 func (c *conns) some(clients []netip.Addr) (some []*conn, total int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for x := range c.all {
-		if !flowlist.Of(clients, x.client) {
+	for client, share := range c.all.of {
+		if !flowlist.Of(clients, client) {
 			continue
 		}
-		if total++; len(some) < flowlist.Max {
-			some = append(some, x)
-		}
+		total += len(share.all)
+		some = append(some, share.all[:min(len(share.all), flowlist.Max-len(some))]...)
 	}
 	return some, total
 }
 
 func (x *conn) show() flowlist.Flow {
 	w := flowlist.Flow{
-		By: flowlist.ByUser, Protocol: "tcp", Client: x.from, Remote: x.to, State: strings.ToLower(x.state().String()), Since: x.born, Last: time.Unix(0, x.last.Load()),
+		By: flowlist.ByUser, Protocol: "tcp", Client: x.from, Remote: x.to, State: strings.ToLower(stateOf(x.in).String()), Since: x.born, Last: time.Unix(0, x.last.Load()),
 	}
 	if info, err := relay.Info(x.out); err == nil { // else it was closed meanwhile
 		w.Counted, w.Sent, w.Received = true, info.Bytes_acked, info.Bytes_received
@@ -49,7 +48,7 @@ func (t *flows) some(clients []netip.Addr) (some []flowlist.Flow, total int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for _, f := range t.all {
-		if !flowlist.Of(clients, f.client.Addr()) {
+		if !flowlist.Of(clients, f.owner) {
 			continue
 		}
 		if total++; len(some) < flowlist.Max {

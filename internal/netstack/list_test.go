@@ -63,11 +63,11 @@ func TestExitFlows(t *testing.T) {
 // Of many only some are listed, and all are counted.
 func TestExitFlowsBound(t *testing.T) {
 	const n = flowlist.Max + 100
-	f, c := newFlows(new(Exit)), newConns(new(Exit))
+	f, c := newFlows(new(Exit)), &conns{all: newShares[*conn]()}
 	for i := range uint16(n) {
 		k := flowKey{protoUDP, netip.AddrPortFrom(here, i), netip.AddrPortFrom(outside, 53)}
-		f.all[k] = &flow{flowKey: k}
-		c.all[&conn{client: here}] = struct{}{}
+		f.all[k] = &flow{flowKey: k, owner: here}
+		c.all.add(here, &conn{client: here})
 	}
 	if some, total := f.some(nil); len(some) != flowlist.Max || total != n {
 		t.Errorf("flows: %d of %d", len(some), total)

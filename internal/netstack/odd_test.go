@@ -133,7 +133,7 @@ func TestHalfOpen(t *testing.T) {
 func (e *Exit) attempts() int {
 	e.conns.mu.Lock()
 	defer e.conns.mu.Unlock()
-	return len(e.conns.dials)
+	return len(e.conns.attempts)
 }
 
 func syn(port uint16) []byte {
@@ -323,7 +323,7 @@ func TestShares(t *testing.T) {
 		t.Errorf("%+v", s)
 	}
 	c.exit.flows.mu.Lock()
-	n := c.exit.flows.of[here]
+	n := len(c.exit.flows.of.of[here].all)
 	c.exit.flows.mu.Unlock()
 	if n != 1 {
 		t.Errorf("%d flows of who has one", n)
@@ -348,12 +348,16 @@ func (c *client) another(port uint16) {
 	if problem != nil {
 		c.t.Fatal(problem)
 	}
+	if !c.exit.memory.reserve(c.t.Context()) {
+		c.t.Fatal("there is no memory")
+	}
 	x := newConn(in, &queue, out, time.Hour)
 	x.client = mute
+	x.join(c.exit.memory)
 	if !c.exit.conns.add(x) {
 		c.t.Error("there is no room")
 	}
-	c.t.Cleanup(func() { x.abort(); c.exit.conns.remove(x) })
+	c.t.Cleanup(func() { x.abort(); c.exit.conns.remove(x); x.leave() })
 }
 
 // With another lease, who was connected from the address before hears that at once; who listens does so at the new one.

@@ -48,19 +48,19 @@ func newStack(l *link) (*stack.Stack, error) {
 	return s, nil
 }
 
-// move gives a stack another address than it had; invalid: it had none.
+// move gives a stack another address than it had; invalid: it had none. Where that fails it keeps the one that it had.
 func move(s *stack.Stack, from, to netip.Addr) error {
 	if from == to {
 		return nil
+	}
+	full := tcpip.ProtocolAddress{Protocol: ipv4.ProtocolNumber, AddressWithPrefix: tcpip.AddressWithPrefix{Address: toStack(to), PrefixLen: 32}}
+	if err := s.AddProtocolAddress(nic, full, stack.AddressProperties{}); err != nil {
+		return fmt.Errorf("netstack: add the address %s: %s", to, err)
 	}
 	if from.IsValid() {
 		if err := s.RemoveAddress(nic, toStack(from)); err != nil {
 			return fmt.Errorf("netstack: remove the address %s: %s", from, err)
 		}
-	}
-	full := tcpip.ProtocolAddress{Protocol: ipv4.ProtocolNumber, AddressWithPrefix: tcpip.AddressWithPrefix{Address: toStack(to), PrefixLen: 32}}
-	if err := s.AddProtocolAddress(nic, full, stack.AddressProperties{}); err != nil {
-		return fmt.Errorf("netstack: add the address %s: %s", to, err)
 	}
 	return nil
 }

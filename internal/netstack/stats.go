@@ -4,15 +4,19 @@ import "sync/atomic"
 
 // counters count what an Exit refuses.
 type counters struct {
-	checksum, dials, refused, evicted atomic.Uint64
+	checksum, dials, refused, evicted, expired atomic.Uint64
 }
 
 // Stats is what an Exit has, and what it has refused since it was made.
 type Stats struct {
 	Conns, Flows int    // there are
+	Held         int    // bytes that connections hold, and may
 	Refused      uint64 // destinations that refused, or can not be reached
 	Dials        uint64 // SYNs beyond the attempts that may run at once
+	Memory       uint64 // connections that waited for memory in vain
 	Evicted      uint64 // connections and flows that gave way to others
+	Stalled      uint64 // connections that were reset because they held most memory for longest
+	Expired      uint64 // packets that had passed as many routers as they may
 	Checksum     uint64 // packets that were damaged
 	Full         uint64 // packets for clients that found no room
 }
@@ -21,18 +25,20 @@ type Stats struct {
 func (e *Exit) Beyond() map[string]uint64 {
 	s := e.Stats()
 	return map[string]uint64{
-		"connections": uint64(s.Conns), "flows": uint64(s.Flows), "refused": s.Refused, "dials": s.Dials, "evicted": s.Evicted, "checksum": s.Checksum, "full": s.Full,
+		"connections": uint64(s.Conns), "flows": uint64(s.Flows), "refused": s.Refused, "dials": s.Dials, "memory": s.Memory,
+		"evicted": s.Evicted, "stalled": s.Stalled, "expired": s.Expired, "checksum": s.Checksum, "full": s.Full, "held": uint64(s.Held),
 	}
 }
 
 // Stats returns the counts so far.
 func (e *Exit) Stats() Stats {
-	s := Stats{Refused: e.count.refused.Load(), Dials: e.count.dials.Load(), Evicted: e.count.evicted.Load(), Checksum: e.count.checksum.Load()}
+	s := Stats{Refused: e.count.refused.Load(), Dials: e.count.dials.Load(), Evicted: e.count.evicted.Load(), Checksum: e.count.checksum.Load(), Expired: e.count.expired.Load()}
+	s.Held, s.Memory, s.Stalled = e.memory.budget.Used(), e.memory.refused.Load(), e.memory.stalled.Load()
 	e.flows.mu.Lock()
 	s.Flows = len(e.flows.all)
 	e.flows.mu.Unlock()
 	e.conns.mu.Lock()
-	s.Conns = len(e.conns.all)
+	s.Conns = e.conns.all.n
 	e.conns.mu.Unlock()
 	e.link.out.mu.Lock()
 	s.Full = e.link.out.full

@@ -9,98 +9,154 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"gvisor.dev/gvisor/pkg/tcpip/network/ipv4"
+	"gvisor.dev/gvisor/pkg/tcpip/stack"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 	"gvisor.dev/gvisor/pkg/waiter"
 )
 
 // conns are the connections of TCP, and the attempts that are to become some.
 type conns struct {
-	e    *Exit
-	ctx  context.Context // of what the stack calls, which has none of its own; done when the exit ends
-	end  context.CancelFunc
-	work sync.WaitGroup
+	e         *Exit
+	forwarder *tcp.Forwarder
+	ctx       context.Context // of what the stack calls, which has none of its own; done when the exit ends
+	end       context.CancelFunc
+	work      sync.WaitGroup
 
-	mu    sync.Mutex // guards what follows
-	dials shares
-	all   map[*conn]struct{}
-	of    shares
-	over  bool
+	mu       sync.Mutex // guards what follows
+	attempts map[stack.TransportEndpointID]attempt
+	dials    map[netip.Addr]int // attempts of each client
+	all      shares[*conn]
+	over     bool
+}
+
+// An attempt is a SYN that is to be answered.
+type attempt struct {
+	client netip.Addr // whose it is
+	ttl    uint8      // of the SYN
 }
 
 func newConns(e *Exit) *conns {
-	c := &conns{e: e, dials: shares{}, all: map[*conn]struct{}{}, of: shares{}}
+	c := &conns{e: e, attempts: map[stack.TransportEndpointID]attempt{}, dials: map[netip.Addr]int{}, all: newShares[*conn]()}
+	c.forwarder = tcp.NewForwarder(e.stack, firstWindow, e.c.Dials, c.accept) // which has no attempt that is not in the table here
 	c.ctx, c.end = context.WithCancel(context.Background())
+	c.work.Go(func() { e.memory.run(c.ctx) })
 	return c
 }
 
-// accept is called with each SYN, on a goroutine of its own, which ends with the connection.
+// packet is called with each segment of no connection. A SYN begins an attempt; false: it belongs to nothing.
+func (c *conns) packet(id stack.TransportEndpointID, pkt *stack.PacketBuffer) bool {
+	flags := header.TCP(pkt.TransportHeader().Slice()).Flags()
+	if !flags.Contains(header.TCPFlagSyn) || flags.Contains(header.TCPFlagAck) {
+		return false
+	}
+	if !c.begin(id, pkt.Network().(header.IPv4).TTL()) {
+		return true // its SYN comes again
+	}
+	if !c.forwarder.HandlePacket(id, pkt) {
+		c.ended(id)
+		c.work.Done()
+		return false
+	}
+	return true
+}
+
+// accept is called for each attempt, on a goroutine of its own, which ends with the connection.
 func (c *conns) accept(r *tcp.ForwarderRequest) {
+	defer c.work.Done()
 	id := r.ID()
-	client, to := fromStack(id.RemoteAddress, id.RemotePort), fromStack(id.LocalAddress, id.LocalPort)
-	if !c.begin(client.Addr()) {
-		r.Complete(false) // its SYN comes again
+	x := c.connect(r, id)
+	c.ended(id)
+	if x == nil {
 		return
 	}
-	defer c.work.Done()
-	x := c.connect(r, client, to)
-	c.dialled(client.Addr())
-	if x != nil {
+	x.join(c.e.memory)
+	if c.add(x) {
 		x.run()
 		c.remove(x)
+	} else {
+		x.abort()
+		x.leave()
 	}
 }
 
-// begin reserves an attempt for a client.
-func (c *conns) begin(client netip.Addr) bool {
+// begin reserves an attempt.
+func (c *conns) begin(id stack.TransportEndpointID, ttl uint8) bool {
+	client := c.e.owner(fromStack(id.RemoteAddress, 0).Addr())
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.over || c.dials[client] >= c.e.c.ClientDials {
+	if _, again := c.attempts[id]; again || c.over {
+		return false
+	}
+	if len(c.attempts) >= c.e.c.Dials || c.dials[client] >= c.e.c.ClientDials {
 		c.e.count.dials.Add(1)
 		return false
 	}
-	c.dials.add(client)
+	c.attempts[id] = attempt{client, ttl}
+	c.dials[client]++
 	c.work.Add(1)
 	return true
 }
 
-func (c *conns) dialled(client netip.Addr) {
+// ended ends an attempt.
+func (c *conns) ended(id stack.TransportEndpointID) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.dials.sub(client)
+	client := c.attempts[id].client
+	delete(c.attempts, id)
+	if c.dials[client]--; c.dials[client] == 0 {
+		delete(c.dials, client)
+	}
 }
 
-// connect dials, and answers the client's SYN if that succeeds; nil: it has not.
-func (c *conns) connect(r *tcp.ForwarderRequest, client, to netip.AddrPort) *conn {
+// attempt returns one that has begun.
+func (c *conns) attempt(id stack.TransportEndpointID) attempt {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.attempts[id]
+}
+
+// connect dials, and answers the client's SYN if that succeeds; nil: it has not. For a connection memory is reserved.
+func (c *conns) connect(r *tcp.ForwarderRequest, id stack.TransportEndpointID) *conn {
+	client, to := fromStack(id.RemoteAddress, id.RemotePort), fromStack(id.LocalAddress, id.LocalPort)
 	if c.e.isGateway(to.Addr()) { // nothing of ours listens there
 		r.Complete(true)
 		return nil
 	}
+	a := c.attempt(id)
 	ctx, cancel := context.WithTimeout(c.ctx, c.e.c.DialTimeout)
 	defer cancel()
-	out, err := new(net.Dialer).DialContext(ctx, "tcp4", c.e.c.target(to).String())
+	dialer := net.Dialer{Control: func(_, _ string, raw syscall.RawConn) error {
+		return raw.Control(func(fd uintptr) { // one hop less, so that what is routed in a circle ends
+			_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_TTL, int(max(a.ttl, 2)-1))
+		})
+	}}
+	out, err := dialer.DialContext(ctx, "tcp4", c.e.c.target(to).String())
 	if err != nil {
 		c.e.count.refused.Add(1)
 		c.e.c.Log.Debug("dial", "client", client, "addr", to, "err", err)
 		r.Complete(!silent(err))
 		return nil
 	}
+	if !c.e.memory.reserve(ctx) {
+		_ = out.Close()
+		r.Complete(false) // its SYN comes again
+		return nil
+	}
 	queue := new(waiter.Queue)
 	in, problem := c.shake(r, queue)
+	r.Complete(false)
 	if problem != nil {
 		c.e.c.Log.Debug("accept", "client", client, "addr", to, "err", problem)
-		r.Complete(false)
+		c.e.memory.release()
 		_ = out.Close()
 		return nil
 	}
-	r.Complete(false)
 	x := newConn(in, queue, out.(*net.TCPConn), c.e.c.Idle(protoTCP, to.Port()))
-	x.client, x.from, x.to = client.Addr(), client, to
-	if !c.add(x) {
-		x.abort()
-		return nil
-	}
+	x.client, x.from, x.to = a.client, client, to
 	return x
 }
 
@@ -134,42 +190,53 @@ func silent(err error) bool {
 	return errors.Is(err, syscall.ETIMEDOUT) || errors.As(err, &timeout) && timeout.Timeout()
 }
 
-// add makes room for a connection: where there is none, the one gives way that was idle for longest, of the client that has most.
+// add makes room for a connection: where there is none, one gives way that was idle for long, of the client that has most.
 func (c *conns) add(x *conn) bool {
 	c.mu.Lock()
-	defer c.mu.Unlock()
 	if c.over {
+		c.mu.Unlock()
 		return false
 	}
-	if len(c.all) >= c.e.c.Conns {
-		var oldest *conn
-		client := c.of.most()
-		for y := range c.all {
-			if y.client == client && (oldest == nil || y.last.Load() < oldest.last.Load()) {
-				oldest = y
-			}
-		}
-		c.e.count.evicted.Add(1)
-		c.forget(oldest)
-		oldest.abort()
+	var old *conn
+	if c.all.n >= c.e.c.Conns {
+		old = c.all.oldest()
+		c.all.sub(old.client, old)
+		old.place = gaveWay
 	}
-	c.all[x] = struct{}{}
-	c.of.add(x.client)
+	c.all.add(x.client, x)
+	c.mu.Unlock()
+	if old != nil {
+		c.e.count.evicted.Add(1)
+		old.abort()
+	}
 	return true
 }
 
 func (c *conns) remove(x *conn) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if _, ok := c.all[x]; ok { // or it has given way
-		c.forget(x)
+	if x.place != gaveWay {
+		c.all.sub(x.client, x)
 	}
 }
 
-// forget takes a connection out of the table. The caller holds mu.
-func (c *conns) forget(x *conn) {
-	delete(c.all, x)
-	c.of.sub(x.client)
+// leave sees to it that the client hears the end of a connection that was dialled here, and that the exit does not end before.
+func (c *conns) leave(x *Conn) {
+	if c.follow(func() { farewell(x.in, x.queue, c.ctx.Done()); x.leave() }) {
+		return
+	}
+	x.in.Abort()
+	x.leave()
+}
+
+// follow runs f on a goroutine that close waits for; false: it is too late for that.
+func (c *conns) follow(f func()) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.over {
+		c.work.Go(f)
+	}
+	return !c.over
 }
 
 // close resets all connections and waits until they have ended. It may be called more than once.
@@ -177,10 +244,14 @@ func (c *conns) close() {
 	c.end()
 	c.mu.Lock()
 	c.over = true
-	for x := range c.all {
-		x.abort()
+	var all []*conn
+	for _, s := range c.all.of {
+		all = append(all, s.all...)
 	}
 	c.mu.Unlock()
+	for _, x := range all {
+		x.abort()
+	}
 	c.work.Wait()
 }
 

@@ -2,6 +2,7 @@ package netns
 
 import (
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"path/filepath"
@@ -146,4 +147,57 @@ func TestUserExitUDP(t *testing.T) {
 	if err := ask(lanHost+":9", 1); !errors.Is(err, syscall.ECONNREFUSED) {
 		t.Errorf("a closed port: %v", err)
 	}
+}
+
+// TestUserExitHops sees the way as far as a router behind the gateway, by pings and by UDP: a loop that leads through the exit ends, and traceroute sees it.
+//
+//	c1 [tun] --- tcp --- vpnsrv [sockets] --- lan --- 203.0.113.0/24, which does not exist
+func TestUserExitHops(t *testing.T) {
+	t.Parallel()
+	const far = "203.0.113.9"
+	n := newUserGateway(t, "--push-route", "203.0.113.0/24")
+	run(t, n.gw, "ip route add 203.0.113.0/24 via "+lanHost)
+	run(t, n.lan, "sysctl -qw net.ipv4.ip_forward=1")
+	run(t, n.lan, "ip link add far type veth peer name beyond")
+	run(t, n.lan, "ip link set far up")
+	run(t, n.lan, "ip route add 203.0.113.0/24 dev far")
+	newClient(t, n.c1, "-s", gatewayC1).waitConnected()
+	for ttl, router := range []string{1: gatewayVPN, 2: lanHost} {
+		if ttl == 0 {
+			continue
+		}
+		out, err := n.c1.Run(fmt.Sprintf("ping -n -c 1 -W 3 -t %d %s", ttl, far))
+		if said := fmt.Sprint(out, err); !strings.Contains(said, "From "+router+" icmp_seq=1 Time to live exceeded") {
+			t.Errorf("ping with a TTL of %d: %s", ttl, said)
+		}
+		if err := n.c1.Do(func() error { return hop(far+":33434", ttl) }); !errors.Is(err, syscall.EHOSTUNREACH) {
+			t.Errorf("UDP with a TTL of %d: %v", ttl, err)
+		}
+	}
+}
+
+// hop sends a datagram over so many hops, and returns what is said about it.
+func hop(addr string, ttl int) error {
+	conn, err := net.Dial("udp4", addr)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	raw, err := conn.(*net.UDPConn).SyscallConn()
+	if err != nil {
+		return err
+	}
+	_ = raw.Control(func(fd uintptr) {
+		err = errors.Join(syscall.SetsockoptInt(int(fd), syscall.IPPROTO_IP, syscall.IP_TTL, ttl),
+			syscall.SetsockoptInt(int(fd), syscall.IPPROTO_IP, syscall.IP_RECVERR, 1))
+	})
+	if err != nil {
+		return err
+	}
+	_ = conn.SetDeadline(time.Now().Add(patience))
+	if _, err := conn.Write([]byte("x")); err != nil {
+		return err
+	}
+	_, err = conn.Read(make([]byte, 1))
+	return err
 }

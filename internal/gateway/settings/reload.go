@@ -34,6 +34,7 @@ var all = []setting{
 	{"client_dials", restart, func(c *Config) any { return &c.ClientDials }},
 	{"connections", restart, func(c *Config) any { return &c.Conns }},
 	{"flows", restart, func(c *Config) any { return &c.Flows }},
+	{"connection_memory", restart, func(c *Config) any { return &c.ConnMemory }},
 	{"idle", restart, func(c *Config) any { return &c.Idle }},
 	{"tun", restart, func(c *Config) any { return &c.TUN }},
 	{"state", restart, func(c *Config) any { return &c.StateDir }},

@@ -22,6 +22,7 @@ const (
 	DefaultClientDials = 256
 	DefaultConns       = 32768
 	DefaultFlows       = 8192
+	DefaultConnMemory  = 256 << 20
 	DefaultDomain      = "ferry.internal" // internal is nobody's on the Internet, and never will be (ICANN, 2024); a single label clients take from no gateway
 	DefaultMTU         = 1500
 	DefaultStateDir    = "/var/lib/ferry"
@@ -95,6 +96,7 @@ type Config struct {
 	DialTimeout        time.Duration
 	Dials, ClientDials int
 	Conns, Flows       int
+	ConnMemory         int // that connections may hold together of what their ends have not taken, bytes; with ExitUser, too
 	Idle               map[Service]time.Duration
 	// Forwards are ports of clients that the gateway publishes.
 	Forwards []forward.Spec
@@ -205,6 +207,7 @@ func (c *Config) SetDefaults() {
 	c.DialTimeout = cmp.Or(c.DialTimeout, DefaultDeadline)
 	c.Dials, c.ClientDials = cmp.Or(c.Dials, DefaultDials), cmp.Or(c.ClientDials, DefaultClientDials)
 	c.Conns, c.Flows = cmp.Or(c.Conns, DefaultConns), cmp.Or(c.Flows, DefaultFlows)
+	c.ConnMemory = cmp.Or(c.ConnMemory, DefaultConnMemory)
 	if c.Idle == nil {
 		c.Idle = DefaultEnds
 	}
