@@ -266,6 +266,7 @@ func (x *conn) give(rest *bytes.Reader, ready <-chan struct{}) error {
 
 // finish tells the client that nothing more comes.
 func (x *conn) finish() error {
+	x.end()
 	if err := x.in.Shutdown(tcpip.ShutdownWrite); err != nil {
 		return stackError{err}
 	}

@@ -141,6 +141,7 @@ func errno(err tcpip.Error) error {
 
 // CloseWrite ends one direction of a connection of tcp.
 func (c *Conn) CloseWrite() error {
+	c.end()
 	if err := c.in.Shutdown(tcpip.ShutdownWrite); err != nil {
 		if _, closed := err.(*tcpip.ErrNotConnected); closed {
 			return syscall.ENOTCONN
@@ -178,6 +179,7 @@ func (c *Conn) Close() error {
 		if c.linger.Load() {
 			c.in.Abort()
 		}
+		c.end()
 		_ = c.Conn.Close()
 		if !c.packets {
 			c.of.leave(c)

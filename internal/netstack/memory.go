@@ -164,6 +164,7 @@ type windows struct {
 	mu            sync.Mutex // guards what follows; who writes to in holds it, or what waits could come to be more than was counted
 	receive, send int        // bytes that may wait: what came from the client, what goes to it
 	blocks        int        // bytes that a goroutine holds while it waits
+	ended         bool       // nothing more goes to the client: the stack does not tell any more what waits there
 	gone          bool       // nothing is counted any more
 }
 
@@ -291,14 +292,30 @@ func (w *windows) trim(now int64, size int) (stuck bool) {
 	if waits > w.receive {
 		w.setReceive(waits)
 	}
-	if w.send > size {
-		was, n := w.send, size
-		for w.setSend(n); n < was && w.isFull(); w.setSend(n) {
-			n = min(2*n, was)
-		}
-	}
+	w.shrinkSend(size)
 	w.cost = float64(w.receive+w.send+w.blocks) * float64(now-w.last.Load())
 	return w.blocks > 0 || waits > 0 || w.send > size || w.isFull()
+}
+
+// shrinkSend makes the window of what goes to the client as long as what waits in it, which is found by trying, and size at least.
+func (w *windows) shrinkSend(size int) {
+	if w.send <= size || w.ended {
+		return
+	}
+	was, n := w.send, size
+	for w.setSend(n); n < was && w.isFull(); w.setSend(n) {
+		n = min(2*n, was)
+	}
+}
+
+// end is called before the last byte for the client is followed by the end. What waits then is counted until the connection has ended.
+func (w *windows) end() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.m != nil && !w.gone {
+		w.shrinkSend(leastWindow)
+		w.ended = true
+	}
 }
 
 // isFull tells whether as much waits for the client as may. (Who has found it full is told of room when half of it is free.)

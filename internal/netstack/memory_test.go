@@ -72,8 +72,8 @@ func until(t testing.TB, what string, is func() bool) {
 // most for longest is reset.
 func TestStalledConnections(t *testing.T) {
 	const (
-		limit, conns = 16 << 20, 1000
-		each         = 192 << 10 // bytes each way, which 1000 do not have in 16 MiB
+		limit, conns = 8 << 20, 400
+		each         = 192 << 10 // bytes each way, which 400 do not have in 8 MiB
 		around       = 40 << 10  // memory for the ends of one: the client's stack and goroutines are of this process, too
 	)
 	c := newClient(t, Config{Memory: limit, ClientDials: conns})
@@ -105,7 +105,7 @@ func TestStalledConnections(t *testing.T) {
 		}
 		defer func() { _ = x.SetDeadline(time.Unix(1, 0)); _ = x.Close() }()
 		writing.Go(func() { _, _ = x.Write(bytes) })
-		if i%200 == 199 {
+		if i%100 == 99 {
 			look()
 		}
 	}
@@ -119,7 +119,7 @@ func TestStalledConnections(t *testing.T) {
 	if most > limit+conns*around {
 		t.Errorf("the heap has %d bytes more, and should not have more than %d", most, limit+conns*around)
 	}
-	live(t, c.mustDial(echoes), 2<<20)
+	live(t, c.mustDial(echoes), 128<<10) // with the windows that are left
 }
 
 // A connection that is alone has its whole window both ways, and gives back what it does not need; what waits in it stays counted.
@@ -167,11 +167,43 @@ func TestWindows(t *testing.T) {
 	if _, err := io.ReadFull(x, make([]byte, 8<<20)); err != nil {
 		t.Error(err)
 	}
-	if w.trim(later, leastWindow) {
-		t.Error("something waits")
+	until(t, "the windows are the least, for all has come", func() bool {
+		stuck := w.trim(later, leastWindow)
+		receive, send := sizes()
+		return !stuck && receive == leastWindow && send == leastWindow
+	})
+}
+
+// What waits when the other end has said all that it had stays counted: the stack does not tell that any more.
+func TestEnded(t *testing.T) {
+	c := newClient(t, Config{})
+	x := c.mustDial(listen(t, func(x *net.TCPConn) {
+		_, _ = io.CopyN(x, x, 16<<20)
+		_, _ = x.Write(make([]byte, 900<<10))
+		_ = x.CloseWrite()
+		_, _ = io.Copy(io.Discard, x)
+	}))
+	go func() { _, _ = x.Write(make([]byte, 16<<20)) }()
+	if _, err := io.ReadFull(x, make([]byte, 16<<20)); err != nil {
+		t.Fatal(err)
 	}
-	if receive, send := sizes(); receive != leastWindow || send != leastWindow {
-		t.Errorf("windows of %d and %d bytes, want the least", receive, send)
+	w := c.windows()
+	until(t, "the end is there", func() bool {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		return w.ended
+	})
+	if !w.trim(time.Now().Add(2*unused).UnixNano(), leastWindow) {
+		t.Error("nothing waits")
+	}
+	w.mu.Lock()
+	send := w.send
+	w.mu.Unlock()
+	if send < 64<<10 {
+		t.Errorf("%d bytes are counted", send)
+	}
+	if got, err := io.ReadAll(x); err != nil || len(got) != 900<<10 {
+		t.Errorf("%d bytes came, %v", len(got), err)
 	}
 }
 
