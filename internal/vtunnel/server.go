@@ -148,12 +148,12 @@ func (s *Server) handle(ctx context.Context, conn stream, visit *admission.Visit
 		return
 	}
 	defer dest.Close()
+	s.c.Count.made.Add(1)
+	defer s.c.Count.ended.Add(1)
 	if _, err := io.WriteString(conn, string(ready)); err != nil {
 		return
 	}
 	_ = conn.SetWriteDeadline(time.Time{})
-	s.c.Count.made.Add(1)
-	defer s.c.Count.ended.Add(1)
 	s.relay(ctx, conn, rest, dest)
 	s.c.Lines.Say("finished processing tunnel, thread exiting")
 }
