@@ -99,7 +99,7 @@ func TestHugeRequests(t *testing.T) {
 	c := NewClient(dir)
 	for _, length := range []int64{1 << 30, -1} {
 		body := &endless{left: 1 << 30}
-		r, err := http.NewRequest(http.MethodPost, "http://"+host+"/v1/peers", body)
+		r, err := http.NewRequest(http.MethodPost, "http://"+Host+"/v1/peers", body)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -14,6 +14,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"ferry/internal/durable"
@@ -237,6 +238,33 @@ func TestSilentConnections(t *testing.T) {
 	if _, err := NewClient(dir).Status(t.Context()); err != nil {
 		t.Error(err)
 	}
+}
+
+// Connections are taken in at a bounded rate, and none is lost.
+// exam: H3
+func TestAcceptRate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const all = maxConns + maxRate // of a second
+		conns := make(pipes)
+		l := bounded(conns)
+		go func() { // ends with the last one
+			for range all {
+				_, there := net.Pipe()
+				conns <- there
+			}
+		}()
+		began := time.Now()
+		for range all {
+			conn, err := l.Accept()
+			if err != nil {
+				t.Fatal(err)
+			}
+			_ = conn.Close()
+		}
+		if took := time.Since(began).Round(10 * time.Millisecond); took != time.Second {
+			t.Errorf("%d connections took %s", all, took)
+		}
+	})
 }
 
 type answer struct {

@@ -25,14 +25,20 @@ type Client struct {
 func NewClient(stateDir string) *Client {
 	c := &Client{path: filepath.Join(stateDir, SocketName)}
 	c.http.Timeout = timeout
-	c.http.Transport = &http.Transport{
+	c.http.Transport = Transport(stateDir)
+	return c
+}
+
+// Transport carries requests to the gateway that keeps its state in a directory. They have to name Host.
+func Transport(stateDir string) *http.Transport {
+	path := filepath.Join(stateDir, SocketName)
+	return &http.Transport{
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			var d net.Dialer
-			return d.DialContext(ctx, "unix", c.path)
+			return d.DialContext(ctx, "unix", path)
 		},
 		DisableKeepAlives: true,
 	}
-	return c
 }
 
 // Peers returns all devices and invitations.
@@ -115,7 +121,7 @@ func (c *Client) call(ctx context.Context, method, path string, in, out any) err
 		}
 		body = bytes.NewReader(b)
 	}
-	r, err := http.NewRequestWithContext(ctx, method, "http://"+host+path, body)
+	r, err := http.NewRequestWithContext(ctx, method, "http://"+Host+path, body)
 	if err != nil {
 		return err
 	}

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"golang.org/x/net/netutil"
+	"golang.org/x/time/rate"
 
 	"ferry/internal/carrier"
 	"ferry/internal/carrier/unix"
@@ -28,10 +29,11 @@ const (
 	maxHeaders = 8 << 10
 	maxBody    = 1 << 20
 	timeout    = 10 * time.Second
+	maxRate    = 1000 // connections a second: more would take the cores from packets
 )
 
-// host is the name that requests have to name: no page in a browser can have it.
-const host = "ferry"
+// Host is the name that requests have to name: no page in a browser can have it.
+const Host = "ferry"
 
 // Listen makes the socket in the state directory, which has to stay open until the listener is closed.
 func Listen(ctx context.Context, dir *durable.Dir) (net.Listener, error) {
@@ -45,7 +47,25 @@ func Listen(ctx context.Context, dir *durable.Dir) (net.Listener, error) {
 	}
 	// By its path it may be out of reach when it is to be removed.
 	l.(*net.UnixListener).SetUnlinkOnClose(false)
-	return netutil.LimitListener(&owners{l, dir}, maxConns), nil
+	return bounded(&owners{l, dir}), nil
+}
+
+// bounded accepts as many connections as there may be, at once and in a second. The others wait in the kernel.
+func bounded(l net.Listener) net.Listener {
+	return netutil.LimitListener(&paced{l, rate.NewLimiter(maxRate, maxConns)}, maxConns)
+}
+
+type paced struct {
+	net.Listener
+	limiter *rate.Limiter
+}
+
+func (l *paced) Accept() (net.Conn, error) {
+	conn, err := l.Listener.Accept()
+	if err == nil {
+		time.Sleep(l.limiter.Reserve().Delay())
+	}
+	return conn, err
 }
 
 // owners accepts connections of root and of the user who runs this process.
@@ -74,23 +94,23 @@ func (l *owners) Accept() (net.Conn, error) {
 
 // Serve answers requests to the socket until ctx is done.
 func Serve(ctx context.Context, l net.Listener, h http.Handler, log *slog.Logger) error {
-	return serve(ctx, l, guard(h, func(name string) bool { return name == host }), log)
+	return ServeBounded(ctx, l, guard(h, func(name string) bool { return name == Host }), log)
 }
 
-// ListenOpen listens on host:port for what everybody may read.
+// ListenOpen listens on host:port, for as many connections at once as the control socket has.
 func ListenOpen(ctx context.Context, addr string) (net.Listener, error) {
 	var lc net.ListenConfig
 	l, err := lc.Listen(ctx, "tcp", addr)
 	if err != nil {
-		return nil, fmt.Errorf("metrics: %w", err)
+		return nil, err
 	}
-	return netutil.LimitListener(l, maxConns), nil
+	return bounded(l), nil
 }
 
 // ServeOpen answers requests of everybody until ctx is done. They have to name an address: a name may be one
 // that a web page has made lead here.
 func ServeOpen(ctx context.Context, l net.Listener, h http.Handler, log *slog.Logger) error {
-	return serve(ctx, l, guard(h, func(name string) bool {
+	return ServeBounded(ctx, l, guard(h, func(name string) bool {
 		if h, _, err := net.SplitHostPort(name); err == nil {
 			name = h
 		}
@@ -99,7 +119,9 @@ func ServeOpen(ctx context.Context, l net.Listener, h http.Handler, log *slog.Lo
 	}), log)
 }
 
-func serve(ctx context.Context, l net.Listener, h http.Handler, log *slog.Logger) error {
+// ServeBounded answers requests until ctx is done, with the bounds of this package on headers and times. Who may ask is
+// up to h.
+func ServeBounded(ctx context.Context, l net.Listener, h http.Handler, log *slog.Logger) error {
 	s := &http.Server{
 		Handler: h, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 		ReadTimeout: timeout, WriteTimeout: timeout, IdleTimeout: timeout, MaxHeaderBytes: maxHeaders,
@@ -118,7 +140,7 @@ func serve(ctx context.Context, l net.Listener, h http.Handler, log *slog.Logger
 func guard(h http.Handler, isUs func(host string) bool) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if !isUs(r.Host) || r.Header.Get("Origin") != "" {
-			Fail(w, http.StatusForbidden, errors.New("name this host, as "+host+" by the socket or as its address, and no origin"))
+			Fail(w, http.StatusForbidden, errors.New("name this host, as "+Host+" by the socket or as its address, and no origin"))
 			return
 		}
 		r.Body = http.MaxBytesReader(w, r.Body, maxBody)

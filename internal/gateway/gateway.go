@@ -167,7 +167,7 @@ func Run(ctx context.Context, c Config, host Host) (err error) {
 	var open net.Listener
 	if c.Metrics != "" {
 		if open, err = api.ListenOpen(ctx, c.Metrics); err != nil {
-			return err
+			return fmt.Errorf("metrics: %w", err)
 		}
 	}
 	if err := host.Confine(leases.dir, leasestore.Prefix, peerstore.Prefix, forwardsFile, api.SocketName); err != nil {

@@ -199,7 +199,7 @@ func TestShowsNoSecrets(t *testing.T) {
 	}
 	n.report()
 	all := map[string]string{"metrics": after, "log": n.srv.Output(), "log of the device": d.Output()}
-	for _, path := range []string{"/v1/status", "/v1/sessions", "/v1/peers", "/healthz"} {
+	for _, path := range []string{"/v1/status", "/v1/sessions", "/v1/peers", "/v1/leases", "/v1/forwards", "/v1/routes", "/healthz"} {
 		_, all[path] = n.get(path)
 	}
 	for _, cmd := range []string{"status", "sessions", "peer list", "peer list --json"} {
@@ -249,54 +249,70 @@ func (n *network) byTCP(path string) string {
 }
 
 // TestBusyOperator opens a thousand connections to the control socket, twenty times a second, each with half of a
-// request or with a whole one, while a client pings.
+// request or with a whole one, while a client pings: hardly slower than beside the same at another gateway of this machine, which takes
+// as much of its cores.
 // exam: H3
 func TestBusyOperator(t *testing.T) {
-	const slowest = 20 * time.Millisecond // of 99 in 100, and this machine may do other things
+	const slowest, ratio = 20 * time.Millisecond, 4 // of 99 in 100, and this machine may do other things
 	n := newRawGateway(t)
 	c := n.joinRaw(rawvpn.Ask{})
-	path := filepath.Join(n.state, api.SocketName)
+	other := filepath.Join(t.TempDir(), "other")
+	await(t, start(t, n.lan, filepath.Join(bin, "vpnsrv"), "--exit", "user", "--listen", "tcp://127.0.0.1:2002", "--state", other, "--config="), "msg=serving", 0)
+	beside := pingsBesideCrowd(t, c, filepath.Join(other, api.SocketName))
+	p99 := pingsBesideCrowd(t, c, filepath.Join(n.state, api.SocketName))
+	if p99 > max(slowest, ratio*beside) {
+		t.Errorf("99 of 100 pings took up to %s; want %s, or %d times the %s beside another gateway", p99, slowest, ratio, beside)
+	}
+	t.Logf("exam: H3: p99 of pings %s, beside the same at another gateway %s: ratio %.2f", p99, beside, float64(p99)/float64(beside))
+	until(t, patience, "the operator is answered", func() bool { _, err := api.NewClient(n.state).Status(t.Context()); return err == nil })
+	n.alive()
+}
+
+// pingsBesideCrowd returns what 99 of 100 pings of c take at most, while a crowd opens connections to a socket.
+func pingsBesideCrowd(t *testing.T, c *rawvpn.Client, path string) time.Duration {
+	t.Helper()
 	stop := make(chan struct{})
 	var all sync.WaitGroup
-	const atOnce, rounds = 1000, 20 // in each second
-	all.Go(func() {
-		ticker := time.NewTicker(time.Second / rounds)
-		defer ticker.Stop()
-		var conns []net.Conn
-		defer func() {
-			for _, conn := range conns {
-				_ = conn.Close()
-			}
-		}()
-		for !isClosed(stop) {
-			<-ticker.C
-			for i, conn := range conns {
-				if i%2 == 0 { // the others end without a request
-					_, _ = io.WriteString(conn, "\r\n")
-				}
-				_ = conn.Close()
-			}
-			conns = conns[:0]
-			for range atOnce {
-				conn, err := net.Dial("unix", path)
-				if err != nil {
-					break // the backlog is full
-				}
-				_, _ = io.WriteString(conn, "GET /v1/sessions HTTP/1.1\r\nHost: ferry\r\n")
-				conns = append(conns, conn)
-			}
-		}
-	})
+	all.Go(func() { crowdAt(path, stop) })
 	end := time.Now().Add(2 * time.Second)
 	p99, err := percentile(c, func() bool { return time.Now().After(end) })
 	close(stop)
 	all.Wait()
-	if err != nil || p99 > slowest {
-		t.Errorf("99 of 100 pings took up to %s, %v; want %s", p99, err, slowest)
+	if err != nil {
+		t.Fatal(err)
 	}
-	t.Logf("exam: H3: p99 of pings %s", p99)
-	until(t, patience, "the operator is answered", func() bool { _, err := api.NewClient(n.state).Status(t.Context()); return err == nil })
-	n.alive()
+	return p99
+}
+
+// crowdAt opens connections to a socket, as many as it takes, until stop.
+func crowdAt(path string, stop <-chan struct{}) {
+	const atOnce, rounds = 1000, 20 // in each second
+	ticker := time.NewTicker(time.Second / rounds)
+	defer ticker.Stop()
+	var conns []net.Conn
+	defer func() {
+		for _, conn := range conns {
+			_ = conn.Close()
+		}
+	}()
+	for !isClosed(stop) {
+		<-ticker.C
+		for i, conn := range conns {
+			if i%2 == 0 { // the others end without a request
+				_, _ = io.WriteString(conn, "\r\n")
+			}
+			_ = conn.Close()
+		}
+		conns = conns[:0]
+		for range atOnce {
+			conn, err := net.Dial("unix", path)
+			if err != nil {
+				break // the backlog is full
+			}
+			_, _ = io.WriteString(conn, "GET /v1/sessions HTTP/1.1\r\nHost: ferry\r\n")
+			conns = append(conns, conn)
+		}
+	}
 }
 
 // TestSynFlood sends SYNs of addresses that do not answer, as fast as it can: the kernel's cookies let those
