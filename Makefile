@@ -88,7 +88,7 @@ fuzz: ## every fuzz target for FUZZTIME
 
 # The checks that keep strangers out.
 MUTATE = ./internal/identity ./internal/policy ./internal/netadmin:judge.go ./internal/carrier/tls ./internal/peerstore \
-	./internal/gateway:serve.go,enrol.go,devices.go ./internal/api:serve.go ./internal/carrier/connectip:request.go
+	./internal/gateway:serve.go,enrol.go,devices.go ./internal/api:serve.go ./internal/web:bridge.go ./internal/carrier/connectip:request.go
 
 mutate: ## every check of the authentication turned over once: a test has to fail each time
 	go run ./test/tools/mutate $(MUTATE)

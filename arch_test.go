@@ -52,6 +52,7 @@ var arrows = map[string][]string{
 	"internal/capture":           {"internal/capture/filter", "internal/capture/pcap", "internal/packet", "internal/proto", "internal/router"},
 	"internal/capture/filter":    {"internal/packet"},
 	"internal/capture/pcap":      {"internal/packet"},
+	"internal/web":               {"internal/api"},
 	"internal/peerstore":         {"internal/durable", "internal/identity", "internal/proto"},
 	"internal/hostdns":           {},
 	"internal/hostnet":           {"internal/flowlist", "internal/hostdns"},
@@ -73,7 +74,7 @@ var arrows = map[string][]string{
 	"internal/gateway": {
 		"internal/addrpool", "internal/admission", "internal/api", "internal/buffer", "internal/capture", "internal/capture/filter", "internal/carrier", "internal/carrier/connectip", "internal/carrier/quic", "internal/carrier/ssh", "internal/carrier/tcp", "internal/carrier/tls", "internal/carrier/datagram", "internal/carrier/dns", "internal/carrier/icmp", "internal/carrier/udp", "internal/carrier/unix",
 		"internal/carrier/vsock", "internal/carrier/ws", "internal/durable", "internal/flowlist", "internal/forward", "internal/gateway/settings", "internal/hostnet", "internal/identity", "internal/keepalive",
-		"internal/l2port", "internal/l2port/ether", "internal/leasestore", "internal/metrics", "internal/multipath", "internal/nameserver", "internal/packet", "internal/peerstore", "internal/policy", "internal/proto", "internal/router", "internal/session",
+		"internal/l2port", "internal/l2port/ether", "internal/leasestore", "internal/metrics", "internal/multipath", "internal/nameserver", "internal/packet", "internal/peerstore", "internal/policy", "internal/proto", "internal/router", "internal/session", "internal/web",
 	},
 	"internal/client": {
 		"internal/buffer", "internal/carrier", "internal/carrier/connectip", "internal/carrier/dns", "internal/carrier/icmp", "internal/carrier/quic", "internal/carrier/ssh", "internal/carrier/tcp", "internal/carrier/tls", "internal/carrier/udp", "internal/carrier/unix", "internal/carrier/vsock", "internal/carrier/ws",
@@ -86,9 +87,10 @@ var arrows = map[string][]string{
 	"internal/config":      {"internal/admission", "internal/carrier", "internal/client", "internal/forward", "internal/gateway/settings", "internal/identity", "internal/l2port", "internal/policy", "internal/proto", "internal/vtunnel"},
 	"internal/cli":         {"internal/cmdline", "internal/config", "internal/confine", "internal/durable", "internal/netadmin", "internal/proto"},
 	"internal/cli/clitest": {"internal/cli"}, // tests only
-	"cmd/vpnsrv":           {"internal/api", "internal/capture/pcap", "internal/carrier", "internal/cli", "internal/cmdline", "internal/config", "internal/confine", "internal/durable", "internal/exit", "internal/flowlist", "internal/forward", "internal/gateway", "internal/gateway/settings", "internal/identity", "internal/l2port", "internal/netadmin", "internal/netstack", "internal/vtunnel"},
+	"cmd/vpnsrv":           {"internal/api", "internal/capture/pcap", "internal/carrier", "internal/cli", "internal/cmdline", "internal/config", "internal/confine", "internal/durable", "internal/exit", "internal/flowlist", "internal/forward", "internal/gateway", "internal/gateway/settings", "internal/identity", "internal/l2port", "internal/netadmin", "internal/netstack", "internal/vtunnel", "internal/web"},
 	"cmd/vpncli":           {"internal/carrier", "internal/cli", "internal/client", "internal/cmdline", "internal/config", "internal/confine", "internal/durable", "internal/exit", "internal/failover", "internal/identity", "internal/netadmin", "internal/netstack", "internal/proxy", "internal/vtunnel"},
 	"bench":                {"internal/carrier", "test/lab", "test/wire"},
+	"test/browser":         {},
 	"test/lab":             {},
 	"test/rawvpn":          {},
 	"test/tools/connectip": {},
@@ -123,6 +125,7 @@ var sole = map[string]string{
 	"github.com/quic-go/quic-go/http3":  "internal/carrier/connectip",
 	"github.com/quic-go/connect-ip-go":  "test/tools/connectip",
 	"github.com/miekg/dns":              "internal/nameserver",
+	"github.com/chromedp/chromedp":      "test/browser",
 }
 
 // limits on size: what is longer may hold two ideas. Tables and tests may be long.

@@ -68,7 +68,7 @@ SIGTERM and SIGINT stop it, SIGHUP applies its configuration anew, SIGUSR1 logs 
 		}
 		return serve(cmd.Context(), keys, c)
 	}
-	cmd.AddCommand(initCommand(), inviteCommand(), peerCommand(), statusCommand(), sessionsCommand(), leasesCommand(), kickCommand(), forwardCommand(), captureCommand(), flowsCommand(), reloadCommand(), keyCommand())
+	cmd.AddCommand(initCommand(), inviteCommand(), peerCommand(), statusCommand(), sessionsCommand(), leasesCommand(), kickCommand(), forwardCommand(), webCommand(), captureCommand(), flowsCommand(), reloadCommand(), keyCommand())
 	cli.CompleteURL(cmd, "vtunnel-listen", "vsock://:6666", "unix:///", "tcp://127.0.0.1:6666")
 	cli.CompleteURL(cmd, "listen", "tcp://:2002", "vsock://:2002", "unix:///")
 	cli.CompleteURL(cmd, "l2-listen", "qemu+unix:///", "qemu+tcp://127.0.0.1:", "bess+unix:///", "vfkit+unix:///", "stdio:")

@@ -17,6 +17,8 @@
 //	GET    /v1/capture?Capture                     -> a file of pcap packets as they pass, until a limit, or the end of the connection
 //	DELETE /v1/capture/{number}                                      end one; its file is completed
 //	POST   /v1/reload                              -> Reloaded       apply the configuration file anew
+//	GET    /v1/routes                                              what this gateway answers, as "GET /v1/status"
+//	GET    /, /page.js ...                                         the page of package web
 //	GET    /metrics, /healthz        for Prometheus; also by TCP, if that is configured
 //
 // An error is {"error": "..."} with a status of 400 (the request), 404 (no such thing), 409 (taken) or
@@ -88,6 +90,7 @@ type Session struct {
 	Secure   bool              `json:"secure"` // the client has proven its key
 	Address  netip.Addr        `json:"address,omitzero"`
 	From     string            `json:"from"`
+	Carrier  string            `json:"carrier,omitempty"` // in use now
 	Since    time.Time         `json:"since"`
 	Received uint64            `json:"received"` // bytes
 	Sent     uint64            `json:"sent"`     // bytes

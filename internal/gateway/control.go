@@ -14,10 +14,10 @@ import (
 	"ferry/internal/api"
 	"ferry/internal/capture"
 	"ferry/internal/carrier"
-	"ferry/internal/carrier/dns"
 	"ferry/internal/identity"
 	"ferry/internal/peerstore"
 	"ferry/internal/proto"
+	"ferry/internal/web"
 )
 
 // Times that an invitation may be open.
@@ -48,7 +48,7 @@ func (g *Gateway) handler() http.Handler {
 }
 
 func (g *Gateway) routes() []route {
-	return []route{
+	all := []route{
 		{"GET /v1/status", api.Handle(status, func(*http.Request, struct{}) (api.Status, error) { return g.status(), nil })},
 		{"GET /v1/sessions", api.Handle(status, func(*http.Request, struct{}) ([]api.Session, error) { return g.sessions(), nil })},
 		{"DELETE /v1/sessions/{id}", api.Handle(status, func(r *http.Request, _ struct{}) (struct{}, error) {
@@ -75,9 +75,19 @@ func (g *Gateway) routes() []route {
 		})},
 		{"POST /v1/reload", api.Handle(status, func(*http.Request, struct{}) (api.Reloaded, error) { return g.reload() })},
 		{"POST /v1/invitations", api.Handle(status, func(_ *http.Request, i api.Invite) (api.Invited, error) { return g.invite(i) })},
+		{"GET /v1/routes", api.Handle(status, func(*http.Request, struct{}) (patterns []string, _ error) {
+			for _, r := range g.routes() {
+				patterns = append(patterns, r.pattern)
+			}
+			return patterns, nil
+		})},
 		{"/metrics", g.metrics},
 		{"/healthz", g.metrics},
 	}
+	for _, pattern := range web.Patterns() {
+		all = append(all, route{pattern, web.Page()})
+	}
+	return all
 }
 
 // serveMetrics answers what everybody may read, where the configuration says so.
@@ -288,7 +298,7 @@ func (g *Gateway) sessionsByKey() map[identity.Public][]uint64 {
 func (p *peer) show() api.Session {
 	s := p.port.Stats()
 	session := api.Session{
-		ID: p.id, Secure: p.key != identity.Public{}, Address: p.port.Addr(), From: p.stream.RemoteAddr().String(),
+		ID: p.id, Secure: p.key != identity.Public{}, Address: p.port.Addr(), From: p.stream.RemoteAddr().String(), Carrier: p.stream.RemoteAddr().Network(),
 		Since: p.start, Received: p.stream.Received(), Sent: p.stream.Sent(), Queued: p.queue.Queued() + p.fair.Queued(),
 		Packets: s.Packets, Drops: s.Drops,
 	}
@@ -322,7 +332,7 @@ func (t *tunnel) show() api.Session {
 	for p, path := range t.paths {
 		its := api.Path{From: p.stream.RemoteAddr().String(), Carrier: p.stream.RemoteAddr().Network(), Since: p.start, Standby: path != using}
 		if !its.Standby {
-			shown.From = its.From
+			shown.From, shown.Carrier = its.From, its.Carrier
 		}
 		shown.Received += p.stream.Received()
 		shown.Sent += p.stream.Sent()
@@ -398,102 +408,4 @@ func (g *Gateway) status() api.Status {
 	inside := g.gate.Stats()
 	st.Sessions, st.Unauthenticated = inside.Sessions, inside.Unknown
 	return st
-}
-
-// awaitHost waits until the addresses of this machine are known, which takes a moment after the start.
-func (g *Gateway) awaitHost() {
-	select {
-	case <-g.hostKnown:
-	case <-time.After(hostTime):
-	}
-}
-
-// hostTime is how long the addresses of this machine may take to become known.
-const hostTime = time.Second
-
-// servers are where devices find this gateway: what the operator says, or else each address of the host
-// on which a listener takes TLS by TCP.
-func (g *Gateway) servers() []string {
-	if len(g.c().Public) > 0 {
-		return g.c().Public
-	}
-	const most = 4 // or the invitation is too long for a QR code
-	var all, others, zone []string
-	for _, l := range g.listeners {
-		if !l.reaches() || l.at.Scheme == "ssh" { // by which no device joins
-			continue
-		}
-		if e := l.at; e.Scheme == "dns" { // whose zone says where it is, and nothing else says which one that is
-			e.Host, e.Port = "", dns.Port
-			zone = []string{e.String()}
-			continue
-		}
-		a, ok := addrPort(l.Addr())
-		if !ok {
-			continue
-		}
-		hosts := []netip.Addr{a.Addr()}
-		if a.Addr().IsUnspecified() {
-			hosts = g.reachable()
-		}
-		for _, h := range hosts {
-			e := l.at
-			e.Host, e.Port = h.String(), uint32(a.Port())
-			if e.Scheme == "tcp" {
-				all = append(all, e.String())
-			} else {
-				others = append(others, e.String())
-			}
-		}
-	}
-	all = append(all, others...)
-	return append(all[:min(len(all), most-len(zone))], zone...)
-}
-
-// carriers are the URLs, without a host, by which a device can reach the gateway on the network where it does now.
-func (g *Gateway) carriers() (all []string) {
-	for _, l := range g.listeners {
-		if !l.reaches() {
-			continue
-		}
-		e := l.at
-		e.Host = ""
-		all = append(all, e.String())
-		if e.Scheme == "tcp" && l.allow&carrier.Web != 0 {
-			e.Scheme, e.Path = "wss", carrier.DefaultPath
-			all = append(all, e.String())
-		}
-	}
-	return all
-}
-
-// reaches tells whether devices on other hosts may come in by a listener: not by that behind a reverse proxy, for one.
-func (l *listener) reaches() bool {
-	if !l.at.OverIP() || l.allow&carrier.TLS == 0 {
-		return false
-	}
-	a, ok := addrPort(l.Addr())
-	return ok && !a.Addr().IsLoopback()
-}
-
-// addrPort returns an address of package net as a value.
-func addrPort(a net.Addr) (netip.AddrPort, bool) {
-	p, ok := a.(interface{ AddrPort() netip.AddrPort })
-	if !ok {
-		return netip.AddrPort{}, false
-	}
-	at := p.AddrPort()
-	return netip.AddrPortFrom(at.Addr().Unmap(), at.Port()), at.IsValid()
-}
-
-// reachable are the host's addresses that others may reach.
-func (g *Gateway) reachable() (all []netip.Addr) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	for _, a := range g.host {
-		if a.IsGlobalUnicast() && !g.c().Pool.Contains(a) {
-			all = append(all, a)
-		}
-	}
-	return all
 }
