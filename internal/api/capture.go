@@ -121,7 +121,7 @@ type Recording struct {
 
 // Capture begins a capture, which goes on until its limits, End or Close, or until ctx is done.
 func (c *Client) Capture(ctx context.Context, asked Capture) (*Recording, error) {
-	r, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+host+"/v1/capture?"+asked.query(), nil)
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+Host+"/v1/capture?"+asked.query(), nil)
 	if err != nil {
 		return nil, err
 	}
