@@ -36,7 +36,7 @@ demo-secure: build ## keys: init, invite, join, tcpdump on the wire, removal
 	@scripts/deps.sh demo
 	@scripts/demo-secure.sh
 
-demo-user: build ## a gateway and a client without root: curl through SOCKS5
+demo-user: build ## a gateway and a client without root: curl through SOCKS5, a forward each way
 	@scripts/deps.sh demo
 	@scripts/demo-user.sh
 

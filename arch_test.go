@@ -60,7 +60,7 @@ var arrows = map[string][]string{
 	"internal/tun":               {"internal/packet", "internal/proto"},
 	"internal/netstack":          {"internal/buffer", "internal/flowlist", "internal/hostnet", "internal/packet", "internal/proto", "internal/relay", "internal/router"},
 	"internal/nameserver":        {"internal/carrier"},
-	"internal/proxy":             {"internal/carrier"},
+	"internal/proxy":             {"internal/carrier", "internal/relay"},
 	"internal/forward":           {"internal/carrier", "internal/carrier/unix", "internal/flowlist", "internal/relay"},
 	"internal/relay":             {},
 	"internal/flowlist":          {},
@@ -78,7 +78,7 @@ var arrows = map[string][]string{
 	},
 	"internal/client": {
 		"internal/buffer", "internal/carrier", "internal/carrier/connectip", "internal/carrier/dns", "internal/carrier/icmp", "internal/carrier/quic", "internal/carrier/ssh", "internal/carrier/tcp", "internal/carrier/tls", "internal/carrier/udp", "internal/carrier/unix", "internal/carrier/vsock", "internal/carrier/ws",
-		"internal/durable", "internal/failover", "internal/hostdns", "internal/hostnet", "internal/identity", "internal/keepalive", "internal/multipath", "internal/policy",
+		"internal/durable", "internal/failover", "internal/forward", "internal/hostdns", "internal/hostnet", "internal/identity", "internal/keepalive", "internal/multipath", "internal/policy",
 		"internal/proto", "internal/router", "internal/session",
 	},
 
@@ -88,7 +88,7 @@ var arrows = map[string][]string{
 	"internal/cli":         {"internal/cmdline", "internal/config", "internal/confine", "internal/durable", "internal/netadmin", "internal/proto"},
 	"internal/cli/clitest": {"internal/cli"}, // tests only
 	"cmd/vpnsrv":           {"internal/api", "internal/capture/pcap", "internal/carrier", "internal/cli", "internal/cmdline", "internal/config", "internal/confine", "internal/durable", "internal/exit", "internal/flowlist", "internal/forward", "internal/gateway", "internal/gateway/settings", "internal/identity", "internal/l2port", "internal/netadmin", "internal/netstack", "internal/vtunnel", "internal/web"},
-	"cmd/vpncli":           {"internal/carrier", "internal/cli", "internal/client", "internal/cmdline", "internal/config", "internal/confine", "internal/durable", "internal/exit", "internal/failover", "internal/identity", "internal/netadmin", "internal/netstack", "internal/proxy", "internal/vtunnel"},
+	"cmd/vpncli":           {"internal/carrier", "internal/cli", "internal/client", "internal/cmdline", "internal/config", "internal/confine", "internal/durable", "internal/exit", "internal/failover", "internal/forward", "internal/identity", "internal/netadmin", "internal/netstack", "internal/proxy", "internal/vtunnel"},
 	"bench":                {"internal/carrier", "test/lab", "test/wire"},
 	"test/browser":         {},
 	"test/lab":             {},

@@ -41,6 +41,7 @@ the network of this device; SIGUSR1 logs its counters.`,
   sudo vpncli -s vsock://2:2002 -a 10.0.3.7
   sudo vpncli -s tcp://gateway.example:2002 --default-route
   sudo vpncli status
+  sudo vpncli -s 192.168.0.1 -L 8080:10.0.0.1:80 -R 2222:localhost:22
   vpncli --user -s 192.168.0.1 --socks5 127.0.0.1:1080
   sudo vpncli probe` + cmdline.Example("vpncli completion bash > /etc/bash_completion.d/vpncli"),
 		Args: cli.NoArgs("name the gateway with -s, as in vpncli -s 192.168.0.1"),
@@ -51,6 +52,8 @@ the network of this device; SIGUSR1 logs its counters.`,
 	cmd.AddCommand(joinCommand(), keyCommand(), statusCommand(), probeCommand())
 	cmd.AddCommand(moreCommands()...)
 	completeWays(cmd)
+	cli.CompleteURL(cmd, "local-forward", "8080:", "8080+:", "udp:5353:")
+	cli.CompleteURL(cmd, "remote-forward", "8080:localhost:", "0:localhost:", "udp:5353:localhost:")
 	return cmd
 }
 
@@ -59,9 +62,12 @@ func connect(ctx context.Context, keys *config.Client, lines bool) error {
 	if err != nil {
 		return err
 	}
-	t := teller{log: c.Log}
+	if err := canForward(c); err != nil {
+		return err
+	}
+	t := teller{log: c.Log, plain: os.Stdout}
 	if lines {
-		t.lines = os.Stdout
+		t.lines, t.plain = os.Stdout, nil
 	}
 	c.Version = version
 	c.Report, c.Events = cli.Reports(ctx), t.tell
@@ -80,7 +86,7 @@ func connect(ctx context.Context, keys *config.Client, lines bool) error {
 	}
 	host, err := cli.StartHost(netadmin.Rules{
 		Program: "vpncli", TUN: c.TUN, MTU: cmp.Or(c.Policy.MTU, client.DefaultMTU), Mark: c.Mark, Pings: c.Pings(), Echo: client.Echo, Table: c.Table, Policy: &c.Policy, Connect: sockets(c),
-		Read: files, Write: files,
+		Read: files, Write: files, Forward: len(c.Local)+len(c.Remote) > 0, Sockets: socketDirs(c),
 	}, keys.Process, confine.Rules{
 		Read:     nameFiles(),
 		Families: []int{unix.AF_INET, unix.AF_INET6, unix.AF_VSOCK, unix.AF_NETLINK},
@@ -113,11 +119,26 @@ func nameFiles() []string {
 	return dirs
 }
 
-// sockets returns the paths of the unix sockets that lead to a gateway.
+// socketDirs are the directories in which forwards listen on unix sockets.
+func socketDirs(c client.Config) (dirs []string) {
+	for _, f := range c.Local {
+		if f.From.Path != "" {
+			dirs = append(dirs, filepath.Dir(f.From.Path))
+		}
+	}
+	return dirs
+}
+
+// sockets returns the paths of the unix sockets that lead to a gateway, or to services that forwards lead to.
 func sockets(c client.Config) (paths []string) {
 	for _, url := range c.Servers {
 		if e, err := carrier.ParseDial(url, c.Port); err == nil && e.Scheme == "unix" {
 			paths = append(paths, e.Path)
+		}
+	}
+	for _, f := range c.Remote {
+		if f.To.Path != "" {
+			paths = append(paths, f.To.Path)
 		}
 	}
 	return paths

@@ -24,8 +24,11 @@ func TestCommand(t *testing.T) {
 	const ended = "Completion ended with directive: ShellCompDirectiveNoFileComp"
 	clitest.Check(t, bin, []clitest.Call{
 		{Name: "no root", Args: noRoot, Nobody: true, Status: 1, Stderr: noRootText + "; or with --user --socks5 127.0.0.1:1080, which needs neither rights nor an interface"},
-		{Name: "no way in", Args: noRoot + " --user", Status: 2, Stderr: "vpncli: --user: nothing would lead into the tunnel: add --socks5 127.0.0.1:1080 or --http-proxy 127.0.0.1:3128"},
+		{Name: "no way in", Args: noRoot + " --user", Status: 2, Stderr: "vpncli: --user: nothing would lead into the tunnel: add --socks5 127.0.0.1:1080, --http-proxy 127.0.0.1:3128, -L or -R"},
 		{Name: "a proxy beside an interface", Args: noRoot + " --socks5 127.0.0.1:1080", Status: 2, Stderr: "vpncli: --socks5 and --http-proxy lead into a tunnel without an interface: add --user"},
+		{Name: "a forward of -L", Args: noRoot + " -L 8080:localhost:80", Status: 2, Stderr: `vpncli: --local-forward: forward "8080:localhost:80": localhost:80 would be this device itself: write an address in the tunnel, as that of the gateway`},
+		{Name: "a forward of -R", Args: noRoot + " -R /x:localhost:80", Status: 2, Stderr: `vpncli: --remote-forward: forward "/x:localhost:80": in the tunnel there are no unix sockets: write a port to listen on`},
+		{Name: "complete a forward", Args: "__completeNoDesc -L u", Stdout: "udp:5353:\n:6\n", Stderr: "Completion ended with directive: ShellCompDirectiveNoSpace, ShellCompDirectiveNoFileComp"},
 		{Name: "complete a level", Args: "__completeNoDesc --log-level w", Stdout: "warn\nerror\n:4\n", Stderr: ended},
 		{Name: "complete a carrier", Args: "__completeNoDesc --carrier w", Stdout: "auto\n" + strings.Join(carrier.Names(), "\n") + "\n:4\n", Stderr: ended},
 		{Name: "complete a carrier behind another", Args: "__completeNoDesc probe --carrier " + first + ",u", Stdout: first + "," + strings.Join(carrier.Names()[1:], "\n"+first+",") + "\n:4\n", Stderr: ended},
@@ -42,6 +45,7 @@ func TestMinimal(t *testing.T) {
 	clitest.Check(t, bin, []clitest.Call{
 		{Name: "no root", Args: noRoot, Nobody: true, Status: 1, Stderr: noRootText},
 		{Name: "no user mode", Args: noRoot + " --user --socks5 127.0.0.1:1080", Status: 1, Stderr: "vpncli: --user: this is the build for small devices, which is without it: take the whole one"},
+		{Name: "forwards", Args: noRoot + " -L 8080:10.0.0.1:80", Status: 1, Stderr: "vpncli: -L, -R: this is the build for small devices, which is without forwards: take the whole one"},
 		{Name: "help of a command", Args: "join -h", Stdout: "  vpncli join STRING [flags]"},
 		{Name: "commands", Args: "-h", Stdout: "  key         Print this device's public key"},
 	})

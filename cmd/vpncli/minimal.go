@@ -27,6 +27,14 @@ func howToConnect(state string) string {
 	return " --state " + state
 }
 
+// canForward tells whether this build has forwards.
+func canForward(c client.Config) error {
+	if len(c.Local)+len(c.Remote) > 0 {
+		return errors.New("-L, -R: this is the build for small devices, which is without forwards: take the whole one")
+	}
+	return nil
+}
+
 // connectAsUser needs what this build does not have.
 func connectAsUser(context.Context, *config.Client, client.Config) error {
 	return errors.New("--user: this is the build for small devices, which is without it: take the whole one")

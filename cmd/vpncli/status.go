@@ -81,6 +81,12 @@ func printStatus(w io.Writer, s client.Status) error {
 	for _, r := range s.Refused {
 		f.Add("refused", cli.Fair(fmt.Sprintf("%s %s: %s", r.What, r.Value, r.Reason)))
 	}
+	for _, w := range s.Forwards {
+		f.Add("forward", forwardOf(w))
+	}
+	if len(s.Proxies) > 0 {
+		f.Add("refused by proxies", cli.Counts(s.Proxies))
+	}
 	f.Add("sent", traffic(s.Sent))
 	f.Add("received", traffic(s.Received))
 	f.Add("dropped", cli.Counts(s.Drops))
@@ -89,6 +95,14 @@ func printStatus(w io.Writer, s client.Status) error {
 	}
 	f.Add("version", fmt.Sprintf("%s, process %d", s.Version, s.Pid))
 	return f.Write(w)
+}
+
+// forwardOf is a line about one forward.
+func forwardOf(s client.ForwardStatus) any {
+	if s.Err != "" {
+		return cli.Bad(fmt.Sprintf("%s %s -> %s: %s", option(s.Side), s.From, s.To, s.Err))
+	}
+	return fmt.Sprintf("%s %s -> %s: %d of %d connections live, %d refused, %d failed", option(s.Side), s.Bound, s.To, s.Connections, s.Total, s.Refused, s.Failed)
 }
 
 // wayOf is a line about one way to the gateway.

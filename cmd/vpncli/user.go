@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 
 	"golang.org/x/sync/errgroup"
@@ -18,6 +19,7 @@ import (
 	"ferry/internal/config"
 	"ferry/internal/confine"
 	"ferry/internal/durable"
+	"ferry/internal/forward"
 	"ferry/internal/netstack"
 	"ferry/internal/proxy"
 )
@@ -42,8 +44,8 @@ func howToConnect(state string) string {
 
 // connectAsUser is connect without rights: nothing of the host is changed.
 func connectAsUser(ctx context.Context, keys *config.Client, c client.Config) (err error) {
-	if c.SOCKS5 == "" && c.HTTPProxy == "" {
-		return &config.UsageError{Err: errors.New("--user: nothing would lead into the tunnel: add --socks5 127.0.0.1:1080 or --http-proxy 127.0.0.1:3128")}
+	if c.SOCKS5 == "" && c.HTTPProxy == "" && len(c.Local)+len(c.Remote) == 0 {
+		return &config.UsageError{Err: errors.New("--user: nothing would lead into the tunnel: add --socks5 127.0.0.1:1080, --http-proxy 127.0.0.1:3128, -L or -R")}
 	}
 	// Nothing of this host's goes into the tunnel by itself, so nothing that the gateway pushes does harm; its name servers are asked for all names.
 	c.TUN, c.Policy.DefaultRoute = userTunnel, true
@@ -51,8 +53,10 @@ func connectAsUser(ctx context.Context, keys *config.Client, c client.Config) (e
 	if err != nil {
 		return err
 	}
+	listens := len(c.Local) > 0
 	stay := confine.Rules{
-		Read: nameFiles(), Families: []int{unix.AF_INET, unix.AF_INET6, unix.AF_VSOCK, unix.AF_UNIX, unix.AF_NETLINK}, Connect: true, Bind: !c.Key.IsZero(),
+		Read: nameFiles(), Families: []int{unix.AF_INET, unix.AF_INET6, unix.AF_VSOCK, unix.AF_UNIX, unix.AF_NETLINK}, Connect: true, Bind: listens || c.SOCKS5 != "" || !c.Key.IsZero(), // for datagrams, too
+		Listen: listens, Sockets: socketDirs(c),
 	}
 	if c.Joined != "" {
 		stay.Read, stay.Write = append(stay.Read, c.Joined), []string{c.Joined, c.Ways}
@@ -61,6 +65,8 @@ func connectAsUser(ctx context.Context, keys *config.Client, c client.Config) (e
 	if err != nil {
 		return err
 	}
+	var counts proxy.Counts
+	c.Proxies = counts.All
 	group, ctx := errgroup.WithContext(ctx)
 	connect := func(ctx context.Context, address string) (proxy.Half, error) {
 		h, err := local.Connect(ctx, address)
@@ -73,8 +79,8 @@ func connectAsUser(ctx context.Context, keys *config.Client, c client.Config) (e
 		flag, at string
 		serve    func(net.Listener) error
 	}{
-		{"socks5", c.SOCKS5, func(l net.Listener) error { return proxy.ServeSOCKS(ctx, l, connect, c.Log) }},
-		{"http-proxy", c.HTTPProxy, func(l net.Listener) error { return proxy.ServeHTTP(ctx, l, connect, local.Dial, c.Log) }},
+		{"socks5", c.SOCKS5, func(l net.Listener) error { return proxy.ServeSOCKS(ctx, l, connect, local.Dial, &counts, c.Log) }},
+		{"http-proxy", c.HTTPProxy, func(l net.Listener) error { return proxy.ServeHTTP(ctx, l, connect, local.Dial, &counts, c.Log) }},
 	} {
 		if p.at == "" {
 			continue
@@ -107,3 +113,34 @@ func (h userHost) OpenExit() (client.Exit, error)      { return h.local, nil }
 func (h userHost) Opener() carrier.Opener              { return nil }
 func (h userHost) Open(path string) (*os.File, error)  { return os.Open(path) }
 func (h userHost) Replace(path string, b []byte) error { return durable.Replace(path, b) }
+
+// Networks implements client.Host.
+func (h userHost) Networks(string) (local, remote forward.Network) {
+	return forward.Sides{Listener: forward.Sockets{}, Dialer: inside{h.local}}, forward.Sides{Listener: inside{h.local}, Dialer: forward.Sockets{}}
+}
+
+// inside is the side of forwards that is in the tunnel.
+type inside struct{ local *netstack.Local }
+
+// Dial implements forward.Dialer.
+func (s inside) Dial(ctx context.Context, network string, _ netip.Addr, to string) (net.Conn, error) {
+	return s.local.Dial(ctx, network, to)
+}
+
+// Listen implements forward.Listener. The address is the only one that there is, whichever that is.
+func (s inside) Listen(_ context.Context, _, address string) (net.Listener, error) {
+	at, err := netip.ParseAddrPort(address)
+	if err != nil {
+		return nil, err
+	}
+	return s.local.Listen(at.Port())
+}
+
+// ListenPacket implements forward.Listener.
+func (s inside) ListenPacket(_ context.Context, address string) (forward.PacketConn, error) {
+	at, err := netip.ParseAddrPort(address)
+	if err != nil {
+		return nil, err
+	}
+	return s.local.ListenPacket(at.Port())
+}

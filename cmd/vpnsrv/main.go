@@ -201,12 +201,16 @@ func (h *userHost) Open(path string) (*os.File, error) { return os.Open(path) }
 // Network implements gateway.Host.
 func (h *userHost) Network() forward.Network { return h }
 
-// Dial implements forward.Network.
-func (h *userHost) Dial(ctx context.Context, network string, from netip.Addr, to netip.AddrPort) (net.Conn, error) {
+// Dial implements forward.Dialer. It knows no names.
+func (h *userHost) Dial(ctx context.Context, network string, from netip.Addr, to string) (net.Conn, error) {
 	if from.IsValid() {
 		return nil, fmt.Errorf("source %s: with --exit user clients see the gateway's own address: leave it out", from)
 	}
-	return h.exit.Dial(ctx, network, to)
+	addr, err := netip.ParseAddrPort(to)
+	if err != nil {
+		return nil, fmt.Errorf("dial %s: %w", to, err)
+	}
+	return h.exit.Dial(ctx, network, addr)
 }
 
 // socketDirs are the directories in which forwards may make unix sockets.

@@ -136,10 +136,12 @@ type Status struct {
 	Names map[string]uint64 `json:"names,omitempty"`
 	// Tunnels are connections of clients of vtunnel, by what became of them; nil: there is no listener for those.
 	Tunnels map[string]uint64 `json:"tunnels,omitempty"`
-	Closed  map[string]uint64 `json:"closed"` // connections, by what ended them
-	Queued  int               `json:"queued"` // bytes
-	Leases  Leases            `json:"leases"`
-	Waiting []string          `json:"waits_for_restart,omitempty"` // settings that a reload could not apply
+	// Forwards are the counts of published ports since the start, by scheme (tcp, udp, unix), also of those that were removed.
+	Forwards map[string]ForwardTotals `json:"forwards,omitempty"`
+	Closed   map[string]uint64        `json:"closed"` // connections, by what ended them
+	Queued   int                      `json:"queued"` // bytes
+	Leases   Leases                   `json:"leases"`
+	Waiting  []string                 `json:"waits_for_restart,omitempty"` // settings that a reload could not apply
 }
 
 // A Lease is an address of a client without a key.
@@ -176,6 +178,17 @@ type Forward struct {
 	Failed      uint64 `json:"failed"`               // the client did not answer
 	Received    uint64 `json:"received"`             // bytes from the client, of what has ended
 	Sent        uint64 `json:"sent"`                 // bytes to the client, of what has ended
+}
+
+// ForwardTotals are counts of several published ports.
+type ForwardTotals struct {
+	Connections int    `json:"connections"` // there are; flows of udp
+	Total       uint64 `json:"total"`       // there were
+	// Refused are connections, flows and datagrams that did not come to anything, by reason: source (who may not come), full (beyond what there may be),
+	// unreachable (the client did not answer).
+	Refused  map[string]uint64 `json:"refused"`
+	Received uint64            `json:"received"` // bytes from clients, of what has ended
+	Sent     uint64            `json:"sent"`     // bytes to clients, of what has ended
 }
 
 // Reloaded is what came of a reload.

@@ -196,7 +196,7 @@ func PrintJSON(w io.Writer, v any) error {
 	return e.Encode(v)
 }
 
-// CompleteURL offers beginnings of URLs for a flag of cmd.
+// CompleteURL offers beginnings, of URLs and the like, for a flag of cmd.
 func CompleteURL(cmd *cmdline.Command, flag string, beginnings ...cmdline.Completion) {
 	err := cmd.RegisterFlagCompletionFunc(flag, cmdline.FixedCompletions(beginnings, cmdline.ShellCompDirectiveNoSpace|cmdline.ShellCompDirectiveNoFileComp))
 	if err != nil {

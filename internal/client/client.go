@@ -7,6 +7,8 @@
 // The interface, its address and its routes belong to the client, not to a connection: they stay as
 // they are while it connects again, and are taken back when Run returns.
 //
+// Forwards of package forward lead into the tunnel and out of it; see forwards.go.
+//
 // Goroutines, each waited for by the one that started it: Run has one that reads the TUN, one
 // that answers 'vpncli status', and one that connects and reads the connection; a connection has one that writes what could not be sent at
 // once, and one that keeps it alive.
@@ -60,6 +62,13 @@ type Host interface {
 	// from the network. No directory stays open.
 	Confine(none *durable.Dir, files ...string) error
 	files // of the Enrolment
+	netHost
+}
+
+// A doer is what a client needs of its Host when that has given up its rights.
+type doer interface {
+	files
+	netHost
 }
 
 // A client is what lives as long as Run.
@@ -81,8 +90,10 @@ type client struct {
 	applied bool                    // state is
 	found   map[string][]netip.Addr // where hosts of servers are, as far as is known: the last one first; at most maxKnown
 	story   *story
-	ways    func() []failover.WayStatus // nil: unknown
-	due     chan struct{}               // capacity 1; sent to when traffic begins to wait for the gateway
+	// forwards are those of this device; nil: it has none.
+	forwards *forwards
+	ways     func() []failover.WayStatus // nil: unknown
+	due      chan struct{}               // capacity 1; sent to when traffic begins to wait for the gateway
 }
 
 // wake lets the roamer look at what waits.
@@ -136,7 +147,7 @@ func (n network) Watch(ctx context.Context, f func(hostnet.Network)) error {
 	return hostnet.WatchNetwork(ctx, string(n), f)
 }
 
-func run(ctx context.Context, c Config, servers []carrier.Endpoint, reach reacher, e Exit, asked net.Listener, opener carrier.Opener, host files, around surrounding) error {
+func run(ctx context.Context, c Config, servers []carrier.Endpoint, reach reacher, e Exit, asked net.Listener, opener carrier.Opener, host doer, around surrounding) (err error) {
 	cl := &client{c: c, log: c.Log, servers: servers, reach: reach, exit: e, due: make(chan struct{}, 1), uplink: router.NewUplink(e.Port()), story: newStory(&c, e.Name()), opener: opener, host: host,
 		found: make(map[string][]netip.Addr)}
 	cl.pins = pins{c.Gateway, c.Next}
@@ -152,6 +163,10 @@ func run(ctx context.Context, c Config, servers []carrier.Endpoint, reach reache
 		roamer.begin(now)
 	}
 	group, ctx := errgroup.WithContext(ctx)
+	if err := cl.openForwards(ctx, host); err != nil {
+		return err
+	}
+	defer cl.forwards.close()
 	group.Go(func() error {
 		return e.Run(ctx, router.NewForwarder(cl.uplink, e.Port(), &cl.total, netip.Addr{}))
 	})
@@ -161,7 +176,7 @@ func run(ctx context.Context, c Config, servers []carrier.Endpoint, reach reache
 	}
 	group.Go(func() error { cl.reports(ctx); return nil })
 	group.Go(func() error { cl.answer(ctx, asked); return nil })
-	err := group.Wait()
+	err = group.Wait()
 	cl.forget()
 	cl.report("stopped")
 	cl.event(Event{Kind: EventStopped})

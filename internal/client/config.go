@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"ferry/internal/forward"
 	"ferry/internal/identity"
 	"ferry/internal/policy"
 )
@@ -61,6 +62,10 @@ type Config struct {
 	// SOCKS5 and HTTPProxy are host:port where programs find those; empty: none.
 	SOCKS5, HTTPProxy string
 
+	// Local and Remote are forwards as forward.ParseLocal and ParseRemote read them: from a socket of this device into the tunnel, and from this
+	// device's address in the tunnel to a service of the device.
+	Local, Remote []forward.Spec
+
 	// Policy is what the owner has decided: MTU, routes, and what the gateway may decide of them.
 	Policy   policy.Rules
 	CloseLAN bool   // with a default route: this device's own private networks go into the tunnel, too
@@ -75,6 +80,8 @@ type Config struct {
 	KeepBytes  int // kept until the gateway has them, to be sent again by another connection
 
 	Version string // of the program, for the user
+	// Proxies returns what those have refused, by reason; nil: there are none.
+	Proxies func() map[string]uint64
 
 	Log    *slog.Logger    // nil: discard
 	Events func(Event)     // called for each event, in order, from one goroutine; may be nil
@@ -100,6 +107,7 @@ const (
 	EventLost         EventKind = "lost"
 	EventReconnecting EventKind = "reconnecting"
 	EventSwitched     EventKind = "switched" // to another connection; what is inside of the tunnel goes on
+	EventForward      EventKind = "forward"  // a forward listens, or could not
 	EventStopped      EventKind = "stopped"
 )
 
@@ -119,6 +127,8 @@ type Event struct {
 	Secure    bool         `json:"secure,omitempty"`   // both ends have proven their keys
 	Reason    string       `json:"reason,omitempty"`
 	RetryIn   float64      `json:"retry_in,omitempty"` // seconds
+
+	Forward *ForwardPlace `json:"forward,omitempty"`
 }
 
 func (c *Config) setDefaults() {

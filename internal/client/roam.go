@@ -279,4 +279,5 @@ func (r *roamer) tellConnected(x *connection, why string) {
 		e.Kind = EventAddress
 		r.event(e)
 	}
+	r.forwards.leased(l.Prefix.Addr())
 }

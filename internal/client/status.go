@@ -73,6 +73,9 @@ type Status struct {
 	Routes  []netip.Prefix   `json:"routes"`
 	Refused []policy.Refusal `json:"refused,omitempty"` // of what the gateway has pushed
 
+	Forwards []ForwardStatus   `json:"forwards,omitempty"`
+	Proxies  map[string]uint64 `json:"proxies,omitempty"` // what SOCKS5 and HTTP proxies have refused or dropped, by reason
+
 	Sent     Traffic           `json:"sent"`
 	Received Traffic           `json:"received"`
 	Drops    map[string]uint64 `json:"drops"`
@@ -117,7 +120,7 @@ func (st *story) note(e Event) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	s := &st.s
-	if e.Kind == EventAddress { // said of a connection: it is connected still
+	if e.Kind == EventAddress || e.Kind == EventForward { // it is connected still, or not yet
 		return
 	}
 	if e.Kind == EventConnecting && s.State == EventConnected { // one more way, beside the one in use
@@ -173,6 +176,10 @@ func (c *client) status() Status {
 	s.Sent = Traffic{sent.Packets, sent.Bytes}
 	s.Received = Traffic{all.Packets - min(sent.Packets, all.Packets), all.Bytes - min(sent.Bytes, all.Bytes)}
 	s.Drops = all.Drops
+	s.Forwards = c.forwards.status()
+	if c.c.Proxies != nil {
+		s.Proxies = c.c.Proxies()
+	}
 	if c.ways != nil {
 		s.Ways = c.ways()
 	}

@@ -12,6 +12,7 @@ import (
 
 	"ferry/internal/carrier"
 	"ferry/internal/client"
+	"ferry/internal/forward"
 	"ferry/internal/identity"
 	"ferry/internal/policy"
 )
@@ -30,6 +31,8 @@ type Client struct {
 	User         bool     `toml:"user"`
 	SOCKS5       string   `toml:"socks5"`
 	HTTPProxy    string   `toml:"http_proxy"`
+	Local        []string `toml:"local_forward"`
+	Remote       []string `toml:"remote_forward"`
 	MTU          int      `toml:"mtu"` // bytes; 0: as the gateway says
 	Route        []string `toml:"route"`
 	DefaultRoute bool     `toml:"default_route"`
@@ -69,9 +72,11 @@ func NewClient(fs *pflag.FlagSet) *Client {
 	fs.StringVar(&c.State, "state", c.State, "`directory` that keeps this device's key and what it knows of its gateway")
 	fs.StringVar(&c.Name, "name", "", "`name` of this device, for which the gateway may have an address reserved")
 	fs.StringVar(&c.TUN, "tun", c.TUN, "`name` of the interface")
-	fs.BoolVar(&c.User, "user", false, "run without root and without an interface: programs reach what is in the tunnel by --socks5 and --http-proxy")
+	fs.BoolVar(&c.User, "user", false, "run without root and without an interface: programs reach what is in the tunnel by --socks5, --http-proxy and -L")
 	fs.StringVar(&c.SOCKS5, "socks5", "", "`host:port` of a SOCKS5 proxy into the tunnel, with --user (default: none)")
 	fs.StringVar(&c.HTTPProxy, "http-proxy", "", "`host:port` of an HTTP proxy into the tunnel, with --user (default: none)")
+	fs.StringArrayVarP(&c.Local, "local-forward", "L", nil, "`forward` as ssh has it, [udp:][bind:]port:host:hostport or /path:host:hostport: listen on this device,\nconnect through the tunnel; repeatable (port 0: any; 8080+: the next that is free)")
+	fs.StringArrayVarP(&c.Remote, "remote-forward", "R", nil, "`forward` as ssh has it, [udp:]port:host:hostport or port:/path: listen on this device's address in the\ntunnel, connect on this device; repeatable")
 	fs.IntVar(&c.MTU, "mtu", 0, "of the interface, in `bytes` (default: what the gateway says, or 1500)")
 	fs.StringArrayVar(&c.Route, "route", nil, "`CIDR` to route into the tunnel; repeatable")
 	fs.BoolVar(&c.DefaultRoute, "default-route", false, "route everything into the tunnel but the connection to the gateway")
@@ -108,6 +113,8 @@ func (k *Client) Load() (client.Config, error) {
 		User:       k.User,
 		SOCKS5:     read(s, "socks5", k.SOCKS5, optional(parseHostPort)),
 		HTTPProxy:  read(s, "http_proxy", k.HTTPProxy, optional(parseHostPort)),
+		Local:      readList(s, "local_forward", k.Local, forward.ParseLocal),
+		Remote:     readList(s, "remote_forward", k.Remote, forward.ParseRemote),
 		CloseLAN:   !k.AllowLAN,
 		Mark:       k.Mark,
 		Table:      inRange(s, "table", k.Table, 1, 9999),

@@ -1,4 +1,5 @@
-// Package forward publishes ports of clients: who connects to a socket of the gateway reaches a client through the tunnel.
+// Package forward carries connections and datagrams from one side to another: ports of clients that a gateway publishes, and forwards of a device as ssh
+// has them.
 //
 //	tcp://:8080          accept --> dial 10.0.3.4:80 --> [PROXY header] --> bytes both ways
 //	unix:///run/x.sock   the same

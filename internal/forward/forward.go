@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -18,7 +17,7 @@ import (
 // Config is what forwards have in common. The zero value of a field means its default.
 type Config struct {
 	Network Network // Sockets
-	// Resolve returns the address of a device, each time that it is dialled: nil, there are no names.
+	// Resolve returns the address of a device, each time that it is dialled: nil, Network looks names up.
 	Resolve func(name string) (netip.Addr, error)
 	// Check says why a forward may not lead somewhere, when it is opened: nil, they lead anywhere.
 	Check func(Target) error
@@ -34,9 +33,6 @@ type Config struct {
 func (c *Config) setDefaults() {
 	if c.Network == nil {
 		c.Network = Sockets{}
-	}
-	if c.Resolve == nil {
-		c.Resolve = func(name string) (netip.Addr, error) { return netip.Addr{}, fmt.Errorf("no device is called %s", name) }
 	}
 	if c.Check == nil {
 		c.Check = func(Target) error { return nil }
@@ -63,20 +59,26 @@ type Forward struct {
 		run()
 		close() // is called once
 		live() int
-		flows(clients []netip.Addr, room int) (some []flowlist.Flow, total int)
+		list(clients []netip.Addr, room int) (some []flowlist.Flow, total int)
 	}
 
-	total, refused, failed, up, down atomic.Uint64
+	total, refused, full, failed, up, down atomic.Uint64
 }
 
 // Stats is what a forward has carried since it was opened.
 type Stats struct {
 	Live    int    // connections, or flows
 	Total   uint64 // of them
-	Refused uint64 // sources that may not come, and connections beyond what there may be
-	Failed  uint64 // clients that could not be reached
-	Up      uint64 // bytes to the client
-	Down    uint64 // bytes from the client. Both of connections count when the direction has ended
+	Refused uint64 // sources that may not come
+	Full    uint64 // connections beyond what there may be, flows that gave way to others, and datagrams too many for a name that is looked up
+	Failed  uint64 // targets that could not be reached
+	Up      uint64 // bytes to the target
+	Down    uint64 // bytes from the target. Both of connections count when the direction has ended
+}
+
+// plus adds up.
+func (s Stats) plus(o Stats) Stats {
+	return Stats{s.Live + o.Live, s.Total + o.Total, s.Refused + o.Refused, s.Full + o.Full, s.Failed + o.Failed, s.Up + o.Up, s.Down + o.Down}
 }
 
 // Open listens, and carries until Close, or until ctx is done. prefer is the port that it had before, which comes first; 0: none.
@@ -114,7 +116,7 @@ func (f *Forward) Spec() Spec { return f.spec }
 
 // Stats returns the counts so far.
 func (f *Forward) Stats() Stats {
-	return Stats{Live: f.door.live(), Total: f.total.Load(), Refused: f.refused.Load(), Failed: f.failed.Load(), Up: f.up.Load(), Down: f.down.Load()}
+	return Stats{Live: f.door.live(), Total: f.total.Load(), Refused: f.refused.Load(), Full: f.full.Load(), Failed: f.failed.Load(), Up: f.up.Load(), Down: f.down.Load()}
 }
 
 // Close ends the forward and what it carries, and returns when all has ended. It may be called more than once.
@@ -123,19 +125,23 @@ func (f *Forward) Close() {
 	f.work.Wait()
 }
 
-// dial reaches the client.
+// dial reaches the target.
 func (f *Forward) dial(network string) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(f.ctx, f.c.DialTimeout)
 	defer cancel()
-	to := f.spec.To.Addr
-	if !to.IsValid() {
-		var err error
-		if to, err = f.c.Resolve(f.spec.To.Name); err != nil {
+	to := f.spec.To.address()
+	switch {
+	case f.spec.To.Path != "":
+		network = "unix"
+	case f.spec.To.Name != "" && f.c.Resolve != nil:
+		a, err := f.c.Resolve(f.spec.To.Name)
+		if err != nil {
 			f.failed.Add(1)
 			return nil, err
 		}
+		to = netip.AddrPortFrom(a, f.spec.To.Port).String()
 	}
-	conn, err := f.c.Network.Dial(ctx, network, f.spec.From.Source, netip.AddrPortFrom(to, f.spec.To.Port))
+	conn, err := f.c.Network.Dial(ctx, network, f.spec.From.Source, to)
 	if err != nil && !errors.Is(err, context.Canceled) {
 		f.failed.Add(1)
 	}

@@ -115,7 +115,7 @@ func eventually(t *testing.T, what string, ok func() bool) {
 // A strange network has connections that are no sockets of the kernel, as those of package netstack.
 type strange struct{ Sockets }
 
-func (n strange) Dial(ctx context.Context, network string, from netip.Addr, to netip.AddrPort) (net.Conn, error) {
+func (n strange) Dial(ctx context.Context, network string, from netip.Addr, to string) (net.Conn, error) {
 	c, err := n.Sockets.Dial(ctx, network, from, to)
 	if err != nil {
 		return nil, err

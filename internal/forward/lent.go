@@ -29,7 +29,7 @@ type Lent struct{ From Lender }
 
 var _ Network = Lent{}
 
-// Listen implements Network.
+// Listen implements Listener.
 func (n Lent) Listen(_ context.Context, network, address string) (net.Listener, error) {
 	f, err := n.From.ListenSocket(network, address)
 	if err != nil {
@@ -43,8 +43,8 @@ func (n Lent) Listen(_ context.Context, network, address string) (net.Listener, 
 	return l, err
 }
 
-// ListenPacket implements Network.
-func (n Lent) ListenPacket(_ context.Context, address string) (*net.UDPConn, error) {
+// ListenPacket implements Listener.
+func (n Lent) ListenPacket(_ context.Context, address string) (PacketConn, error) {
 	f, err := n.From.ListenSocket("udp", address)
 	if err != nil {
 		return nil, err
@@ -75,9 +75,13 @@ func (l *lentPath) Close() error {
 	return err
 }
 
-// Dial implements Network.
-func (n Lent) Dial(ctx context.Context, network string, from netip.Addr, to netip.AddrPort) (net.Conn, error) {
-	f, err := n.From.DialSocket(network, from, to)
+// Dial implements Dialer. It knows no names.
+func (n Lent) Dial(ctx context.Context, network string, from netip.Addr, to string) (net.Conn, error) {
+	addr, err := netip.ParseAddrPort(to)
+	if err != nil {
+		return nil, fmt.Errorf("dial %s: %w", to, err)
+	}
+	f, err := n.From.DialSocket(network, from, addr)
 	if err != nil {
 		return nil, fmt.Errorf("dial %s: %w", to, err)
 	}

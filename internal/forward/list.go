@@ -25,14 +25,14 @@ func (t *Table) Flows(clients []netip.Addr) (all []flowlist.Flow, total int) {
 		if to := f.spec.To.Addr; to.IsValid() && !flowlist.Of(clients, to) {
 			continue
 		}
-		mine, n := f.door.flows(clients, flowlist.Max-len(all))
+		mine, n := f.door.list(clients, flowlist.Max-len(all))
 		all, total = append(all, mine...), total+n
 	}
 	return all, total
 }
 
-// flows returns up to room of those of some clients, and how many there are.
-func (d *streamDoor) flows(clients []netip.Addr, room int) (some []flowlist.Flow, total int) {
+// list returns up to room of those of some clients, and how many there are.
+func (d *streamDoor) list(clients []netip.Addr, room int) (some []flowlist.Flow, total int) {
 	for _, p := range d.pairs() {
 		w, far := p.flow()
 		if far == nil || !flowlist.Of(clients, w.Client.Addr()) {
@@ -82,20 +82,17 @@ func counts(t *net.TCPConn) (in, out uint64, last time.Time, ok bool) {
 	return info.Bytes_received, info.Bytes_acked, time.Now().Add(-quiet), true
 }
 
-func (d *packetDoor) flows(clients []netip.Addr, room int) (some []flowlist.Flow, total int) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	for _, w := range d.all {
-		client := addrPort(w.far.RemoteAddr())
+func (d *packetDoor) list(clients []netip.Addr, room int) (some []flowlist.Flow, total int) {
+	d.flows.Each(func(k flowKey, w relay.FlowState) {
+		client := addrPort(w.Far.RemoteAddr())
 		if !flowlist.Of(clients, client.Addr()) {
-			continue
+			return
 		}
 		if total++; len(some) < room {
 			some = append(some, flowlist.Flow{
-				By: flowlist.ByForward, Protocol: "udp", Client: client, Remote: w.source, Since: w.born, Last: time.Unix(0, w.last.Load()),
-				Counted: true, Sent: w.down.Load(), Received: w.up.Load(),
+				By: flowlist.ByForward, Protocol: "udp", Client: client, Remote: k.source, Since: w.Since, Last: w.Last, Counted: true, Sent: w.Received, Received: w.Sent,
 			})
 		}
-	}
+	})
 	return some, total
 }

@@ -2,11 +2,15 @@ package forward
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"net"
+	"net/netip"
 	"os"
 	"testing"
 	"time"
+
+	"ferry/internal/relay"
 )
 
 // answer is a client of the gateway that answers each datagram with as many as f returns.
@@ -167,7 +171,7 @@ func TestUDPRefusedFirst(t *testing.T) {
 	for range 3 {
 		_, _ = c.Write([]byte("nobody"))
 	}
-	eventually(t, "there is a flow", func() bool { return f.Stats().Total == 1 })
+	eventually(t, "all were handed on", func() bool { return f.Stats().Up == 3*uint64(len("nobody")) })
 	if l, err = net.ListenUDP("udp4", at); err != nil {
 		t.Fatal(err)
 	}
@@ -181,4 +185,44 @@ func TestUDPRefusedFirst(t *testing.T) {
 	if s := f.Stats(); s.Total != 1 {
 		t.Errorf("a refusal has ended the flow: %+v", s)
 	}
+}
+
+// A slowNetwork looks names up for as long as told.
+type slowNetwork struct {
+	Sockets
+	found chan string // where the name is; sent to by the test
+}
+
+func (n slowNetwork) Dial(ctx context.Context, network string, from netip.Addr, _ string) (net.Conn, error) {
+	select {
+	case at := <-n.found:
+		return n.Sockets.Dial(ctx, network, from, at)
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// While a name is looked up nobody waits for it: the first datagrams of each source are sent when it is found, and those beyond are counted.
+func TestUDPSlowName(t *testing.T) {
+	network := slowNetwork{found: make(chan string)}
+	f := open(t, "udp://127.0.0.1:0", "service.example:53", Config{Network: network})
+	one, two := dialUDP(t, f), dialUDP(t, f)
+	for i := range relay.MaxEarly + 2 {
+		_, _ = one.Write([]byte{byte(i)})
+	}
+	_, _ = two.Write([]byte("two"))
+	eventually(t, "there are two flows, and two datagrams too many", func() bool { s := f.Stats(); return s.Live == 2 && s.Full == 2 })
+	at := answer(t, same)
+	network.found <- at
+	network.found <- at
+	b := make([]byte, 10)
+	for i := range relay.MaxEarly {
+		if n, err := one.Read(b); err != nil || n != 1 || b[0] != byte(i) {
+			t.Fatalf("got %x, %v, want %d", b[:n], err, i)
+		}
+	}
+	if n, err := two.Read(b); err != nil || string(b[:n]) != "two" {
+		t.Errorf("got %q, %v", b[:n], err)
+	}
+	exchange(t, one, []byte("later"))
 }

@@ -69,7 +69,7 @@ func explain(e Entrance, err error) error {
 	case err == nil:
 		return nil
 	case e.Scheme == "unix" && isForbidden(err):
-		return fmt.Errorf("forward %s: this gateway may make no socket there: take the state directory, or /run where it runs as root, or name the forward in the configuration: %w", e.bare(), err)
+		return fmt.Errorf("forward %s: no socket may be made there: those of a gateway are in its state directory, in /run where it runs as root, or in a directory that its configuration names: %w", e.bare(), err)
 	case e.Scheme == "unix":
 		return fmt.Errorf("forward %s: %w", e.bare(), err)
 	case isTaken(err) && e.Step > 0:

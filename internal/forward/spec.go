@@ -99,18 +99,18 @@ func (e *Entrance) parseAddress(text string) error {
 		}
 		e.Host = a.Unmap()
 	}
-	number, step, next := strings.Cut(text[i+1:], "+")
-	port, err := parsePort(number)
-	if err != nil {
+	return e.parsePort(text[i+1:])
+}
+
+// parsePort reads a port, and whether it may be another.
+func (e *Entrance) parsePort(text string) (err error) {
+	number, step, next := strings.Cut(text, "+")
+	if e.Port, err = parsePort(number); err != nil || !next {
 		return err
 	}
-	e.Port = port
-	if !next {
-		return nil
-	}
 	n, err := strconv.ParseUint(cmp.Or(step, "1"), 10, 16)
-	if err != nil || n == 0 || port == 0 {
-		return fmt.Errorf("%q: write 8080+ for the next free port, or 8080+1000 for strides of 1000", text[i+1:])
+	if err != nil || n == 0 || e.Port == 0 {
+		return fmt.Errorf("%q: write 8080+ for the next free port, or 8080+1000 for strides of 1000", text)
 	}
 	e.Step = int(n)
 	return nil
@@ -247,11 +247,12 @@ func (e Entrance) bare() string {
 	return text
 }
 
-// A Target is a port of a client.
+// A Target is where a forward leads: a port of a client, or what ParseLocal and ParseRemote read.
 type Target struct {
-	Name string     // of a device
+	Name string     // of a device, or of a host
 	Addr netip.Addr // where there is no name
 	Port uint16
+	Path string // of a unix socket, in the place of the others
 }
 
 // maxName bounds the name of a device, bytes.
@@ -282,8 +283,19 @@ func ParseTarget(text string) (t Target, err error) {
 	return t, nil
 }
 
-// String returns what ParseTarget reads.
+// String returns what ParseTarget reads, or the URL of a unix socket.
 func (t Target) String() string {
+	if t.Path != "" {
+		return "unix://" + t.Path
+	}
+	return t.address()
+}
+
+// address is what package net dials.
+func (t Target) address() string {
+	if t.Path != "" {
+		return t.Path
+	}
 	host := t.Name
 	if t.Addr.IsValid() {
 		host = t.Addr.String()

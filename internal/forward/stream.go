@@ -67,8 +67,8 @@ func (d *streamDoor) run() {
 		}
 		pause = 0
 		p := &pair{near: near, idle: d.c.Idle, born: time.Now(), up: &d.up, down: &d.down}
-		if from := addrPort(near.RemoteAddr()); from.IsValid() && !d.bound.allows(from.Addr()) || !d.add(p) {
-			d.refused.Add(1)
+		if why := d.admit(p); why != nil {
+			why.Add(1)
 			reset(near)
 			continue
 		}
@@ -77,6 +77,17 @@ func (d *streamDoor) run() {
 			d.remove(p)
 		})
 	}
+}
+
+// admit makes room for a connection, or returns what counts those like it.
+func (d *streamDoor) admit(p *pair) *atomic.Uint64 {
+	if from := addrPort(p.near.RemoteAddr()); from.IsValid() && !d.bound.allows(from.Addr()) {
+		return &d.refused
+	}
+	if !d.add(p) {
+		return &d.full
+	}
+	return nil
 }
 
 // add makes room for a connection; false: there is none.
@@ -180,11 +191,13 @@ func (p *pair) run() {
 	_ = p.far.Close()
 }
 
-// quiet is for how long nothing has passed. Bytes that the kernel copies pass this process by: it knows when the client's socket sent or received some.
+// quiet is for how long nothing has passed. Bytes that the kernel copies pass this process by: it knows when a socket of TCP sent or received some.
 func (p *pair) quiet() time.Duration {
-	if t, ok := p.far.(*net.TCPConn); ok {
-		if info, err := relay.Info(t); err == nil {
-			return time.Duration(min(info.Last_data_sent, info.Last_data_recv)) * time.Millisecond
+	for _, half := range []net.Conn{p.far, p.near} { // the far one may be of unix
+		if t, ok := half.(*net.TCPConn); ok {
+			if info, err := relay.Info(t); err == nil {
+				return time.Duration(min(info.Last_data_sent, info.Last_data_recv)) * time.Millisecond
+			}
 		}
 	}
 	return time.Since(time.Unix(0, p.last.Load()))

@@ -156,7 +156,7 @@ func TestBound(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	if s := f.Stats(); s.Refused != 1 || s.Total != 2 {
+	if s := f.Stats(); s.Full != 1 || s.Total != 2 {
 		t.Errorf("got %+v", s)
 	}
 }
@@ -332,7 +332,7 @@ func TestVtunnelSilentClient(t *testing.T) {
 // In a silent network nobody answers.
 type silent struct{ Sockets }
 
-func (silent) Dial(ctx context.Context, _ string, _ netip.Addr, _ netip.AddrPort) (net.Conn, error) {
+func (silent) Dial(ctx context.Context, _ string, _ netip.Addr, _ string) (net.Conn, error) {
 	<-ctx.Done()
 	return nil, ctx.Err()
 }

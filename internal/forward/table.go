@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"net/netip"
 	"slices"
 	"sync"
 )
@@ -26,6 +28,7 @@ type Table struct {
 
 	mu   sync.Mutex // guards what follows
 	all  []*entry
+	gone map[string]Stats // of forwards that were removed, by scheme
 	over bool
 }
 
@@ -35,6 +38,7 @@ type entry struct {
 	fixed bool     // by the configuration
 	port  uint16   // that it has, or had last
 	f     *Forward // nil: it could not be opened, or is being so
+	past  Stats    // of those that it had before
 	err   error
 }
 
@@ -50,7 +54,7 @@ type Status struct {
 // NewTable returns a Table that carries until ctx is done.
 func NewTable(ctx context.Context, c Config) *Table {
 	c.setDefaults()
-	t := &Table{c: c}
+	t := &Table{c: c, gone: map[string]Stats{}}
 	t.ctx, t.end = context.WithCancel(ctx)
 	return t
 }
@@ -157,6 +161,51 @@ func (t *Table) take(e *entry) {
 	if f != nil {
 		f.Close()
 	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.gone[e.spec.From.Scheme] = t.gone[e.spec.From.Scheme].plus(e.stats())
+}
+
+// ListenAt moves all forwards to another address of this host, on the ports that they have, and tries those again that could not be opened. It calls tell
+// with each that it has opened, or could not. What they carry from an earlier address ends.
+func (t *Table) ListenAt(host netip.Addr, tell func(Status)) {
+	t.mu.Lock()
+	all := slices.Clone(t.all)
+	t.mu.Unlock()
+	for _, e := range all {
+		if e.f != nil && e.spec.From.Host == host { // which change by calls of this goroutine only
+			continue
+		}
+		t.close(e, host)
+		_ = t.open(e) // which the status says
+		t.mu.Lock()
+		s := e.status()
+		t.mu.Unlock()
+		tell(s)
+	}
+}
+
+// close ends the forward of an entry, which is to listen at another address next.
+func (t *Table) close(e *entry, next netip.Addr) {
+	if e.f != nil {
+		e.f.Close()
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	e.past = e.stats()
+	e.f = nil
+	e.spec.From.Host = next
+}
+
+// Totals are the counts of all forwards by scheme, also of those that were removed.
+func (t *Table) Totals() map[string]Stats {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	all := maps.Clone(t.gone)
+	for _, e := range t.all {
+		all[e.spec.From.Scheme] = all[e.spec.From.Scheme].plus(e.stats())
+	}
+	return all
 }
 
 // find returns the index of a forward; -1: there is none. The caller holds mu.
@@ -205,9 +254,12 @@ func (e *entry) bound() Entrance {
 }
 
 func (e *entry) status() Status {
-	s := Status{Spec: e.spec, Bound: e.bound(), Fixed: e.fixed, Err: e.err}
-	if e.f != nil {
-		s.Stats = e.f.Stats()
+	return Status{Spec: e.spec, Bound: e.bound(), Fixed: e.fixed, Err: e.err, Stats: e.stats()}
+}
+
+func (e *entry) stats() Stats {
+	if e.f == nil {
+		return e.past
 	}
-	return s
+	return e.past.plus(e.f.Stats())
 }

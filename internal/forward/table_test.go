@@ -2,7 +2,9 @@ package forward
 
 import (
 	"errors"
+	"fmt"
 	"net"
+	"net/netip"
 	"strings"
 	"testing"
 )
@@ -93,5 +95,52 @@ func TestTableBound(t *testing.T) {
 	table.Close()
 	if _, err := table.Add(spec, 0, false, false); err == nil {
 		t.Error("after the end there is a forward")
+	}
+}
+
+// On another address forwards keep their ports and their counts, and what could not be opened is tried again; each is told.
+func TestListenAt(t *testing.T) {
+	table := newTable(t)
+	to := serve(t, echo).String()
+	s, err := table.Add(parse(t, "tcp://127.0.0.1:0", to), 0, true, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	if _, err := table.Add(parse(t, "tcp://"+l.Addr().String(), to), 0, true, true); err == nil {
+		t.Fatal("the port is taken")
+	}
+	once := func() {
+		c := dial(t, table.all[0].f)
+		_, _ = c.Write([]byte("x"))
+		_, _ = c.Read(make([]byte, 1))
+		_ = c.Close()
+	}
+	once()
+	told := map[string]string{}
+	tell := func(s Status) { told[s.Bound.bare()] = fmt.Sprint(s.Err) }
+	table.ListenAt(netip.MustParseAddr("127.0.0.1"), tell)
+	if len(told) != 1 || !strings.Contains(told["tcp://"+l.Addr().String()], "in use") {
+		t.Errorf("at the same address: told %v", told)
+	}
+	clear(told)
+	table.ListenAt(netip.MustParseAddr("127.0.0.2"), tell)
+	other := fmt.Sprintf("tcp://127.0.0.2:%d", s.Bound.Port)
+	if len(told) != 2 || told[other] != "<nil>" {
+		t.Errorf("at another address: told %v, want %s", told, other)
+	}
+	once()
+	if all := table.List(); all[0].Total != 2 || all[0].Bound.bare() != other {
+		t.Errorf("got %+v", all[0])
+	}
+	if _, err := table.Remove(other); err != nil {
+		t.Fatal(err)
+	}
+	if all := table.Totals(); all["tcp"].Total != 2 {
+		t.Errorf("what was removed is not in the totals: %+v", all)
 	}
 }

@@ -388,6 +388,7 @@ func (g *Gateway) status() api.Status {
 	if tunnels := g.c().Tunnels; tunnels != nil {
 		st.Tunnels = tunnels()
 	}
+	st.Forwards = g.forwardTotals()
 	if disk.Err != nil {
 		st.Leases.Err = disk.Err.Error()
 	}

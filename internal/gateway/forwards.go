@@ -176,9 +176,24 @@ func (g *Gateway) listForwards() []api.Forward {
 	return all
 }
 
+// forwardTotals are the counts of all forwards by scheme.
+func (g *Gateway) forwardTotals() map[string]api.ForwardTotals {
+	all := map[string]api.ForwardTotals{}
+	if g.forwards == nil {
+		return all
+	}
+	for scheme, s := range g.forwards.Totals() {
+		all[scheme] = api.ForwardTotals{
+			Connections: s.Live, Total: s.Total, Received: s.Down, Sent: s.Up,
+			Refused: map[string]uint64{"source": s.Refused, "full": s.Full, "unreachable": s.Failed},
+		}
+	}
+	return all
+}
+
 func showForward(s forward.Status) api.Forward {
 	f := api.Forward{
-		From: s.From.String(), To: s.To.String(), Fixed: s.Fixed, Connections: s.Live, Total: s.Total, Refused: s.Refused, Failed: s.Failed,
+		From: s.From.String(), To: s.To.String(), Fixed: s.Fixed, Connections: s.Live, Total: s.Total, Refused: s.Refused + s.Full, Failed: s.Failed,
 		Received: s.Down, Sent: s.Up,
 	}
 	if s.Err != nil {

@@ -22,8 +22,8 @@ import (
 // A shortcut is a network where each client is this host.
 type shortcut struct{ forward.Sockets }
 
-func (n shortcut) Dial(ctx context.Context, network string, _ netip.Addr, to netip.AddrPort) (net.Conn, error) {
-	return n.Sockets.Dial(ctx, network, netip.Addr{}, netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), to.Port()))
+func (n shortcut) Dial(ctx context.Context, network string, _ netip.Addr, to string) (net.Conn, error) {
+	return n.Sockets.Dial(ctx, network, netip.Addr{}, "127.0.0.1:"+to[strings.LastIndexByte(to, ':')+1:])
 }
 
 // forwarding starts the part of a gateway that publishes ports, until end.

@@ -24,6 +24,10 @@ const (
 	Ended           = "ferry_connections_ended_total"
 	Questions       = "ferry_name_questions_total"
 	Tunnels         = "ferry_vtunnel_connections_total"
+	ForwardConns    = "ferry_forward_connections"
+	ForwardTotal    = "ferry_forward_connections_total"
+	ForwardBytes    = "ferry_forward_bytes_total"
+	ForwardRefused  = "ferry_forward_refused_total"
 	Queued          = "ferry_queued_bytes"
 	Leases          = "ferry_leases"
 	Storage         = "ferry_lease_storage_ok"
@@ -40,6 +44,10 @@ var (
 	ended           = describe(Ended, "Connections that ended or were refused, by cause.", "cause")
 	questions       = describe(Questions, "Questions of clients for names, by what became of them.", "outcome")
 	tunnels         = describe(Tunnels, "Connections of clients of vtunnel, by what became of them.", "outcome")
+	forwardConns    = describe(ForwardConns, "Connections of published ports, and flows of udp.", "scheme")
+	forwardTotal    = describe(ForwardTotal, "Those that there were.", "scheme")
+	forwardBytes    = describe(ForwardBytes, "Bytes that they carried, those of connections when they have ended.", "scheme", "direction")
+	forwardRefused  = describe(ForwardRefused, "Connections, flows and datagrams to published ports that came to nothing, by reason.", "scheme", "reason")
 	queued          = describe(Queued, "Bytes that wait for clients.")
 	leases          = describe(Leases, "Addresses for clients without a key, by state.", "state")
 	storage         = describe(Storage, "1 if leases can be stored.")
@@ -81,6 +89,15 @@ func (c collector) Collect(to chan<- prometheus.Metric) {
 	}
 	for outcome, n := range s.Tunnels {
 		counter(tunnels, n, outcome)
+	}
+	for scheme, f := range s.Forwards {
+		gauge(forwardConns, float64(f.Connections), scheme)
+		counter(forwardTotal, f.Total, scheme)
+		counter(forwardBytes, f.Received, scheme, "received")
+		counter(forwardBytes, f.Sent, scheme, "sent")
+		for reason, n := range f.Refused {
+			counter(forwardRefused, n, scheme, reason)
+		}
 	}
 	gauge(queued, float64(s.Queued))
 	gauge(leases, float64(s.Leases.Free), "free")

@@ -38,7 +38,7 @@ func TestForward(t *testing.T) {
 		}
 	}
 	for _, to := range []string{"10.7.0.9:9", "192.168.9.9:9"} {
-		conn, err := n.Dial(t.Context(), "udp", addr.Addr(), netip.MustParseAddrPort(to))
+		conn, err := n.Dial(t.Context(), "udp", addr.Addr(), to)
 		if err != nil {
 			t.Fatal(err)
 		}

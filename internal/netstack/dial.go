@@ -15,6 +15,7 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/adapters/gonet"
 	"gvisor.dev/gvisor/pkg/tcpip/network/ipv4"
+	"gvisor.dev/gvisor/pkg/tcpip/stack"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/udp"
 	"gvisor.dev/gvisor/pkg/waiter"
@@ -22,11 +23,11 @@ import (
 	"ferry/internal/relay"
 )
 
-// A Conn is a connection of the gateway itself with a client.
+// A Conn is a connection of the stack's own: of the gateway with a client, or of a device with what is in the tunnel.
 type Conn struct {
-	net.Conn // gonet's
-	windows  // what is written by the net.Conn is not written with mu held: up to one block more may wait than is counted
-	of       *conns
+	net.Conn        // gonet's
+	windows         // what is written by the net.Conn is not written with mu held: up to one block more may wait than is counted
+	of       *conns // of an Exit's; nil: the stack alone sees to what is still to be sent
 	queue    *waiter.Queue
 	packets  bool // of udp
 	linger   atomic.Bool
@@ -55,45 +56,62 @@ func (e *Exit) Dial(ctx context.Context, network string, to netip.AddrPort) (net
 	case !to.Addr().Is4() || *g == to.Addr():
 		return fail(syscall.EHOSTUNREACH)
 	}
-	c := &Conn{of: e.conns, queue: new(waiter.Queue), over: make(chan struct{})}
-	transport := tcp.ProtocolNumber
-	switch network {
-	case "tcp":
-	case "udp":
-		transport, c.packets = udp.ProtocolNumber, true
-	default:
-		return fail(net.UnknownNetworkError(network))
-	}
-	var problem tcpip.Error
-	if c.in, problem = e.stack.NewEndpoint(transport, ipv4.ProtocolNumber, c.queue); problem != nil {
-		return fail(errno(problem))
-	}
-	if !c.packets && !e.memory.reserve(ctx) {
-		c.in.Abort()
+	if network == "tcp" && !e.memory.reserve(ctx) {
 		return fail(errNoMemory)
 	}
-	if err := connect(ctx, c.in, c.queue, *g, to); err != nil {
-		c.in.Abort()
-		if !c.packets {
+	c, err := dial(ctx, e.stack, network, *g, to)
+	if err != nil {
+		if network == "tcp" {
 			e.memory.release()
 		}
 		return fail(err)
 	}
-	if c.packets {
-		c.Conn = gonet.NewUDPConn(c.queue, c.in)
-		return c, nil
+	if !c.packets {
+		c.of = e.conns
+		c.join(e.memory)
+	}
+	return c, nil
+}
+
+// dial connects from an address of a stack by tcp or udp.
+func dial(ctx context.Context, s *stack.Stack, network string, from netip.Addr, to netip.AddrPort) (*Conn, error) {
+	transport, packets := tcp.ProtocolNumber, false
+	switch network {
+	case "tcp":
+	case "udp":
+		transport, packets = udp.ProtocolNumber, true
+	default:
+		return nil, net.UnknownNetworkError(network)
+	}
+	queue := new(waiter.Queue)
+	ep, problem := s.NewEndpoint(transport, ipv4.ProtocolNumber, queue)
+	if problem != nil {
+		return nil, errno(problem)
+	}
+	if err := connect(ctx, ep, queue, from, to); err != nil {
+		ep.Abort()
+		return nil, err
+	}
+	return wrap(ep, queue, packets), nil
+}
+
+// wrap makes a Conn of an endpoint that is connected.
+func wrap(ep tcpip.Endpoint, queue *waiter.Queue, packets bool) *Conn {
+	c := &Conn{windows: windows{in: ep}, queue: queue, packets: packets, over: make(chan struct{})}
+	if packets {
+		c.Conn = gonet.NewUDPConn(queue, ep)
+		return c
 	}
 	idle := tcpip.KeepaliveIdleOption(keepAlive)
-	_ = c.in.SetSockOpt(&idle)
-	c.in.SocketOptions().SetKeepAlive(true)
-	c.Conn = gonet.NewTCPConn(c.queue, c.in)
+	_ = ep.SetSockOpt(&idle)
+	ep.SocketOptions().SetKeepAlive(true)
+	c.Conn = gonet.NewTCPConn(queue, ep)
 	c.touch()
 	c.reset = func() {
 		_ = c.SetLinger(0)
 		_ = c.Close()
 	}
-	c.join(e.memory)
-	return c, nil
+	return c
 }
 
 // errNoMemory says that connections hold all memory that they may. Its number is what a system call would say.
@@ -135,6 +153,8 @@ func errno(err tcpip.Error) error {
 		return syscall.EHOSTUNREACH
 	case *tcpip.ErrNetworkUnreachable:
 		return syscall.ENETUNREACH
+	case *tcpip.ErrPortInUse:
+		return syscall.EADDRINUSE
 	}
 	return stackError{err}
 }
@@ -181,7 +201,7 @@ func (c *Conn) Close() error {
 		}
 		c.end()
 		_ = c.Conn.Close()
-		if !c.packets {
+		if c.of != nil {
 			c.of.leave(c)
 		}
 	})

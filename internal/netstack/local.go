@@ -127,18 +127,23 @@ func (l *Local) ready(ctx context.Context) (netip.Addr, error) {
 	}
 }
 
-// Dial connects, by tcp or udp, to host:port in the tunnel. Names are asked of the gateway's name servers, and of this host's where it has none.
+// Dial connects, by tcp or udp, to host:port in the tunnel, and returns a *Conn. Names are asked of the gateway's name servers, and of this host's where it has none.
 func (l *Local) Dial(ctx context.Context, network, address string) (net.Conn, error) {
 	own, addrs, port, err := l.resolve(ctx, network, address)
 	if err != nil {
 		return nil, err
 	}
-	return race(ctx, addrs, func(ctx context.Context, a netip.Addr) (net.Conn, error) {
-		return l.dial(ctx, network, own, netip.AddrPortFrom(a, port))
+	conn, err := race(ctx, addrs, func(ctx context.Context, a netip.Addr) (*Conn, error) {
+		return dial(ctx, l.stack, network, own, netip.AddrPortFrom(a, port))
 	})
+	if err != nil {
+		return nil, fmt.Errorf("dial %s: %w", address, err)
+	}
+	return conn, nil
 }
 
-func (l *Local) dial(ctx context.Context, network string, own netip.Addr, to netip.AddrPort) (net.Conn, error) {
+// question connects to a name server. What it returns tells package net by its type whether it carries datagrams.
+func (l *Local) question(ctx context.Context, network string, own netip.Addr, to netip.AddrPort) (net.Conn, error) {
 	from := full(netip.AddrPortFrom(own, 0))
 	at := full(to)
 	if network == "udp" {
@@ -197,14 +202,9 @@ func (l *Local) resolver() *net.Resolver {
 		mu.Unlock()
 		ctx, cancel := context.WithTimeout(ctx, nameTimeout)
 		defer cancel()
-		return l.dial(ctx, network[:3], own, netip.AddrPortFrom(server, 53))
+		return l.question(ctx, network[:3], own, netip.AddrPortFrom(server, 53))
 	}}
 }
 
 // nameTimeout is how long a name server has to accept a connection.
 const nameTimeout = 5 * time.Second
-
-// Listen takes connections of TCP to a port of the device's address in the tunnel, whichever that is.
-func (l *Local) Listen(port uint16) (net.Listener, error) {
-	return gonet.ListenTCP(l.stack, full(netip.AddrPortFrom(netip.IPv4Unspecified(), port)), ipv4.ProtocolNumber)
-}

@@ -27,7 +27,7 @@ func TestReceiveUsed(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	x, err := c.dial(t.Context(), "tcp", here, netip.AddrPortFrom(gateway, 80))
+	x, err := dial(t.Context(), c.stack, "tcp", here, netip.AddrPortFrom(gateway, 80))
 	if err != nil {
 		t.Fatal(err)
 	}

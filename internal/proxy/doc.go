@@ -3,6 +3,7 @@
 //	program --SOCKS5 (RFC 1928): CONNECT host:port --+
 //	                                                 +--> Connect(host:port) --> what is in the tunnel
 //	program --HTTP: CONNECT host:port, GET http://---+
+//	program --SOCKS5: UDP ASSOCIATE, datagrams ----------> Dial("udp", host:port) --> what is in the tunnel
 //
 // The rules are:
 //
@@ -44,10 +45,13 @@ type Half interface {
 // server is what both kinds share: it takes programs in, and waits for them.
 type server struct {
 	connect Connect
+	dial    Dial // nil: no datagrams
 	log     *slog.Logger
+	counts  *Counts
 	all     sync.WaitGroup
 	count   atomic.Int32
-	refused atomic.Uint64
+
+	associations atomic.Int32
 }
 
 // accept hands each connection of l to f, on a goroutine of its own, until ctx is done, and waits for them.
@@ -55,7 +59,7 @@ func (s *server) accept(ctx context.Context, l net.Listener, f func(context.Cont
 	defer s.all.Wait()
 	return carrier.Accept(ctx, l, s.log, func(conn net.Conn) {
 		if s.count.Load() >= maxConns {
-			s.refused.Add(1)
+			s.counts.add(countFull)
 			_ = conn.Close()
 			return
 		}

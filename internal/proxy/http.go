@@ -20,8 +20,8 @@ type Dial func(ctx context.Context, network, address string) (net.Conn, error)
 
 // ServeHTTP serves an HTTP proxy on l until ctx is done, and returns nil then: CONNECT for all, and requests with a whole http:// URL, which
 // it makes itself by dial.
-func ServeHTTP(ctx context.Context, l net.Listener, connect Connect, dial Dial, log *slog.Logger) error {
-	s := &server{connect: connect, log: log}
+func ServeHTTP(ctx context.Context, l net.Listener, connect Connect, dial Dial, counts *Counts, log *slog.Logger) error {
+	s := &server{connect: connect, counts: counts, log: log}
 	transport := &http.Transport{DialContext: dial, MaxIdleConns: 32, IdleConnTimeout: time.Minute, DisableCompression: true}
 	defer transport.CloseIdleConnections()
 	forward := &httputil.ReverseProxy{
@@ -70,7 +70,7 @@ func (s *server) track(program net.Conn, state http.ConnState) {
 	case http.StateNew:
 		s.all.Add(1)
 		if s.count.Add(1) > maxConns {
-			s.refused.Add(1)
+			s.counts.add(countFull)
 			_ = program.Close()
 		}
 	case http.StateClosed: // of one that was taken over the handler says when it ends: a tunnel, or an upgrade

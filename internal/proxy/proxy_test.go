@@ -66,13 +66,13 @@ func serve(t *testing.T, f func(context.Context, net.Listener) error) string {
 
 func socks(t *testing.T) string {
 	return serve(t, func(ctx context.Context, l net.Listener) error {
-		return ServeSOCKS(ctx, l, direct, slog.New(slog.DiscardHandler))
+		return ServeSOCKS(ctx, l, direct, nil, new(Counts), slog.New(slog.DiscardHandler))
 	})
 }
 
 func web(t *testing.T) string {
 	return serve(t, func(ctx context.Context, l net.Listener) error {
-		return ServeHTTP(ctx, l, direct, new(net.Dialer).DialContext, slog.New(slog.DiscardHandler))
+		return ServeHTTP(ctx, l, direct, new(net.Dialer).DialContext, new(Counts), slog.New(slog.DiscardHandler))
 	})
 }
 
@@ -178,7 +178,7 @@ func FuzzHello(f *testing.F) {
 		f.Add([]byte(seed))
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
-		address, reply := hello(struct {
+		_, address, reply := hello(struct {
 			io.Reader
 			io.Writer
 		}{bytes.NewReader(b), io.Discard})
@@ -276,7 +276,7 @@ func TestSOCKSLate(t *testing.T) {
 		return ServeSOCKS(ctx, l, func(context.Context, string) (Half, error) {
 			time.Sleep(helloTime + 200*time.Millisecond)
 			return nil, syscall.ETIMEDOUT
-		}, slog.New(slog.DiscardHandler))
+		}, nil, new(Counts), slog.New(slog.DiscardHandler))
 	})
 	c, err := net.Dial("tcp", at)
 	if err != nil {

@@ -20,7 +20,8 @@ const (
 	noProof      = 0
 	noAcceptable = 0xff
 
-	cmdConnect = 1
+	cmdConnect   = 1
+	cmdAssociate = 3
 
 	atypIPv4 = 1
 	atypName = 3
@@ -39,9 +40,9 @@ const (
 // errAddress is the answer to a kind of address that RFC 1928 does not have.
 var errAddress = errors.New("unknown kind of address")
 
-// ServeSOCKS serves SOCKS5 on l until ctx is done, and returns nil then.
-func ServeSOCKS(ctx context.Context, l net.Listener, connect Connect, log *slog.Logger) error {
-	s := &server{connect: connect, log: log}
+// ServeSOCKS serves SOCKS5 on l until ctx is done, and returns nil then. What dial returns for udp is what relay.FlowConfig wants; nil: there is no udp.
+func ServeSOCKS(ctx context.Context, l net.Listener, connect Connect, dial Dial, counts *Counts, log *slog.Logger) error {
+	s := &server{connect: connect, dial: dial, counts: counts, log: log}
 	return s.accept(ctx, l, s.socks)
 }
 
@@ -49,40 +50,51 @@ func ServeSOCKS(ctx context.Context, l net.Listener, connect Connect, log *slog.
 func (s *server) socks(ctx context.Context, program *net.TCPConn) {
 	defer program.Close()
 	_ = program.SetDeadline(time.Now().Add(helloTime))
-	address, reply := hello(program)
+	command, address, reply := hello(program)
 	if reply != repOK {
-		_ = answer(program, reply)
+		_ = answer(program, reply, netip.AddrPort{})
 		return
 	}
 	if address == "" {
 		return
 	}
 	_ = program.SetDeadline(time.Time{})
+	if command == cmdAssociate {
+		s.associate(ctx, program, portOf(address))
+		return
+	}
 	ctx, cancel := context.WithTimeout(ctx, dialTime)
 	half, err := s.connect(ctx, address)
 	cancel()
 	if err != nil {
 		s.log.Debug("proxy", "addr", address, "err", err)
-		_ = answer(program, replyTo(err))
+		_ = answer(program, replyTo(err), netip.AddrPort{})
 		return
 	}
-	if answer(program, repOK) != nil {
+	if answer(program, repOK, netip.AddrPort{}) != nil { // by which address it is connected is nobody's concern
 		_ = half.Close()
 		return
 	}
 	half.Join(program, nil)
 }
 
-// hello reads what a program wants: where it is to be connected to, or why not. Neither: it does not speak SOCKS5. Not a byte more is read
+// portOf returns the port of what readAddress has returned.
+func portOf(address string) uint16 {
+	_, text, _ := net.SplitHostPort(address)
+	port, _ := strconv.ParseUint(text, 10, 16)
+	return uint16(port)
+}
+
+// hello reads what a program wants: a command and an address for it, or why not. Neither: it does not speak SOCKS5. Not a byte more is read
 // than that.
-func hello(program io.ReadWriter) (address string, reply byte) {
+func hello(program io.ReadWriter) (command byte, address string, reply byte) {
 	var b [2]byte
 	if _, err := io.ReadFull(program, b[:]); err != nil || b[0] != version {
-		return "", repOK
+		return 0, "", repOK
 	}
 	methods := make([]byte, b[1])
 	if _, err := io.ReadFull(program, methods); err != nil {
-		return "", repOK
+		return 0, "", repOK
 	}
 	choice := byte(noAcceptable)
 	for _, m := range methods {
@@ -91,22 +103,22 @@ func hello(program io.ReadWriter) (address string, reply byte) {
 		}
 	}
 	if _, err := program.Write([]byte{version, choice}); err != nil || choice == noAcceptable {
-		return "", repOK
+		return 0, "", repOK
 	}
 	var head [4]byte // version, command, reserved, kind of address
 	if _, err := io.ReadFull(program, head[:]); err != nil || head[0] != version {
-		return "", repOK
+		return 0, "", repOK
 	}
 	address, err := readAddress(program, head[3])
-	switch {
+	switch command = head[1]; {
 	case errors.Is(err, errAddress):
-		return "", repAddress
+		return command, "", repAddress
 	case err != nil:
-		return "", repOK
-	case head[1] != cmdConnect:
-		return "", repCommand
+		return command, "", repOK
+	case command != cmdConnect && command != cmdAssociate:
+		return command, "", repCommand
 	}
-	return address, repOK
+	return command, address, repOK
 }
 
 // readAddress reads an address of a kind, and the port behind it.
@@ -141,9 +153,9 @@ func readAddress(r io.Reader, kind byte) (string, error) {
 	return net.JoinHostPort(host, strconv.Itoa(int(binary.BigEndian.Uint16(port[:])))), nil
 }
 
-// answer tells a program what has become of its request. The address by which it is connected is nobody's concern.
-func answer(w io.Writer, reply byte) error {
-	_, err := w.Write([]byte{version, reply, 0, atypIPv4, 0, 0, 0, 0, 0, 0})
+// answer tells a program what has become of its request, and where it sends datagrams to.
+func answer(w io.Writer, reply byte, at netip.AddrPort) error {
+	_, err := w.Write(appendAddress([]byte{version, reply, 0}, at))
 	return err
 }
 

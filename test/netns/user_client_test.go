@@ -3,9 +3,12 @@ package netns
 import (
 	"bytes"
 	"crypto/sha256"
+	"encoding/binary"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -14,6 +17,8 @@ import (
 	"time"
 
 	"golang.org/x/net/proxy"
+
+	"ferry/test/lab"
 )
 
 // newUserClient starts vpncli without rights, with proxies on the ports 1080 and 3128 of its namespace.
@@ -79,9 +84,45 @@ func TestUserClient(t *testing.T) {
 			if got, err := io.ReadAll(conn); err != nil || !bytes.Equal(got, want[:]) {
 				t.Errorf("got sum %x, %v, want %x", got, err, want)
 			}
+			if got := socksEcho(t, n.c1, fmt.Sprintf("%s:%d", lanHost, serveEcho(t, n.lan)), 1300); got != 1300 {
+				t.Errorf("UDP: %d bytes come back, want 1300", got)
+			}
 			if _, err := n.c1.Run("curl -sS -m 5 -x socks5h://127.0.0.1:1080 http://" + lanHost + ":9/"); err == nil || !strings.Contains(err.Error(), "refused") && !strings.Contains(err.Error(), "(97)") {
 				t.Errorf("a closed port: %v", err)
 			}
 		})
 	}
+}
+
+// socksEcho sends datagrams of a size to a server by UDP ASSOCIATE of the proxy on port 1080, until one comes back, and returns its length.
+func socksEcho(t *testing.T, ns *lab.Namespace, server string, size int) int {
+	t.Helper()
+	control := dial(t, ns, "127.0.0.1", 1080)
+	_ = control.SetDeadline(time.Now().Add(patience))
+	_, _ = control.Write([]byte("\x05\x01\x00\x05\x03\x00\x01\x00\x00\x00\x00\x00\x00"))
+	said := make([]byte, 12)
+	if _, err := io.ReadFull(control, said); err != nil || string(said[:6]) != "\x05\x00\x05\x00\x00\x01" {
+		t.Fatalf("got %x, %v", said, err)
+	}
+	var conn net.Conn
+	err := ns.Do(func() (err error) {
+		conn, err = net.Dial("udp4", net.JoinHostPort("127.0.0.1", strconv.Itoa(int(binary.BigEndian.Uint16(said[10:])))))
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	to := netip.MustParseAddrPort(server)
+	addr := to.Addr().As4()
+	header := binary.BigEndian.AppendUint16(append([]byte{0, 0, 0, 1}, addr[:]...), to.Port())
+	b := make([]byte, 1<<16)
+	for range 10 {
+		_, _ = conn.Write(append(bytes.Clone(header), make([]byte, size)...))
+		_ = conn.SetReadDeadline(time.Now().Add(time.Second))
+		if n, err := conn.Read(b); err == nil && bytes.HasPrefix(b, header) {
+			return n - len(header)
+		}
+	}
+	return -1
 }
