@@ -69,6 +69,7 @@ var rows = []row{
 	{"tls", "one TCP flow in TLS, client to gateway and back", tlsRow},
 	{"forward", "one TCP flow, client to client", forwardRow},
 	{"user", "one TCP flow through a gateway without root, to its network and back", userRow},
+	{"published", "one TCP connection by a port of the gateway that leads to a client", publishedRow},
 	{"udp", "64-byte UDP packets per second", udpRow},
 	{"ping", "ping, idle and beside a TCP flow", pingRow},
 	{"start", "start of vpncli to the first answered ping", startRow},

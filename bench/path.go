@@ -18,11 +18,12 @@ const (
 	openvpnTCP
 	iodine
 	gvproxy
+	sshForward
 	former   // Ferry before it had sessions
 	subjects // how many
 )
 
-var subjectNames = [subjects]string{"bare", "ferry", "wireguard-go", "openvpn udp", "openvpn tcp", "iodine", "gvproxy", "before sessions"}
+var subjectNames = [subjects]string{"bare", "ferry", "wireguard-go", "openvpn udp", "openvpn tcp", "iodine", "gvproxy", "ssh -L", "before sessions"}
 
 // A path leads from c1 to an address through one of the subjects.
 type path struct {

@@ -141,7 +141,7 @@ type layout struct {
 }
 
 var measurements = layout{
-	title: "Measurements", maker: "make bench", file: "bench/RESULTS.md", subjects: []subject{bare, ours, wireguardGo, gvproxy}, ratios: true,
+	title: "Measurements", maker: "make bench", file: "bench/RESULTS.md", subjects: []subject{bare, ours, wireguardGo, gvproxy, sshForward}, ratios: true,
 	explanation: "Figures are the median of the runs (least..greatest). What stands in one line was measured in turn within each " +
 		"run; ratios were taken within a run, and their median is compared with the bar.",
 	notes: []string{
@@ -170,7 +170,7 @@ func (y *layout) columns() []string {
 func (y *layout) cells(l *line) []string {
 	var ratios, bars, kept []string
 	if l.ratios {
-		for _, than := range []subject{bare, wireguardGo, gvproxy, former} {
+		for _, than := range []subject{bare, wireguardGo, gvproxy, sshForward, former} {
 			if r := l.ratio(than).known(); len(r) > 0 {
 				ratios = append(ratios, fmt.Sprintf("%s x %s", r, subjectNames[than]))
 			}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"os/exec"
 	"strconv"
 	"strings"
@@ -81,9 +82,14 @@ func (b *bench) flowFrom(ns *lab.Namespace, back bool) func(context.Context, pat
 	}
 }
 
-// iperf runs one TCP flow to a server and returns what was received, in Gbit/s.
+// iperf runs one TCP flow to a server, an address with a port or without, and returns what was received, in Gbit/s.
 func iperf(ctx context.Context, ns *lab.Namespace, addr string, d time.Duration, back bool) (float64, error) {
-	args := []string{"iperf3", "-J", "-c", addr, "-t", strconv.Itoa(int(d.Seconds()))}
+	args := []string{"iperf3", "-J", "-t", strconv.Itoa(int(d.Seconds()))}
+	if host, port, err := net.SplitHostPort(addr); err == nil {
+		args = append(args, "-c", host, "-p", port)
+	} else {
+		args = append(args, "-c", addr)
+	}
 	if back {
 		args = append(args, "-R")
 	}

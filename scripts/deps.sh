@@ -7,7 +7,7 @@ set -euo pipefail
 
 demo="iproute2 iputils-ping iperf3 procps tcpdump curl python3 util-linux"
 test="$demo openssh-client nftables conntrack dnsmasq-base unbound bind9-dnsutils dbus-daemon strace qemu-system-x86 busybox-static kmod lz4 chromium-headless-shell"
-bench="$demo nftables conntrack openvpn iodine"
+bench="$demo nftables conntrack openvpn iodine openssh-client openssh-server"
 
 case "${1:-}" in
 demo) want=$demo ;;
