@@ -87,6 +87,13 @@ func TestWeb(t *testing.T) {
 	if err := reached(n.lan, "198.51.100.1:8081"); err == nil || !strings.Contains(err.Error(), syscall.ECONNREFUSED.Error()) {
 		t.Errorf("got %v, want nobody to listen any more", err)
 	}
+
+	p.Type("#capture-filter", "icmp")
+	p.Type("#capture-seconds", "2")
+	p.Click("#capture-start")
+	p.Wait(`document.querySelector('#capture-said').textContent.startsWith('capturing')`)
+	run(t, n.c1, "ping -n -q -c 20 -i 0.01 -s 1300 "+gatewayVPN)
+	p.Wait(`document.querySelector('#capture-said').textContent.endsWith('KiB saved')`)
 	if faults := p.Faults(); len(faults) > 0 {
 		t.Errorf("console: %q", faults)
 	}
