@@ -36,6 +36,8 @@ const (
 	// FeatureSession: data frames have numbers, the other end acknowledges them, and other connections may become
 	// paths of the same session. Between ends that know each other's keys only.
 	FeatureSession
+	// FeaturePublish: the client says what its device serves, and the gateway publishes that.
+	FeaturePublish
 	// FeatureHello: a hello frame follows the request, which is answered only after it.
 	// It has no meaning in an answer.
 	FeatureHello Features = 1 << 15

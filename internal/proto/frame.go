@@ -21,6 +21,11 @@ const (
 	MaxPing = 2048
 )
 
+// typeMore is that of frames whose type proper is the first byte of their payload: one nibble of types is used up.
+const typeMore = 0x80
+
+const morePublish = 1
+
 const (
 	typeData = 0x81 + iota
 	typeConfig
@@ -57,12 +62,16 @@ func nextFrame(b []byte) (Kind, int, error) {
 	if n > limit {
 		return 0, 0, ErrFrame
 	}
-	return whole(frameKind(b[0]), FrameHeaderLen+n, b)
+	return whole(frameKind(b), FrameHeaderLen+n, b)
 }
 
-func frameKind(t byte) Kind {
-	if t >= typeConfig && t <= typeLimit {
+// frameKind is right as soon as all of the frame is in b.
+func frameKind(b []byte) Kind {
+	switch t := b[0]; {
+	case t >= typeConfig && t <= typeLimit:
 		return KindConfig + Kind(t-typeConfig)
+	case t == typeMore && len(b) > FrameHeaderLen && DataLen(b) > FrameHeaderLen && b[FrameHeaderLen] == morePublish:
+		return KindPublish
 	}
 	return KindUnknown
 }

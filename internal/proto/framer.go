@@ -30,6 +30,7 @@ const (
 	KindNumber
 	KindFragment
 	KindLimit
+	KindPublish // from a client only
 	KindUnknown // an extension frame of a type that this version does not know; to be skipped
 )
 

@@ -106,7 +106,7 @@ func TravelOf(item []byte) Travel {
 	case item[0] == typeData:
 		return TravelCounted
 	case IsFrame(item):
-		return frameKind(item[0]).Travel()
+		return frameKind(item).Travel()
 	case item[0]>>4 != 4 || isControl(item):
 		return TravelSurely
 	}

@@ -18,7 +18,7 @@ var kindNames = map[Kind]string{
 	KindRequest: "request", KindReply: "reply", KindKeepalive: "keepalive", KindIPv4: "ipv4", KindIPv6: "ipv6",
 	KindData: "data", KindConfig: "config", KindHello: "hello", KindPing: "ping", KindPong: "pong",
 	KindGoodbye: "goodbye", KindJoin: "join", KindJoined: "joined", KindAttach: "attach", KindAttached: "attached",
-	KindAck: "ack", KindSwitch: "switch", KindNumber: "number", KindFragment: "fragment", KindLimit: "limit", KindUnknown: "unknown",
+	KindAck: "ack", KindSwitch: "switch", KindNumber: "number", KindFragment: "fragment", KindLimit: "limit", KindPublish: "publish", KindUnknown: "unknown",
 }
 
 // vectors reads the records of all files.
@@ -227,6 +227,17 @@ func checkSession(t *testing.T, kind Kind, b []byte, compare func(string, any)) 
 		compare("turn", s.Turn)
 		compare("again", yes(s.Again))
 		return AppendSwitch(nil, s)
+	case KindPublish:
+		var m PublishMessage
+		if m, err = ParsePublish(b); err == nil {
+			compare("serial", m.Serial)
+			var all []string
+			for _, s := range m.Services {
+				all = append(all, fmt.Sprintf("%s %d %s %s", s.Protocol(), s.At, netip.AddrPortFrom(s.Addr, s.Port), s.Name))
+			}
+			compare("services", strings.Join(all, ", "))
+		}
+		return AppendPublish(nil, m)
 	case KindLimit:
 		var n int
 		n, err = ParseLimit(b)
@@ -284,9 +295,18 @@ func FuzzMessages(f *testing.F) {
 	f.Add(AppendNumber(nil, MaxNumber))
 	f.Add(AppendSwitch(nil, SwitchMessage{Epoch: 6, Next: 7, Again: true}))
 	f.Add(AppendFragment(nil, FragmentMessage{Number: 8, Offset: 9, Len: 100, Part: []byte{1, 2, 3}}))
+	f.Add(AppendPublish(nil, PublishMessage{Serial: 9, Services: []Service{
+		{At: 80, Addr: netip.IPv4Unspecified(), Port: 80, Name: "httpd"}, {UDP: true, At: 1053, Addr: netip.IPv6Loopback(), Port: 53},
+	}}))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if len(b) < FrameHeaderLen {
 			return
+		}
+		if m, err := ParsePublish(b); err == nil {
+			again, err := ParsePublish(AppendPublish(nil, m))
+			if err != nil || again.Serial != m.Serial || len(again.Services) != len(m.Services) {
+				t.Errorf("publish %+v becomes %+v, %v", m, again, err)
+			}
 		}
 		if s, err := ParseJoin(b); err == nil {
 			if again, err := ParseJoin(AppendJoin(nil, s)); err != nil || again != s {
