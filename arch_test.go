@@ -47,7 +47,7 @@ var arrows = map[string][]string{
 	"internal/durable":           {},
 	"internal/leasestore":        {"internal/addrpool", "internal/durable"},
 	"internal/identity":          {"internal/durable", "internal/proto"},
-	"internal/api":               {"internal/carrier", "internal/carrier/unix", "internal/durable", "internal/flowlist"},
+	"internal/api":               {"internal/carrier", "internal/carrier/unix", "internal/durable", "internal/flowlist", "internal/publish"},
 	"internal/metrics":           {"internal/api"},
 	"internal/capture":           {"internal/capture/filter", "internal/capture/pcap", "internal/packet", "internal/proto", "internal/router"},
 	"internal/capture/filter":    {"internal/packet"},
@@ -64,13 +64,14 @@ var arrows = map[string][]string{
 	"internal/forward":           {"internal/carrier", "internal/carrier/unix", "internal/flowlist", "internal/relay"},
 	"internal/relay":             {},
 	"internal/flowlist":          {},
+	"internal/publish":           {"internal/proto"},
 	"internal/l2port":            {"internal/carrier", "internal/carrier/unix", "internal/l2port/ether", "internal/proto"},
 	"internal/l2port/ether":      {"internal/packet", "internal/proto"},
 	"internal/exit":              {"internal/hostnet", "internal/proto", "internal/router", "internal/tun"},
 	"internal/admission":         {},
 	"internal/vtunnel":           {"internal/admission", "internal/carrier", "internal/carrier/tcp", "internal/carrier/unix", "internal/carrier/vsock", "internal/relay"},
 	"internal/netadmin":          {"internal/carrier", "internal/carrier/netsock", "internal/carrier/unix", "internal/confine", "internal/durable", "internal/flowlist", "internal/hostnet", "internal/policy", "internal/tun"},
-	"internal/gateway/settings":  {"internal/admission", "internal/forward", "internal/identity", "internal/policy", "internal/proto"},
+	"internal/gateway/settings":  {"internal/admission", "internal/forward", "internal/identity", "internal/policy", "internal/proto", "internal/publish"},
 	"internal/gateway": {
 		"internal/addrpool", "internal/admission", "internal/api", "internal/buffer", "internal/capture", "internal/capture/filter", "internal/carrier", "internal/carrier/connectip", "internal/carrier/quic", "internal/carrier/ssh", "internal/carrier/tcp", "internal/carrier/tls", "internal/carrier/datagram", "internal/carrier/dns", "internal/carrier/icmp", "internal/carrier/udp", "internal/carrier/unix",
 		"internal/carrier/vsock", "internal/carrier/ws", "internal/durable", "internal/flowlist", "internal/forward", "internal/gateway/settings", "internal/hostnet", "internal/identity", "internal/keepalive",
@@ -84,10 +85,10 @@ var arrows = map[string][]string{
 
 	"internal/carrier/carriertest": {"internal/carrier", "internal/proto"}, // tests only
 
-	"internal/config":      {"internal/admission", "internal/carrier", "internal/client", "internal/forward", "internal/gateway/settings", "internal/identity", "internal/l2port", "internal/policy", "internal/proto", "internal/vtunnel"},
+	"internal/config":      {"internal/admission", "internal/carrier", "internal/client", "internal/forward", "internal/gateway/settings", "internal/identity", "internal/l2port", "internal/policy", "internal/proto", "internal/publish", "internal/vtunnel"},
 	"internal/cli":         {"internal/cmdline", "internal/config", "internal/confine", "internal/durable", "internal/netadmin", "internal/proto"},
 	"internal/cli/clitest": {"internal/cli"}, // tests only
-	"cmd/vpnsrv":           {"internal/api", "internal/capture/pcap", "internal/carrier", "internal/cli", "internal/cmdline", "internal/config", "internal/confine", "internal/durable", "internal/exit", "internal/flowlist", "internal/forward", "internal/gateway", "internal/gateway/settings", "internal/identity", "internal/l2port", "internal/netadmin", "internal/netstack", "internal/vtunnel", "internal/web"},
+	"cmd/vpnsrv":           {"internal/api", "internal/capture/pcap", "internal/carrier", "internal/cli", "internal/cmdline", "internal/config", "internal/confine", "internal/durable", "internal/exit", "internal/flowlist", "internal/forward", "internal/gateway", "internal/gateway/settings", "internal/identity", "internal/l2port", "internal/netadmin", "internal/netstack", "internal/publish", "internal/vtunnel", "internal/web"},
 	"cmd/vpncli":           {"internal/carrier", "internal/cli", "internal/client", "internal/cmdline", "internal/config", "internal/confine", "internal/durable", "internal/exit", "internal/failover", "internal/forward", "internal/identity", "internal/netadmin", "internal/netstack", "internal/proxy", "internal/vtunnel"},
 	"bench":                {"internal/carrier", "test/lab", "test/wire"},
 	"test/browser":         {},
