@@ -42,6 +42,7 @@ type Rules struct {
 	Listen       bool  // with Bind: sockets can listen, on TCP ports, too
 	Ioctl        bool
 	Links        bool // symlinks can be made
+	Processes    bool // others can be looked into by /proc, as far as capabilities go: Landlock keeps them away, so there is none
 }
 
 // A User is whom a process runs as.
@@ -116,7 +117,9 @@ func Process(r Rules) (lacking []string, err error) {
 	}
 	_, _ = time.Now().Zone() // which file says so is not readable afterwards
 	// Paths are looked up with the rights that go next.
-	lack("Landlock", r.landlock())
+	if !r.Processes {
+		lack("Landlock", r.landlock())
+	}
 	dropBounding(r.Capabilities)
 	if r.User != nil {
 		lack("user", r.User.become())

@@ -85,10 +85,18 @@ func explain(path string, err error) error {
 }
 
 // Replace writes a file, in the place of one that may be there.
-func (d *Dir) Replace(name string, b []byte) error { return d.write(name, b, 0) }
+func (d *Dir) Replace(name string, b []byte) error { return d.write(name, b, 0, private) }
+
+// ReplaceOpen is Replace for a file that everybody may read.
+func (d *Dir) ReplaceOpen(name string, b []byte) error { return d.write(name, b, 0, 0o644) }
 
 // Create writes a file that is not there yet; if it is, the error is fs.ErrExist.
-func (d *Dir) Create(name string, b []byte) error { return d.write(name, b, unix.RENAME_NOREPLACE) }
+func (d *Dir) Create(name string, b []byte) error {
+	return d.write(name, b, unix.RENAME_NOREPLACE, private)
+}
+
+// private is the mode of files whose owner is the one of their directory.
+const private = 0o600
 
 // Sync makes what was made, renamed or removed in the directory last.
 func (d *Dir) Sync() error {
@@ -99,9 +107,9 @@ func (d *Dir) Sync() error {
 	return errors.Join(f.Sync(), f.Close())
 }
 
-func (d *Dir) write(name string, b []byte, flags uint) (err error) {
+func (d *Dir) write(name string, b []byte, flags uint, mode fs.FileMode) (err error) {
 	beside := name + ".new" + strconv.FormatUint(rand.Uint64(), 36)
-	f, err := d.OpenFile(beside, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	f, err := d.OpenFile(beside, os.O_WRONLY|os.O_CREATE|os.O_EXCL, private)
 	if err != nil {
 		return err
 	}
@@ -111,7 +119,12 @@ func (d *Dir) write(name string, b []byte, flags uint) (err error) {
 			_ = d.Remove(beside) // there is none after a rename
 		}
 	}()
-	if err = d.likeOthers(f); err != nil {
+	if mode == private {
+		err = d.likeOthers(f)
+	} else {
+		err = f.Chmod(mode)
+	}
+	if err != nil {
 		return err
 	}
 	if _, err = f.Write(b); err != nil {
@@ -166,6 +179,9 @@ func (d *Dir) rename(from, to string, flags uint) error {
 
 // Replace writes a file, in the place of one that may be there.
 func Replace(path string, b []byte) error { return in(path, b, (*Dir).Replace) }
+
+// ReplaceOpen is Replace for a file that everybody may read.
+func ReplaceOpen(path string, b []byte) error { return in(path, b, (*Dir).ReplaceOpen) }
 
 // Create writes a file that is not there yet; if it is, the error is fs.ErrExist.
 func Create(path string, b []byte) error { return in(path, b, (*Dir).Create) }

@@ -94,6 +94,10 @@ func (a *admin) answer(ctx context.Context, w *wire, q question) error {
 		err = a.remove(q.Arg)
 	case opFlows:
 		r.Tracked, err = a.flows(q.Arg)
+	case opNames:
+		if err = errNoNames; a.rules.Names {
+			r.Names, err = hostnet.ProgramNames(q.Inodes), nil
+		}
 	case opRead:
 		fd, err = a.open(q.Arg)
 	case opWrite:
@@ -135,6 +139,9 @@ func (a *admin) openTUN() (*link, int, error) {
 	a.tun = i
 	return &link{Name: i.Name, Index: i.Index, USO: i.USO}, i.FD, nil
 }
+
+// errNoNames is returned to a client that wants no names.
+var errNoNames = errors.New("this program was started to tell no names of programs")
 
 var errNoTUN = errors.New("no interface was opened")
 
@@ -313,6 +320,9 @@ func (a *admin) open(path string) (fd int, err error) {
 
 // write replaces a file that may be replaced.
 func (a *admin) write(path string, b []byte) error {
+	if slices.Contains(a.rules.Open, path) {
+		return durable.ReplaceOpen(path, b)
+	}
 	if !slices.Contains(a.rules.Write, path) {
 		return fmt.Errorf("%s is not a file that this program was told to write", path)
 	}

@@ -79,7 +79,7 @@ func confineSelf(r Rules, log *slog.Logger) error {
 	for _, path := range r.Read { // editors put a new file in the place of the old one
 		rules.Read = append(rules.Read, filepath.Dir(path))
 	}
-	for _, path := range slices.Concat(r.Write, r.Remove) {
+	for _, path := range slices.Concat(r.Write, r.Remove, r.Open) {
 		rules.Write = append(rules.Write, filepath.Dir(path))
 	}
 	if r.Policy != nil { // see package hostdns; also where no name servers are wanted, what a killed one left is taken back
@@ -90,8 +90,12 @@ func confineSelf(r Rules, log *slog.Logger) error {
 	if r.Pings && netsock.PingTakesRights() {
 		rules.Capabilities = append(rules.Capabilities, unix.CAP_NET_RAW)
 	}
-	if len(r.Connect) > 0 { // a hypervisor's socket may belong to anybody
+	if len(r.Connect)+len(r.Open) > 0 { // a hypervisor's socket may belong to anybody, and so may a directory of results
 		rules.Capabilities = append(rules.Capabilities, unix.CAP_DAC_OVERRIDE)
+	}
+	if r.Names {
+		rules.Processes = true
+		rules.Capabilities = append(rules.Capabilities, unix.CAP_SYS_PTRACE, unix.CAP_DAC_READ_SEARCH)
 	}
 	if r.Forward {
 		rules.Listen, rules.Sockets = true, r.Sockets

@@ -266,7 +266,13 @@ func (c *Client) Open(path string) (*os.File, error) {
 	return os.NewFile(uintptr(r.fd), path), nil
 }
 
-// Replace writes a file of Rules.Write, in the place of one that may be there.
+// Names returns the names of the programs that have sockets, by inode, as far as they are shown.
+func (c *Client) Names(inodes []uint32) (map[uint32]string, error) {
+	r, err := c.ask(question{Op: opNames, Inodes: inodes})
+	return r.Names, err
+}
+
+// Replace writes a file of Rules.Write or Rules.Open, in the place of one that may be there.
 func (c *Client) Replace(path string, b []byte) error {
 	_, err := c.ask(question{Op: opWrite, Arg: path, Data: b})
 	return err

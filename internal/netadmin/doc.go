@@ -37,7 +37,9 @@ type Rules struct {
 	Remove  []string // paths of unix sockets that are removed at the end, if nobody listens there
 	Read    []string // paths of files that may be read
 	Write   []string // paths of files that may be replaced
+	Open    []string // paths of files that may be replaced, and that everybody may read
 	Forward bool     // sockets may be asked for that listen, and that connect to what is behind the interface
+	Names   bool     // of programs may be asked for, by their sockets, which takes a look into every process
 	Sockets []string // directories in which unix sockets may be made that listen
 
 	Addr   netip.Prefix   // of the interface of a gateway
@@ -62,7 +64,8 @@ const (
 	opRemove  = "remove"  // Arg: a path that was listened on ->
 	opFlows   = "flows"   // Arg: addresses of clients -> Tracked
 	opRead    = "read"    // Arg: a path -> the descriptor of the file
-	opWrite   = "write"   // Arg: a path; Data ->
+	opNames   = "names"   // Inodes -> Names
+	opWrite   = "write"   // Arg: a path of Write or Open; Data ->
 )
 
 type question struct {
@@ -72,6 +75,8 @@ type question struct {
 	From  string         `json:"from,omitempty"`
 	Data  []byte         `json:"data,omitempty"`
 	State *hostnet.State `json:"state,omitempty"`
+	// Inodes of sockets.
+	Inodes []uint32 `json:"inodes,omitempty"`
 }
 
 // An answer answers the question before it, or is an event by itself.
@@ -82,6 +87,8 @@ type answer struct {
 	TUN   *link          `json:"tun,omitempty"`
 
 	Tracked *tracked `json:"tracked,omitempty"`
+	// Names of the programs that have sockets, by inode.
+	Names map[uint32]string `json:"names,omitempty"`
 }
 
 // A link is what there is to know of a tun.Interface.

@@ -1,0 +1,56 @@
+package netadmin
+
+import (
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+// Names of programs, and files that everybody may read, are for whom the first message says.
+func TestPublish(t *testing.T) {
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	f, err := l.(*net.TCPListener).File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		t.Fatal(err)
+	}
+	inode := uint32(info.Sys().(*syscall.Stat_t).Ino)
+	comm, err := os.ReadFile("/proc/self/comm")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	if err := os.Chown(dir, 4711, 4711); err != nil { // it belongs to anybody
+		t.Fatal(err)
+	}
+	file := filepath.Join(dir, "endpoints.txt")
+
+	c := begin(t, Rules{Names: true, Open: []string{file}})
+	if names, err := c.Names([]uint32{inode}); err != nil || names[inode] != strings.TrimSpace(string(comm)) {
+		t.Errorf("got %v, %v, want %s", names, err, comm)
+	}
+	if err := c.Replace(file, []byte("tcp")); err != nil {
+		t.Fatal(err)
+	}
+	if info, err := os.Stat(file); err != nil || info.Mode().Perm() != 0o644 || info.Size() != 3 {
+		t.Errorf("got %v, %v", info, err)
+	}
+	if err := c.Replace(filepath.Join(dir, "other"), nil); err == nil {
+		t.Error("nothing keeps it from writing another file")
+	}
+	none := begin(t, Rules{})
+	if names, err := none.Names([]uint32{inode}); err == nil || len(names) > 0 {
+		t.Errorf("got %v, and names were not to be told", names)
+	}
+}
