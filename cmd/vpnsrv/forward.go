@@ -1,9 +1,11 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
+	"net/netip"
 
 	"ferry/internal/api"
 	"ferry/internal/cli"
@@ -112,4 +114,20 @@ func forwardRemove() *cmdline.Command {
 		return err
 	}
 	return cmd
+}
+
+func publishedCommand() *cmdline.Command {
+	return show("published", "List the services that clients announce, and where this host publishes them (vpncli --publish)",
+		func(c *api.Client, cmd *cmdline.Command) ([]api.Published, error) { return c.Published(cmd.Context()) }, printPublished)
+}
+
+func printPublished(w io.Writer, all []api.Published) error {
+	rows := make([][]any, len(all))
+	for i, p := range all {
+		host, guest := netip.AddrPortFrom(p.Host, p.HostPort), netip.AddrPortFrom(p.GuestIP, p.GuestPort)
+		rows[i] = []any{
+			p.Protocol + " " + host.String(), cmp.Or(p.ClientName, p.Client.String()), guest, p.Name, p.Connections, p.Total, cli.Bytes(p.Received), cli.Bytes(p.Sent), p.Failed, cli.Age(p.Since), p.Reason,
+		}
+	}
+	return cli.Table(w, []string{"ON", "CLIENT", "SERVICE", "PROGRAM", "LIVE", "TOTAL", "RECEIVED", "SENT", "FAILED", "SINCE", "REASON"}, rows)
 }

@@ -23,6 +23,7 @@ import (
 	"ferry/internal/cmdline"
 	"ferry/internal/config"
 	"ferry/internal/confine"
+	"ferry/internal/durable"
 	"ferry/internal/exit"
 	"ferry/internal/flowlist"
 	"ferry/internal/forward"
@@ -31,6 +32,7 @@ import (
 	"ferry/internal/l2port"
 	"ferry/internal/netadmin"
 	"ferry/internal/netstack"
+	"ferry/internal/publish"
 	"ferry/internal/vtunnel"
 )
 
@@ -68,7 +70,7 @@ SIGTERM and SIGINT stop it, SIGHUP applies its configuration anew, SIGUSR1 logs 
 		}
 		return serve(cmd.Context(), keys, c)
 	}
-	cmd.AddCommand(initCommand(), inviteCommand(), peerCommand(), statusCommand(), sessionsCommand(), leasesCommand(), kickCommand(), forwardCommand(), webCommand(), captureCommand(), flowsCommand(), reloadCommand(), keyCommand())
+	cmd.AddCommand(initCommand(), inviteCommand(), peerCommand(), statusCommand(), sessionsCommand(), leasesCommand(), kickCommand(), forwardCommand(), publishedCommand(), webCommand(), captureCommand(), flowsCommand(), reloadCommand(), keyCommand())
 	cli.CompleteURL(cmd, "vtunnel-listen", "vsock://:6666", "unix:///", "tcp://127.0.0.1:6666")
 	cli.CompleteURL(cmd, "listen", "tcp://:2002", "vsock://:2002", "unix:///")
 	cli.CompleteURL(cmd, "l2-listen", "qemu+unix:///", "qemu+tcp://127.0.0.1:", "bess+unix:///", "vfkit+unix:///", "stdio:")
@@ -87,7 +89,7 @@ func serve(ctx context.Context, keys *config.Gateway, c gateway.Config) error {
 	}
 	host, err := cli.StartHost(netadmin.Rules{
 		Program: "vpnsrv", TUN: c.TUN, MTU: c.MTU, Addr: c.Address(), Routes: slices.Collect(maps.Keys(c.Sites)), Read: keys.Files(), Remove: append(sockets(c.Listen, c.L2Listen), tunnelSockets(c.VTunnelListen)...), Echo: gateway.Echo(c.Listen),
-		Forward: true, Sockets: socketDirs(c),
+		Forward: true, Sockets: socketDirs(c), Open: publishFiles(c),
 	}, keys.Process, asking(c, confine.Rules{
 		Read:     []string{"/proc/self", "/proc/stat"},                                   // for metrics of this process
 		Families: append(tunnelFamilies(c.VTunnelListen), unix.AF_UNIX, unix.AF_NETLINK), // the service manager; addresses of this host
@@ -116,6 +118,7 @@ func serveAsUser(ctx context.Context, keys *config.Gateway, c gateway.Config) er
 		Bind:     true, // published ports
 		Listen:   true,
 		Sockets:  socketDirs(c),
+		Write:    publishDirs(c),
 	}), c.Log)
 	if err != nil {
 		return err
@@ -198,6 +201,9 @@ func (h *userHost) OpenExit() (exit gateway.Exit, err error) {
 // Open opens a file of the configuration.
 func (h *userHost) Open(path string) (*os.File, error) { return os.Open(path) }
 
+// Replace implements gateway.Host.
+func (h *userHost) Replace(path string, b []byte) error { return durable.ReplaceOpen(path, b) }
+
 // Network implements gateway.Host.
 func (h *userHost) Network() forward.Network { return h }
 
@@ -222,6 +228,24 @@ func socketDirs(c gateway.Config) []string {
 		}
 	}
 	return dirs
+}
+
+// publishDirs are the directories for the files that say what is published.
+func publishDirs(c gateway.Config) []string {
+	if c.PublishDir == "" {
+		return nil
+	}
+	return []string{c.PublishDir}
+}
+
+// publishFiles are their paths.
+func publishFiles(c gateway.Config) (paths []string) {
+	for _, dir := range publishDirs(c) {
+		for _, name := range publish.Files() {
+			paths = append(paths, filepath.Join(dir, name))
+		}
+	}
+	return paths
 }
 
 // sockets returns the paths of the unix sockets to listen on.

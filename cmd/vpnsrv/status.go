@@ -77,6 +77,10 @@ func printStatus(w io.Writer, s api.Status) error {
 	if s.Tunnels != nil {
 		f.Add("tunnels", cli.Counts(s.Tunnels))
 	}
+	if s.Published > 0 || len(s.Unpublished) > 0 {
+		f.Add("services of clients", fmt.Sprintf("%d published", s.Published))
+		f.Add("services refused", cli.Counts(s.Unpublished))
+	}
 	f.Add("ended or refused", cli.Counts(s.Closed))
 	return f.Write(w)
 }

@@ -11,6 +11,7 @@
 //	GET    /v1/leases                the addresses that clients without a key have, or that are held for them
 //	GET    /v1/status                Status
 //	GET    /v1/forwards              the published ports
+//	GET    /v1/published             the services of clients that are published as these announce them
 //	POST   /v1/forwards              Publish       -> Forward        publish one
 //	DELETE /v1/forwards?from=URL                   -> Forward        remove it; its connections end
 //	GET    /v1/flows?peer=                         Flows             connections that go through the gateway, of a client or of all
@@ -37,6 +38,7 @@ import (
 	"time"
 
 	"ferry/internal/flowlist"
+	"ferry/internal/publish"
 )
 
 // SocketName is the name of the socket in the state directory.
@@ -138,10 +140,14 @@ type Status struct {
 	Tunnels map[string]uint64 `json:"tunnels,omitempty"`
 	// Forwards are the counts of published ports since the start, by scheme (tcp, udp, unix), also of those that were removed.
 	Forwards map[string]ForwardTotals `json:"forwards,omitempty"`
-	Closed   map[string]uint64        `json:"closed"` // connections, by what ended them
-	Queued   int                      `json:"queued"` // bytes
-	Leases   Leases                   `json:"leases"`
-	Waiting  []string                 `json:"waits_for_restart,omitempty"` // settings that a reload could not apply
+	// Published are services of clients, and Unpublished those that were refused, by reason.
+	Published   int               `json:"published"`
+	Unpublished map[string]uint64 `json:"unpublished,omitempty"`
+
+	Closed  map[string]uint64 `json:"closed"` // connections, by what ended them
+	Queued  int               `json:"queued"` // bytes
+	Leases  Leases            `json:"leases"`
+	Waiting []string          `json:"waits_for_restart,omitempty"` // settings that a reload could not apply
 }
 
 // A Lease is an address of a client without a key.
@@ -189,6 +195,16 @@ type ForwardTotals struct {
 	Refused  map[string]uint64 `json:"refused"`
 	Received uint64            `json:"received"` // bytes from clients, of what has ended
 	Sent     uint64            `json:"sent"`     // bytes to clients, of what has ended
+}
+
+// A Published is a service of a client that is published as the client announces it.
+type Published struct {
+	publish.Endpoint
+	Connections int    `json:"connections"` // there are; flows of udp
+	Total       uint64 `json:"total"`       // there were
+	Failed      uint64 `json:"failed"`      // the client did not answer
+	Received    uint64 `json:"received"`    // bytes from the client, of what has ended
+	Sent        uint64 `json:"sent"`        // bytes to the client, of what has ended
 }
 
 // Reloaded is what came of a reload.

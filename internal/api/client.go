@@ -91,6 +91,11 @@ func (c *Client) Forwards(ctx context.Context) (f []Forward, err error) {
 	return f, c.call(ctx, http.MethodGet, "/v1/forwards", nil, &f)
 }
 
+// Published returns the services of clients that are published as these announce them.
+func (c *Client) Published(ctx context.Context) (p []Published, err error) {
+	return p, c.call(ctx, http.MethodGet, "/v1/published", nil, &p)
+}
+
 // AddForward publishes a port of a client.
 func (c *Client) AddForward(ctx context.Context, p Publish) (f Forward, err error) {
 	return f, c.call(ctx, http.MethodPost, "/v1/forwards", p, &f)

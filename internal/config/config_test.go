@@ -19,6 +19,7 @@ import (
 	"ferry/internal/gateway/settings"
 	"ferry/internal/identity"
 	"ferry/internal/policy"
+	"ferry/internal/proto"
 )
 
 // write makes a file of text and returns the argument that names it.
@@ -74,6 +75,7 @@ func TestDefaults(t *testing.T) {
 		Reserved: map[string]netip.Addr{}, Sites: map[netip.Prefix]netip.Addr{}, Alias: map[netip.Addr]netip.Addr{},
 		DialTimeout: settings.DefaultDeadline, Dials: settings.DefaultDials, ClientDials: settings.DefaultClientDials, Conns: settings.DefaultConns, Flows: settings.DefaultFlows, ConnMemory: int(min(settings.DefaultConnMemory, memory()/connShare)), Idle: settings.DefaultEnds,
 		DNSDomain: settings.DefaultDomain, DNSForward: map[string][]netip.AddrPort{}, DNSZones: map[string]map[string]netip.Addr{},
+		PublishHost: settings.DefaultPublishHost, PublishPorts: settings.DefaultPublishPorts, PublishLimit: proto.MaxServices,
 		LogFormat: "text",
 	}
 	if g.HeapLimit <= 0 {

@@ -93,6 +93,7 @@ type Gateway struct {
 
 	DNSForward map[string][]string          `toml:"dns_forward"`
 	DNSZones   map[string]map[string]string `toml:"dns_zones"`
+	Publishing
 	Process
 
 	flags *pflag.FlagSet
@@ -127,6 +128,7 @@ func NewGateway(fs *pflag.FlagSet) *Gateway {
 	fs.StringVar(&g.State, "state", g.State, "`directory` that keeps leases, devices and the control socket")
 	fs.BoolVar(&g.NAT, "nat", false, "masquerade the pool out of this host")
 	fs.BoolVar(&g.Isolate, "isolate", false, "let no packets pass from client to client")
+	g.Publishing.bind(fs)
 	fs.StringArrayVar(&g.PushRoute, "push-route", nil, "`CIDR` for the clients to route into the tunnel; repeatable")
 	fs.StringArrayVar(&g.PushDNS, "push-dns", nil, "`address` of a name server for the clients; repeatable")
 	fs.StringArrayVar(&g.PushDomains, "push-domains", nil, "`domain` whose names the pushed name servers know; repeatable (default: clients ask them for all names,\nand take them only if everything goes into their tunnel)")
@@ -217,6 +219,7 @@ func (g *Gateway) load(open open) (settings.Config, error) {
 		return settings.Config{}, s.err
 	}
 	g.names(s, &c, open)
+	g.publishing(s, &c)
 	checkPushed(s, c.PushRoutes, c.Pool)
 	checkPushedNames(s, c.PushDNS, c.PushDomains, c.Nameserver)
 	c.PlainPool = plainPool(s, g.PlainPool, c)

@@ -24,6 +24,7 @@ type Config struct {
 	Log   *slog.Logger // nothing
 
 	DialTimeout time.Duration // for a client to answer: 10 s
+	Forwards    int           // of one Table: MaxForwards
 	Conns       int           // connections of one forward: 1024
 	Flows       int           // of udp, of one forward: 4096
 	Idle        time.Duration // after how long without a byte a connection ends: 2 h
@@ -41,6 +42,7 @@ func (c *Config) setDefaults() {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
 	c.DialTimeout = cmp.Or(c.DialTimeout, 10*time.Second)
+	c.Forwards = cmp.Or(c.Forwards, MaxForwards)
 	c.Conns, c.Flows = cmp.Or(c.Conns, 1024), cmp.Or(c.Flows, 4096)
 	c.Idle, c.FlowIdle = cmp.Or(c.Idle, 2*time.Hour), cmp.Or(c.FlowIdle, 2*time.Minute)
 }

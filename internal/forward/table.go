@@ -10,7 +10,7 @@ import (
 	"sync"
 )
 
-// MaxForwards is how many a Table has.
+// MaxForwards is how many a Table has, unless its Config says otherwise.
 const MaxForwards = 256
 
 // Errors of a Table.
@@ -81,7 +81,7 @@ func (t *Table) insert(e *entry) error {
 	switch {
 	case t.over:
 		return context.Canceled
-	case len(t.all) >= MaxForwards:
+	case len(t.all) >= t.c.Forwards:
 		return ErrFull
 	case e.spec.From.Port != 0 || e.spec.From.Path != "":
 		if i := t.find(e.spec.From.bare()); i >= 0 {

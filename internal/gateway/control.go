@@ -64,6 +64,7 @@ func (g *Gateway) routes() []route {
 		})},
 		{"GET /v1/leases", api.Handle(status, func(*http.Request, struct{}) ([]api.Lease, error) { return g.leases.list(), nil })},
 		{"GET /v1/forwards", api.Handle(status, func(*http.Request, struct{}) ([]api.Forward, error) { return g.listForwards(), nil })},
+		{"GET /v1/published", api.Handle(status, func(*http.Request, struct{}) ([]api.Published, error) { return g.publisher.list(), nil })},
 		{"POST /v1/forwards", api.Handle(status, func(_ *http.Request, p api.Publish) (api.Forward, error) { return g.addForward(p) })},
 		{"DELETE /v1/forwards", api.Handle(status, func(r *http.Request, _ struct{}) (api.Forward, error) {
 			return g.removeForward(r.URL.Query().Get("from"))
@@ -389,6 +390,7 @@ func (g *Gateway) status() api.Status {
 		st.Tunnels = tunnels()
 	}
 	st.Forwards = g.forwardTotals()
+	st.Published, st.Unpublished = g.publisher.stats()
 	if disk.Err != nil {
 		st.Leases.Err = disk.Err.Error()
 	}

@@ -84,6 +84,8 @@ type Gateway struct {
 	routed   []peerstore.Peer
 	forwards *forward.Table // nil until run; changed under changing
 
+	publisher *publisher
+
 	mu        sync.Mutex    // guards what follows
 	host      []netip.Addr  // of this machine, IPv4
 	knows     bool          // host is known
@@ -118,6 +120,8 @@ type Host interface {
 	Confine(state *durable.Dir, files ...string) error
 	// Network is for published ports. It is asked once, when the exit is open.
 	Network() forward.Network
+	// Replace writes a file of PublishDir.
+	Replace(path string, b []byte) error
 }
 
 // Run serves clients until ctx is done, and then takes back all that it did to the host. It returns
@@ -170,16 +174,17 @@ func Run(ctx context.Context, c Config, host Host) (err error) {
 			return fmt.Errorf("metrics: %w", err)
 		}
 	}
-	if err := host.Confine(leases.dir, leasestore.Prefix, peerstore.Prefix, forwardsFile, api.SocketName); err != nil {
+	if err := host.Confine(leases.dir, leasestore.Prefix, peerstore.Prefix, forwardsFile, publishedFile, api.SocketName); err != nil {
 		return err
 	}
 	// Until protect knows the host, nobody goes beyond it.
 	g.table.SetEgress(nil, []policy.Target{{Prefix: netip.PrefixFrom(netip.IPv4Unspecified(), 0)}})
-	undo = append(undo, g.closeForwards)
-	if err := g.openForwards(ctx, host.Network()); err != nil {
+	undo = append(undo, g.closeForwards, func() error { return g.publisher.close() })
+	network := host.Network()
+	if err := errors.Join(g.openForwards(ctx, network), g.openPublisher(ctx, host, network)); err != nil {
 		return err
 	}
-	return g.run(ctx, listeners, g.serveNames,
+	return g.run(ctx, listeners, g.serveNames, g.publisher.run,
 		func(ctx context.Context) error { return hostnet.WatchAddrs(ctx, g.protect) },
 		func(ctx context.Context) error { return api.Serve(ctx, control, g.handler(), c.Log) },
 		func(ctx context.Context) error { return g.serveMetrics(ctx, open) })

@@ -18,6 +18,18 @@ var (
 	errEnded = errors.New("the session has ended")
 )
 
+// offers are the extensions for a client with that key, or without one.
+func (g *Gateway) offers(key identity.Public) proto.Features {
+	offer := g.offer
+	if key != (identity.Public{}) {
+		offer |= proto.FeatureSession
+	}
+	if !g.c().Publish.IsZero() {
+		offer |= proto.FeaturePublish
+	}
+	return offer
+}
+
 // begin makes a session that outlives this connection, the first path of it.
 func (p *peer) begin() {
 	t := p.g.newTunnel(p)

@@ -76,10 +76,7 @@ func newPeer(g *Gateway, id uint64, s carrier.Link, key identity.Public, visit *
 	if key == (identity.Public{}) {
 		budget = &g.plain
 	}
-	c, offer := g.c(), g.offer
-	if key != (identity.Public{}) {
-		offer |= proto.FeatureSession
-	}
+	c, offer := g.c(), g.offers(key)
 	p := &peer{
 		g: g, c: c, id: id, key: key, visit: visit, stream: s,
 		log:     g.log.With("peer", id, "from", s.RemoteAddr().String()),
@@ -209,6 +206,8 @@ func (p *peer) item(ctx context.Context, kind proto.Kind, buf []byte, i, j int) 
 	case proto.KindGoodbye:
 		p.left = true
 		return errLeft
+	case proto.KindPublish:
+		return p.announced(b)
 	case proto.KindAttach:
 		return p.attach(b)
 	}
@@ -447,6 +446,7 @@ func (p *peer) leave() {
 		return
 	}
 	p.g.table.Unbind(p.port)
+	p.g.publisher.left(p.lease.Addr, p.id, comesBack(p.cause))
 	if !p.lease.Addr.IsValid() {
 		p.log.Debug("connection ended", "cause", p.cause, "drops", p.port.Stats().Drops)
 		return

@@ -81,6 +81,7 @@ func (g *Gateway) reload() (done api.Reloaded, err error) {
 	if err := g.reconfigureForwards(old, &next); err != nil {
 		return done, err
 	}
+	g.publisher.wake()
 	g.gate.SetLimits(next.Limits)
 	g.setBudgets()
 	if wanted.Nameserver { // else what it says about names is for the next start, without one

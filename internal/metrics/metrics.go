@@ -28,6 +28,8 @@ const (
 	ForwardTotal    = "ferry_forward_connections_total"
 	ForwardBytes    = "ferry_forward_bytes_total"
 	ForwardRefused  = "ferry_forward_refused_total"
+	Published       = "ferry_published_services"
+	Unpublished     = "ferry_refused_services_total"
 	Queued          = "ferry_queued_bytes"
 	Leases          = "ferry_leases"
 	Storage         = "ferry_lease_storage_ok"
@@ -48,6 +50,8 @@ var (
 	forwardTotal    = describe(ForwardTotal, "Those that there were.", "scheme")
 	forwardBytes    = describe(ForwardBytes, "Bytes that they carried, those of connections when they have ended.", "scheme", "direction")
 	forwardRefused  = describe(ForwardRefused, "Connections, flows and datagrams to published ports that came to nothing, by reason.", "scheme", "reason")
+	published       = describe(Published, "Services of clients that are published as these announce them.")
+	unpublished     = describe(Unpublished, "Services that clients have announced and that are not published, by reason.", "reason")
 	queued          = describe(Queued, "Bytes that wait for clients.")
 	leases          = describe(Leases, "Addresses for clients without a key, by state.", "state")
 	storage         = describe(Storage, "1 if leases can be stored.")
@@ -98,6 +102,10 @@ func (c collector) Collect(to chan<- prometheus.Metric) {
 		for reason, n := range f.Refused {
 			counter(forwardRefused, n, scheme, reason)
 		}
+	}
+	gauge(published, float64(s.Published))
+	for reason, n := range s.Unpublished {
+		counter(unpublished, n, reason)
 	}
 	gauge(queued, float64(s.Queued))
 	gauge(leases, float64(s.Leases.Free), "free")

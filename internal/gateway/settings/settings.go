@@ -12,6 +12,8 @@ import (
 	"ferry/internal/forward"
 	"ferry/internal/identity"
 	"ferry/internal/policy"
+	"ferry/internal/proto"
+	"ferry/internal/publish"
 )
 
 // Defaults that an operator meets in the documentation.
@@ -48,6 +50,12 @@ var DefaultLimits = admission.Limits{
 	Unknown: 256, SourceSessions: 32, SourceUnknown: 16, SourceRate: 10, SourceBurst: 30, Rate: 500,
 	Penalty: 5 * time.Second, PenaltyMax: 10 * time.Minute,
 }
+
+// Where services of clients are published, by default: for programs of this host alone.
+var (
+	DefaultPublishHost  = netip.AddrFrom4([4]byte{127, 0, 0, 1})
+	DefaultPublishPorts = publish.Range{First: 1024, Last: 65535}
+)
 
 // noLimit is a number of connections, or of them a second, that nobody reaches.
 const noLimit = 1_000_000
@@ -100,6 +108,15 @@ type Config struct {
 	Idle               map[Service]time.Duration
 	// Forwards are ports of clients that the gateway publishes.
 	Forwards []forward.Spec
+	// Publish says whose services the gateway publishes as they announce them: on PublishHost (unspecified: all addresses), each on one of PublishPorts or that of
+	// PublishMaps, and up to PublishLimit of one client. PublishExpand: Penguin's way with services on all addresses. PublishDir is where files say what there is; empty: nowhere.
+	Publish       publish.Who
+	PublishHost   netip.Addr
+	PublishPorts  publish.Range
+	PublishMaps   []publish.Map
+	PublishLimit  int
+	PublishExpand bool
+	PublishDir    string
 	// PushRoutes are sent to the clients, which route them into the tunnel.
 	PushRoutes []netip.Prefix
 
@@ -211,6 +228,8 @@ func (c *Config) SetDefaults() {
 	if c.Idle == nil {
 		c.Idle = DefaultEnds
 	}
+	c.PublishHost, c.PublishPorts = cmp.Or(c.PublishHost, DefaultPublishHost), cmp.Or(c.PublishPorts, DefaultPublishPorts)
+	c.PublishLimit = cmp.Or(c.PublishLimit, proto.MaxServices)
 	c.DNSDomain = cmp.Or(c.DNSDomain, DefaultDomain)
 	c.StateDir = cmp.Or(c.StateDir, DefaultStateDir)
 	c.ResumeTimeout = cmp.Or(c.ResumeTimeout, DefaultResume)

@@ -1,0 +1,294 @@
+package gateway
+
+import (
+	"context"
+	"encoding/csv"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"ferry/internal/api"
+	"ferry/internal/durable"
+	"ferry/internal/gateway/settings"
+	"ferry/internal/proto"
+	"ferry/internal/publish"
+)
+
+// open files are those of a process that may write them itself.
+type openFiles struct{}
+
+func (openFiles) Replace(path string, b []byte) error { return durable.ReplaceOpen(path, b) }
+
+var cam, other = netip.MustParseAddr("10.0.3.4"), netip.MustParseAddr("10.0.3.5")
+
+// publishing runs the part of a gateway that publishes services, until end.
+func publishing(t *testing.T, c Config) (g *Gateway, end func()) {
+	t.Helper()
+	if c.Publish.IsZero() {
+		c.Publish.All = true
+	}
+	g, closeForwards := forwarding(t, c)
+	if err := g.openPublisher(t.Context(), openFiles{}, shortcut{}); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- g.publisher.run(ctx) }()
+	return g, func() {
+		cancel()
+		if err := errors.Join(<-done, g.publisher.close()); err != nil {
+			t.Error(err)
+		}
+		closeForwards()
+	}
+}
+
+// awaitPublished waits until done says so of what is published.
+func awaitPublished(t *testing.T, g *Gateway, what string, done func([]api.Published) bool) []api.Published {
+	t.Helper()
+	var all []api.Published
+	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+		if all = g.publisher.list(); done(all) {
+			return all
+		}
+	}
+	_, refused := g.publisher.stats()
+	t.Fatalf("%s: got %+v, refused %v", what, all, refused)
+	return nil
+}
+
+func services(n int) func([]api.Published) bool {
+	return func(all []api.Published) bool { return len(all) == n }
+}
+
+func web(t *testing.T) proto.Service {
+	t.Helper()
+	port, err := strconv.ParseUint(greet(t), 10, 16)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return proto.Service{At: uint16(port), Addr: netip.IPv4Unspecified(), Port: uint16(port), Name: `web,"x"`}
+}
+
+// Penguin never removes a bridge. Here: announced, reached, withdrawn, gone from the files; and the same port after a restart.
+func TestPenguinServicesGo(t *testing.T) {
+	dir := t.TempDir()
+	c := Config{StateDir: t.TempDir(), PublishDir: dir}
+	service := web(t)
+	g, end := publishing(t, c)
+	g.publisher.announce(cam, announcement{owner: 1, name: "cam1", serial: 1, services: []proto.Service{service}})
+	p := awaitPublished(t, g, "announced", services(1))[0]
+	// The service itself has its port of this host, so it is another one, of Penguin's.
+	if p.HostPort == service.Port || (p.HostPort-service.Port)%1000 > 65 || p.Reason != fmt.Sprintf("%d is already in use", service.Port) || p.Client != cam || p.ClientName != "cam1" {
+		t.Errorf("got %+v", p)
+	}
+	at := netip.AddrPortFrom(p.Host, p.HostPort).String()
+	if got := fetch(t, api.Forward{Bound: "tcp://" + at}); got != "hello" {
+		t.Errorf("got %q", got)
+	}
+	csvFile, err := os.ReadFile(filepath.Join(dir, publish.BridgesFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	rows, err := csv.NewReader(strings.NewReader(string(csvFile))).ReadAll()
+	if err != nil || len(rows) != 2 || rows[1][0] != service.Name || rows[1][5] != strconv.Itoa(int(p.HostPort)) {
+		t.Errorf("%s: got %q, %v", publish.BridgesFile, rows, err)
+	}
+
+	g.publisher.announce(cam, announcement{owner: 1, name: "cam1", serial: 2})
+	awaitPublished(t, g, "withdrawn", services(0))
+	if _, err := net.DialTimeout("tcp", at, time.Second); err == nil {
+		t.Error("the port is open still")
+	}
+	for _, name := range publish.Files() {
+		b, err := os.ReadFile(filepath.Join(dir, name))
+		if err != nil || strings.Contains(string(b), "0.0.0.0") {
+			t.Errorf("%s: got %s, %v", name, b, err)
+		}
+	}
+
+	g.publisher.announce(cam, announcement{owner: 1, name: "cam1", serial: 3, services: []proto.Service{service}})
+	if again := awaitPublished(t, g, "again", services(1))[0]; again.HostPort != p.HostPort {
+		t.Errorf("it had port %d, and has %d", p.HostPort, again.HostPort)
+	}
+	end()
+	if b, err := os.ReadFile(filepath.Join(dir, publish.FeedFile)); err != nil || !strings.Contains(string(b), `"endpoints":[]`) {
+		t.Errorf("after the end: got %s, %v", b, err)
+	}
+
+	// Another one asks first after the restart, for the port that belongs to who is not there yet.
+	g, end = publishing(t, c)
+	defer end()
+	taker := service
+	taker.Port = p.HostPort
+	g.publisher.announce(other, announcement{owner: 1, serial: 1, services: []proto.Service{taker}})
+	if first := awaitPublished(t, g, "another", services(1))[0]; first.HostPort == p.HostPort {
+		t.Errorf("port %d is kept for who had it, and was given away", p.HostPort)
+	}
+	g.publisher.announce(cam, announcement{owner: 2, serial: 1, services: []proto.Service{service}})
+	all := awaitPublished(t, g, "after a restart", services(2))
+	if all[0].Client != cam && all[1].Client == cam {
+		all[0] = all[1]
+	}
+	if all[0].HostPort != p.HostPort {
+		t.Errorf("it had port %d, and has %d after a restart (penguin#313)", p.HostPort, all[0].HostPort)
+	}
+}
+
+// What has a map has its port, or nothing; TCP and UDP of one number share it.
+func TestPenguinMapsAndProtocols(t *testing.T) {
+	busy, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	taken := busy.Addr().(*net.TCPAddr).Port
+	maps, err := publish.ParseMaps(fmt.Sprintf("tcp:%d:192.168.0.1:80", taken))
+	if err != nil {
+		t.Fatal(err)
+	}
+	g, end := publishing(t, Config{StateDir: t.TempDir(), PublishMaps: maps})
+	defer end()
+	mapped := proto.Service{At: 80, Addr: netip.MustParseAddr("192.168.0.1"), Port: 80}
+	tcp := proto.Service{At: 15300, Addr: netip.IPv4Unspecified(), Port: 15300}
+	udp := tcp
+	udp.UDP = true
+	g.publisher.announce(cam, announcement{owner: 1, serial: 1, services: []proto.Service{mapped, tcp, udp}})
+	all := awaitPublished(t, g, "tcp and udp", services(2))
+	if all[0].HostPort != all[1].HostPort || all[0].Protocol != "tcp" || all[1].Protocol != "udp" {
+		t.Errorf("got %+v", all)
+	}
+	if _, refused := g.publisher.stats(); refused[refusedMap] != 1 {
+		t.Errorf("refused %v, want one whose map is taken", refused)
+	}
+	_ = busy.Close()
+	g.publisher.wake()
+	for _, p := range awaitPublished(t, g, "the port of the map is free", services(3)) {
+		if p.GuestPort == 80 && (int(p.HostPort) != taken || p.Reason != "via fixed mapping") {
+			t.Errorf("got %+v, want port %d", p, taken)
+		}
+	}
+}
+
+func TestPublishRefused(t *testing.T) {
+	c := Config{StateDir: t.TempDir(), Publish: publish.Who{Names: []string{"cam1"}}, PublishLimit: 2}
+	g, end := publishing(t, c)
+	defer end()
+	two := []proto.Service{{At: 21001, Addr: netip.IPv4Unspecified(), Port: 21001}, {At: 21002, Addr: netip.IPv4Unspecified(), Port: 21002}}
+	three := append(two, proto.Service{At: 21003, Addr: netip.IPv4Unspecified(), Port: 21003})
+	g.publisher.announce(cam, announcement{owner: 5, name: "cam1", serial: 7, services: three})
+	awaitPublished(t, g, "up to the limit", services(2))
+	g.publisher.announce(cam, announcement{owner: 5, name: "cam1", serial: 6})
+	g.publisher.announce(cam, announcement{owner: 4, name: "cam1", serial: 9})
+	g.publisher.announce(other, announcement{owner: 6, name: "cam2", serial: 1, services: two})
+	g.publisher.announce(other, announcement{owner: 6, serial: 1, services: two})
+	want := map[string]uint64{refusedLimit: 1, refusedStale: 2, refusedWho: 4}
+	if n, refused := g.publisher.stats(); n != 2 || fmt.Sprint(refused) != fmt.Sprint(want) {
+		t.Errorf("%d are published, refused %v, want 2 and %v", n, refused, want)
+	}
+	// A reload takes the right away.
+	next := *g.c()
+	next.Publish = publish.Who{Names: []string{"cam2"}}
+	g.inForce.Store(&next)
+	g.publisher.wake()
+	awaitPublished(t, g, "not allowed any more", services(0))
+}
+
+// Who has vanished keeps its ports for a while, who has said goodbye does not.
+func TestPublishHolds(t *testing.T) {
+	c := Config{StateDir: t.TempDir(), IdleTimeout: time.Second}
+	g, end := publishing(t, c)
+	defer end()
+	one := []proto.Service{{At: 22001, Addr: netip.IPv4Unspecified(), Port: 22001}}
+	g.publisher.announce(cam, announcement{owner: 1, serial: 1, services: one})
+	before := awaitPublished(t, g, "announced", services(1))[0]
+	g.publisher.left(cam, 1, true)
+	time.Sleep(300 * time.Millisecond)
+	g.publisher.announce(cam, announcement{owner: 2, serial: 1, services: one})
+	g.publisher.left(cam, 1, true) // of the first, late
+	time.Sleep(1500 * time.Millisecond)
+	if after := awaitPublished(t, g, "back", services(1))[0]; after.Since != before.Since {
+		t.Error("it was closed meanwhile")
+	}
+	g.publisher.left(cam, 2, true)
+	awaitPublished(t, g, "not back in time", services(0))
+	g.publisher.announce(cam, announcement{owner: 3, serial: 1, services: one})
+	awaitPublished(t, g, "announced", services(1))
+	began := time.Now()
+	g.publisher.left(cam, 3, false)
+	awaitPublished(t, g, "goodbye", services(0))
+	if took := time.Since(began); took > 900*time.Millisecond {
+		t.Errorf("took %s after a goodbye", took)
+	}
+}
+
+func TestPublishedFileIsJudged(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, publishedFile), []byte("[{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	g, end := forwarding(t, Config{StateDir: dir})
+	defer end()
+	if err := g.openPublisher(t.Context(), openFiles{}, shortcut{}); err == nil || !strings.Contains(err.Error(), publishedFile) {
+		t.Errorf("got %v", err)
+	}
+}
+
+// By the wire: what is offered depends on the configuration, and who leaves is known to leave.
+func TestPublishFrames(t *testing.T) {
+	frame := proto.AppendPublish(nil, proto.PublishMessage{Serial: 1, Services: []proto.Service{{At: 80, Addr: netip.IPv4Unspecified(), Port: 80}}})
+	const features = proto.FeaturePublish | proto.FeatureGoodbye
+	for _, all := range []bool{false, true} {
+		err := inMemory(t, Config{Publish: publish.Who{All: all}}, func(l *lab) error {
+			if err := l.g.openPublisher(context.Background(), openFiles{}, shortcut{}); err != nil {
+				return err
+			}
+			defer l.g.publisher.close()
+			r := l.dial()
+			r.send(append(request("", features), frame...))
+			l.settle()
+			got, _ := r.take()
+			if agreed := proto.ParseReply(got).Features.Has(proto.FeaturePublish); agreed != all {
+				return fmt.Errorf("publish %t: agreed %t", all, agreed)
+			}
+			_, refused := l.g.publisher.stats()
+			if n := len(l.g.publisher.wanted); all != (n == 1) || all == (refused[refusedOff] == 1) {
+				return fmt.Errorf("publish %t: %d clients have announced, refused %v", all, n, refused)
+			}
+			r.send(proto.AppendGoodbye(nil, proto.GoodbyeMessage{Reason: proto.ReasonShutdown}))
+			l.settle()
+			for _, a := range l.g.publisher.wanted {
+				if a.until.IsZero() || a.until.After(time.Now()) {
+					return fmt.Errorf("after a goodbye it is held until %s", a.until)
+				}
+			}
+			r = l.dial()
+			r.send(append(request("", features), frame...))
+			l.settle()
+			got, _ = r.take()
+			_ = r.conn.Close()
+			l.settle()
+			if a := l.g.publisher.wanted[proto.ParseReply(got).Addr]; a != nil {
+				if time.Until(a.until) != settings.DefaultIdle {
+					return fmt.Errorf("of who has vanished it is held until %s", a.until)
+				}
+			}
+			r = l.dial()
+			r.send(append(request("", features), proto.AppendPublish(nil, proto.PublishMessage{Serial: proto.MaxNumber + 1})...))
+			l.settle()
+			if n := l.g.closed.counts()["bad_message"]; n != 1 {
+				return fmt.Errorf("a malformed frame ended %d connections", n)
+			}
+			return nil
+		})
+		if err != nil {
+			t.Error(err)
+		}
+	}
+}
