@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"ferry/internal/cli"
@@ -86,6 +87,10 @@ func printStatus(w io.Writer, s client.Status) error {
 	}
 	if len(s.Proxies) > 0 {
 		f.Add("refused by proxies", cli.Counts(s.Proxies))
+	}
+	if s.Unpublished != nil {
+		f.Add("announced", strings.Join(s.Published, ", "))
+		f.Add("not announced", cli.Counts(s.Unpublished))
 	}
 	f.Add("sent", traffic(s.Sent))
 	f.Add("received", traffic(s.Received))

@@ -47,6 +47,9 @@ func connectAsUser(ctx context.Context, keys *config.Client, c client.Config) (e
 	if c.SOCKS5 == "" && c.HTTPProxy == "" && len(c.Local)+len(c.Remote) == 0 {
 		return &config.UsageError{Err: errors.New("--user: nothing would lead into the tunnel: add --socks5 127.0.0.1:1080, --http-proxy 127.0.0.1:3128, -L or -R")}
 	}
+	if !c.Publish.IsZero() {
+		return &config.UsageError{Err: errors.New("--publish: with --user the address in the tunnel reaches nothing of this device: leave --user out")}
+	}
 	// Nothing of this host's goes into the tunnel by itself, so nothing that the gateway pushes does harm; its name servers are asked for all names.
 	c.TUN, c.Policy.DefaultRoute = userTunnel, true
 	local, err := netstack.NewLocal(userTunnel)
@@ -113,6 +116,9 @@ func (h userHost) OpenExit() (client.Exit, error)      { return h.local, nil }
 func (h userHost) Opener() carrier.Opener              { return nil }
 func (h userHost) Open(path string) (*os.File, error)  { return os.Open(path) }
 func (h userHost) Replace(path string, b []byte) error { return durable.Replace(path, b) }
+
+// Names implements client.Publisher: nothing is published.
+func (h userHost) Names([]uint32) (map[uint32]string, error) { return nil, nil }
 
 // Networks implements client.Host.
 func (h userHost) Networks(string) (local, remote forward.Network) {

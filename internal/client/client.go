@@ -10,7 +10,7 @@
 // Forwards of package forward lead into the tunnel and out of it; see forwards.go.
 //
 // Goroutines, each waited for by the one that started it: Run has one that reads the TUN, one
-// that answers 'vpncli status', and one that connects and reads the connection; a connection has one that writes what could not be sent at
+// that answers 'vpncli status', one that looks for services to publish, if it is told to, and one that connects and reads the connection; a connection has one that writes what could not be sent at
 // once, and one that keeps it alive.
 package client
 
@@ -63,6 +63,8 @@ type Host interface {
 	Confine(none *durable.Dir, files ...string) error
 	files // of the Enrolment
 	netHost
+	// Publisher is used where services are published.
+	Publisher
 }
 
 // A doer is what a client needs of its Host when that has given up its rights.
@@ -91,9 +93,10 @@ type client struct {
 	found   map[string][]netip.Addr // where hosts of servers are, as far as is known: the last one first; at most maxKnown
 	story   *story
 	// forwards are those of this device; nil: it has none.
-	forwards *forwards
-	ways     func() []failover.WayStatus // nil: unknown
-	due      chan struct{}               // capacity 1; sent to when traffic begins to wait for the gateway
+	forwards  *forwards
+	announcer *announcer                  // nil: nothing is published
+	ways      func() []failover.WayStatus // nil: unknown
+	due       chan struct{}               // capacity 1; sent to when traffic begins to wait for the gateway
 }
 
 // wake lets the roamer look at what waits.
@@ -121,6 +124,10 @@ func Run(ctx context.Context, c Config, host Host) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, exit.Close()) }()
+	services, err := newAnnouncer(&c, host, exit.Name())
+	if err != nil {
+		return err
+	}
 	asked := listenStatus(ctx, exit.Name(), c.Log)
 	if err := host.Confine(nil); err != nil {
 		if asked != nil {
@@ -128,7 +135,7 @@ func Run(ctx context.Context, c Config, host Host) (err error) {
 		}
 		return err
 	}
-	return run(ctx, c, servers, reaching(host.Opener()), exit, asked, host.Opener(), host, network(exit.Name()))
+	return run(ctx, c, servers, reaching(host.Opener()), exit, asked, host.Opener(), host, network(exit.Name()), services)
 }
 
 // A surrounding is the network that the host is on; nil: nobody knows.
@@ -147,8 +154,8 @@ func (n network) Watch(ctx context.Context, f func(hostnet.Network)) error {
 	return hostnet.WatchNetwork(ctx, string(n), f)
 }
 
-func run(ctx context.Context, c Config, servers []carrier.Endpoint, reach reacher, e Exit, asked net.Listener, opener carrier.Opener, host doer, around surrounding) (err error) {
-	cl := &client{c: c, log: c.Log, servers: servers, reach: reach, exit: e, due: make(chan struct{}, 1), uplink: router.NewUplink(e.Port()), story: newStory(&c, e.Name()), opener: opener, host: host,
+func run(ctx context.Context, c Config, servers []carrier.Endpoint, reach reacher, e Exit, asked net.Listener, opener carrier.Opener, host doer, around surrounding, services *announcer) (err error) {
+	cl := &client{c: c, log: c.Log, servers: servers, reach: reach, exit: e, due: make(chan struct{}, 1), uplink: router.NewUplink(e.Port()), story: newStory(&c, e.Name()), opener: opener, host: host, announcer: services,
 		found: make(map[string][]netip.Addr)}
 	cl.pins = pins{c.Gateway, c.Next}
 	if c.Key.IsZero() {
@@ -173,6 +180,9 @@ func run(ctx context.Context, c Config, servers []carrier.Endpoint, reach reache
 	group.Go(func() error { return roamer.run(ctx) })
 	if around != nil {
 		group.Go(func() error { return around.Watch(ctx, roamer.moved) })
+	}
+	if services != nil {
+		group.Go(func() error { return services.run(ctx, roamer) })
 	}
 	group.Go(func() error { cl.reports(ctx); return nil })
 	group.Go(func() error { cl.answer(ctx, asked); return nil })

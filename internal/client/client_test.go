@@ -24,6 +24,8 @@ import (
 type device struct {
 	port   *router.Port
 	upload int // bytes per second that it has to send, in packets of 1000 bytes
+	// services are what it publishes; nil: nothing.
+	services func(*Config) *announcer
 
 	mu     sync.Mutex
 	states []hostnet.State
@@ -88,6 +90,10 @@ func worldOf(t *testing.T, dev *device, c Config, d time.Duration, servers ...se
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		c.setDefaults()
+		var services *announcer
+		if dev.services != nil {
+			services = dev.services(&c)
+		}
 		c.Events = func(e Event) { events = append(events, e) }
 		var gateway sync.WaitGroup
 		dial := func(context.Context, carrier.Endpoint, *keyring) (carrier.Link, error) {
@@ -108,7 +114,7 @@ func worldOf(t *testing.T, dev *device, c Config, d time.Duration, servers ...se
 		ctx, cancel := context.WithTimeout(t.Context(), d)
 		defer cancel()
 		e, _ := carrier.ParseDial("192.168.0.1", 0)
-		err = run(ctx, c, []carrier.Endpoint{e}, dial, dev, nil, nil, nil, nil)
+		err = run(ctx, c, []carrier.Endpoint{e}, dial, dev, nil, nil, nil, nil, services)
 		gateway.Wait()
 	})
 	return events, err

@@ -11,6 +11,8 @@ import (
 	"ferry/internal/forward"
 	"ferry/internal/identity"
 	"ferry/internal/policy"
+	"ferry/internal/proto"
+	"ferry/internal/publish"
 )
 
 // Defaults that a user meets in the documentation.
@@ -25,6 +27,8 @@ const (
 	DefaultTable     = 2002
 	DefaultQueue     = 256 << 10
 	DefaultStateDir  = "/var/lib/ferry"
+	DefaultDebounce  = 2 * time.Second
+	DefaultPublished = proto.MaxServices
 )
 
 // A Config is everything a client can be told. The zero value of a field means its default.
@@ -65,6 +69,10 @@ type Config struct {
 	// Local and Remote are forwards as forward.ParseLocal and ParseRemote read them: from a socket of this device into the tunnel, and from this
 	// device's address in the tunnel to a service of the device.
 	Local, Remote []forward.Spec
+	// Publish says which services of this device others shall reach at the gateway; one that has lasted for PublishDebounce, and at most PublishLimit of them.
+	Publish         publish.What
+	PublishDebounce time.Duration // 0: at once
+	PublishLimit    int
 
 	// Policy is what the owner has decided: MTU, routes, and what the gateway may decide of them.
 	Policy   policy.Rules
@@ -141,6 +149,7 @@ func (c *Config) setDefaults() {
 	c.RetryMax = cmp.Or(c.RetryMax, DefaultRetryMax)
 	c.QueueBytes = cmp.Or(c.QueueBytes, DefaultQueue)
 	c.KeepBytes = cmp.Or(c.KeepBytes, DefaultKeep)
+	c.PublishLimit = cmp.Or(c.PublishLimit, DefaultPublished)
 	if c.Policy.Accept == nil {
 		c.Policy.Accept = policy.DefaultAccept
 	}

@@ -99,6 +99,9 @@ func (c *client) want() session.Want {
 	if !c.c.Key.IsZero() {
 		want.Features |= proto.FeatureSession
 	}
+	if !c.c.Publish.IsZero() {
+		want.Features |= proto.FeaturePublish
+	}
 	return want
 }
 

@@ -176,6 +176,7 @@ func (r *roamer) use(a failover.Action) {
 	}
 	before := r.used
 	r.used = x
+	defer r.tellServices()
 	if t := x.tunnel; t != nil {
 		var also *multipath.Path
 		if other := r.paths[a.Also]; other != nil && other.tunnel == t {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"ferry/internal/carrier"
@@ -39,6 +40,10 @@ type roamer struct {
 	learned  []carrier.Endpoint // what the gateway says that it has, where it was reached
 	kept     memory             // on disk
 	network  hostnet.Network    // that this host is on
+
+	services   proto.PublishMessage // what this device serves; Serial 0: the gateway need not know
+	servicesOn *connection          // by which it was told
+	untold     atomic.Bool          // there was no room for it
 
 	todo chan func()
 	over chan struct{} // closed when todo is not read any more

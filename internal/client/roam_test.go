@@ -69,7 +69,7 @@ func roams(t *testing.T, d time.Duration, ways map[string]visit) (events []Event
 		ctx, cancel := context.WithTimeout(t.Context(), d)
 		defer cancel()
 		began := time.Now()
-		if err := run(ctx, c, all, dial, newDevice(), nil, nil, nil, nil); err != nil {
+		if err := run(ctx, c, all, dial, newDevice(), nil, nil, nil, nil, nil); err != nil {
 			t.Error(err)
 		}
 		took = time.Since(began)

@@ -75,6 +75,9 @@ type Status struct {
 
 	Forwards []ForwardStatus   `json:"forwards,omitempty"`
 	Proxies  map[string]uint64 `json:"proxies,omitempty"` // what SOCKS5 and HTTP proxies have refused or dropped, by reason
+	// Published are the services that the gateway was told of, and Unpublished those that it was not, by the reason; nil: there are to be none.
+	Published   []string          `json:"published,omitempty"`
+	Unpublished map[string]uint64 `json:"unpublished,omitempty"`
 
 	Sent     Traffic           `json:"sent"`
 	Received Traffic           `json:"received"`
@@ -161,6 +164,13 @@ func (st *story) setPin(pin identity.Pin) {
 	st.s.Fingerprint = &pin
 }
 
+// address is this device's in the tunnel; not valid: it has none yet.
+func (st *story) address() netip.Addr {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	return st.s.Address
+}
+
 func (st *story) setRTT(d time.Duration) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
@@ -180,6 +190,7 @@ func (c *client) status() Status {
 	if c.c.Proxies != nil {
 		s.Proxies = c.c.Proxies()
 	}
+	c.announcer.show(&s)
 	if c.ways != nil {
 		s.Ways = c.ways()
 	}

@@ -15,6 +15,8 @@ import (
 	"ferry/internal/forward"
 	"ferry/internal/identity"
 	"ferry/internal/policy"
+	"ferry/internal/proto"
+	"ferry/internal/publish"
 )
 
 // Client has the keys of vpncli as they are written. NewClient makes one.
@@ -33,6 +35,9 @@ type Client struct {
 	HTTPProxy    string   `toml:"http_proxy"`
 	Local        []string `toml:"local_forward"`
 	Remote       []string `toml:"remote_forward"`
+	Publish      string   `toml:"publish"`
+	PublishWait  string   `toml:"publish_debounce"`
+	PublishLimit int      `toml:"publish_limit"`
 	MTU          int      `toml:"mtu"` // bytes; 0: as the gateway says
 	Route        []string `toml:"route"`
 	DefaultRoute bool     `toml:"default_route"`
@@ -59,8 +64,8 @@ func NewClient(fs *pflag.FlagSet) *Client {
 		Port:  client.DefaultPort, Carrier: "auto", TUN: client.DefaultTUN, AllowLAN: true, AcceptRoutes: true, AcceptDNS: true,
 		Mark: client.DefaultMark, Table: client.DefaultTable, Keepalive: shortest(client.DefaultKeepalive),
 		RetryMin: shortest(client.DefaultRetryMin), RetryMax: shortest(client.DefaultRetryMax),
-		QueueBytes: client.DefaultQueue,
-		flags:      fs,
+		QueueBytes: client.DefaultQueue, PublishWait: shortest(client.DefaultDebounce), PublishLimit: client.DefaultPublished,
+		flags: fs,
 	}
 	fs.SortFlags = false
 	fs.StringVarP(&c.Server, "server", "s", "", "the `server`: a name or an address, or a URL: tcp://host:port, wss://host/path, vsock://cid:port,\nunix:///path, unix:///path?vsock=port; several with commas between")
@@ -77,6 +82,7 @@ func NewClient(fs *pflag.FlagSet) *Client {
 	fs.StringVar(&c.HTTPProxy, "http-proxy", "", "`host:port` of an HTTP proxy into the tunnel, with --user (default: none)")
 	fs.StringArrayVarP(&c.Local, "local-forward", "L", nil, "`forward` as ssh has it, [udp:][bind:]port:host:hostport or /path:host:hostport: listen on this device,\nconnect through the tunnel; repeatable (port 0: any; 8080+: the next that is free)")
 	fs.StringArrayVarP(&c.Remote, "remote-forward", "R", nil, "`forward` as ssh has it, [udp:]port:host:hostport or port:/path: listen on this device's address in the\ntunnel, connect on this device; repeatable")
+	fs.StringVar(&c.Publish, "publish", "", "`services` of this device that the gateway publishes on ports of its host, while they listen: auto (all), tcp:80,\nudp:53; with auto also loopback (those for this device alone), names (tell their programs), -tcp:22 (but this one)")
 	fs.IntVar(&c.MTU, "mtu", 0, "of the interface, in `bytes` (default: what the gateway says, or 1500)")
 	fs.StringArrayVar(&c.Route, "route", nil, "`CIDR` to route into the tunnel; repeatable")
 	fs.BoolVar(&c.DefaultRoute, "default-route", false, "route everything into the tunnel but the connection to the gateway")
@@ -110,11 +116,16 @@ func (k *Client) Load() (client.Config, error) {
 			RefuseRoutes: !k.AcceptRoutes,
 			RefuseDNS:    !k.AcceptDNS,
 		},
-		User:       k.User,
-		SOCKS5:     read(s, "socks5", k.SOCKS5, optional(parseHostPort)),
-		HTTPProxy:  read(s, "http_proxy", k.HTTPProxy, optional(parseHostPort)),
-		Local:      readList(s, "local_forward", k.Local, forward.ParseLocal),
-		Remote:     readList(s, "remote_forward", k.Remote, forward.ParseRemote),
+		User:      k.User,
+		SOCKS5:    read(s, "socks5", k.SOCKS5, optional(parseHostPort)),
+		HTTPProxy: read(s, "http_proxy", k.HTTPProxy, optional(parseHostPort)),
+		Local:     readList(s, "local_forward", k.Local, forward.ParseLocal),
+		Remote:    readList(s, "remote_forward", k.Remote, forward.ParseRemote),
+		Publish:   read(s, "publish", k.Publish, optional(publish.ParseWhat)),
+
+		PublishDebounce: read(s, "publish_debounce", k.PublishWait, between(0, timeMax)),
+		PublishLimit:    inRange(s, "publish_limit", k.PublishLimit, 1, proto.MaxServices),
+
 		CloseLAN:   !k.AllowLAN,
 		Mark:       k.Mark,
 		Table:      inRange(s, "table", k.Table, 1, 9999),

@@ -93,7 +93,7 @@ func TestDefaults(t *testing.T) {
 	wantClient := client.Config{
 		Servers: []string{"gw"}, Found: true, Port: client.DefaultPort, TUN: client.DefaultTUN, Mark: client.DefaultMark, Table: client.DefaultTable,
 		Keepalive: client.DefaultKeepalive, RetryMin: client.DefaultRetryMin, RetryMax: client.DefaultRetryMax,
-		QueueBytes: client.DefaultQueue,
+		QueueBytes: client.DefaultQueue, PublishDebounce: client.DefaultDebounce, PublishLimit: client.DefaultPublished,
 	}
 	if c.Log = nil; !reflect.DeepEqual(c, wantClient) {
 		t.Errorf("client:\n got %+v\nwant %+v", c, wantClient)

@@ -14,6 +14,10 @@ func TestPublishing(t *testing.T) {
 	if err != nil || fmt.Sprint(g.Publish) != "{false [10.0.3.0/24] [cam1]}" || g.PublishDir != dir {
 		t.Errorf("got %+v, %q, %v", g.Publish, g.PublishDir, err)
 	}
+	c, err := loadClient(t, "-s", "gw", "--publish=auto,tcp:80")
+	if err != nil || !c.Publish.Auto || len(c.Publish.Ports) != 1 {
+		t.Errorf("got %+v, %v", c.Publish, err)
+	}
 	if err := os.WriteFile(filepath.Join(dir, "file"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -27,6 +31,9 @@ func TestPublishing(t *testing.T) {
 		if _, err := loadGateway(t, flag); err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "--publish") {
 			t.Errorf("%s: got %v, want %q", flag, err, want)
 		}
+	}
+	if _, err := loadClient(t, "-s", "gw", "--publish=everything"); err == nil || !strings.Contains(err.Error(), "tcp:80") {
+		t.Errorf("got %v", err)
 	}
 }
 

@@ -68,7 +68,7 @@ func services(n int) func([]api.Published) bool {
 	return func(all []api.Published) bool { return len(all) == n }
 }
 
-func web(t *testing.T) proto.Service {
+func greeter(t *testing.T) proto.Service {
 	t.Helper()
 	port, err := strconv.ParseUint(greet(t), 10, 16)
 	if err != nil {
@@ -81,7 +81,7 @@ func web(t *testing.T) proto.Service {
 func TestPenguinServicesGo(t *testing.T) {
 	dir := t.TempDir()
 	c := Config{StateDir: t.TempDir(), PublishDir: dir}
-	service := web(t)
+	service := greeter(t)
 	g, end := publishing(t, c)
 	g.publisher.announce(cam, announcement{owner: 1, name: "cam1", serial: 1, services: []proto.Service{service}})
 	p := awaitPublished(t, g, "announced", services(1))[0]

@@ -125,18 +125,8 @@ func bounds(t *testing.T, text string) (all string) {
 // serveWeb serves HTTP until the test ends.
 func serveWeb(t *testing.T, ns *lab.Namespace) int {
 	t.Helper()
-	var l net.Listener
-	err := ns.Do(func() (err error) {
-		l, err = net.Listen("tcp4", ":0")
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "hello from cam1") })}
-	go func() { _ = s.Serve(l) }() // until Close
-	t.Cleanup(func() { _ = s.Close() })
-	return l.Addr().(*net.TCPAddr).Port
+	port, _ := serveWebAt(t, ns, "0.0.0.0:0")
+	return port
 }
 
 // serveEcho answers datagrams until the test ends.
@@ -167,6 +157,15 @@ func serveEcho(t *testing.T, ns *lab.Namespace) int {
 // fetch gets a page.
 func fetch(t *testing.T, ns *lab.Namespace, network, addr string) string {
 	t.Helper()
+	text, err := fetchErr(ns, network, addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return text
+}
+
+// fetchErr is fetch for what may fail.
+func fetchErr(ns *lab.Namespace, network, addr string) (string, error) {
 	c := http.Client{Timeout: patience, Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(context.Context, string, string) (conn net.Conn, err error) {
 		err = ns.Do(func() (err error) {
 			conn, err = net.DialTimeout(network, addr, patience)
@@ -176,14 +175,11 @@ func fetch(t *testing.T, ns *lab.Namespace, network, addr string) string {
 	}}}
 	r, err := c.Get("http://cam1/")
 	if err != nil {
-		t.Fatal(err)
+		return "", err
 	}
 	defer r.Body.Close()
 	b, err := io.ReadAll(r.Body)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(b)
+	return string(b), err
 }
 
 // checkSum sends bytes, ends that direction, and reads their sum.
