@@ -3,17 +3,14 @@
 package main
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"net/netip"
 	"os"
-	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"strings"
@@ -23,6 +20,7 @@ import (
 	"github.com/spf13/pflag"
 	"golang.org/x/sys/unix"
 
+	"ferry/internal/background"
 	"ferry/internal/carrier"
 	"ferry/internal/cli"
 	"ferry/internal/cmdline"
@@ -139,8 +137,12 @@ func (c *vtunnelCall) run(ctx context.Context) error {
 	case c.lines.Verbose:
 		c.lines.Say("does not daemonize when verbose")
 		c.background = false
-	case os.Getenv(inBackground) == "":
-		return startBackground()
+	case !background.IsChild():
+		status, err := background.Start()
+		if status != 0 {
+			os.Exit(status) // the child has said why
+		}
+		return err
 	}
 	return work(ctx)
 }
@@ -177,7 +179,7 @@ func (c *vtunnelCall) serve(ctx context.Context) error {
 		return c.failed(err)
 	}
 	c.lines.Say("listening on %s", name)
-	c.detach()
+	background.Detach()
 	if err := c.confine(); err != nil {
 		return c.failed(err)
 	}
@@ -220,7 +222,7 @@ func (c *vtunnelCall) client(ctx context.Context) error {
 // sayListening prints the line from which scripts know the port. It says tcp of UDP, too, as the original's.
 func (c *vtunnelCall) sayListening(at net.Addr) {
 	c.lines.Say("pid %d listening on tcp %s", os.Getpid(), at)
-	c.detach()
+	background.Detach()
 }
 
 // settings reads the flags of a client.
@@ -269,52 +271,4 @@ func (c *vtunnelCall) destination() (carrier.Endpoint, error) {
 		cid = new(uint32(c.cid)) // VMCI has negative ones
 	}
 	return m.Server(cid)
-}
-
-// inBackground is a variable in the environment of a process that was started by startBackground.
-const inBackground = "FERRY_VTUNNEL_BACKGROUND"
-
-// startBackground runs this command line in a process of its own until that has told where it listens. Unlike with the original,
-// the number of the process in its line is its own.
-func startBackground() error {
-	self, err := os.Executable()
-	if err != nil {
-		return err
-	}
-	child := exec.Command(self, os.Args[1:]...)
-	child.Env = append(os.Environ(), inBackground+"=1")
-	child.Stderr = os.Stderr
-	child.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	out, err := child.StdoutPipe()
-	if err != nil {
-		return err
-	}
-	if err := child.Start(); err != nil {
-		return err
-	}
-	text, _ := io.ReadAll(out) // until it detaches, or ends
-	_, _ = os.Stdout.Write(text)
-	if bytes.Contains(text, []byte(" listening on ")) {
-		return child.Process.Release()
-	}
-	if err := child.Wait(); err != nil {
-		os.Exit(child.ProcessState.ExitCode()) // it has said why
-	}
-	return nil
-}
-
-// detach leaves the terminal, of a process in the background.
-func (c *vtunnelCall) detach() {
-	if !c.background {
-		return
-	}
-	_ = os.Chdir("/")
-	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
-	if err != nil {
-		return
-	}
-	defer null.Close()
-	for fd := range 3 {
-		_ = unix.Dup3(int(null.Fd()), fd, 0)
-	}
 }
