@@ -105,7 +105,7 @@ var arrows = map[string][]string{
 
 // pure packages decide without doing: what they must not import. router counts and locks, so sync is
 // its own affair.
-var pure = []string{"internal/packet", "internal/policy", "internal/proto", "internal/addrpool", "internal/keepalive", "internal/session", "internal/failover", "internal/l2port/ether", "internal/capture/filter"}
+var pure = []string{"internal/packet", "internal/policy", "internal/proto", "internal/publish", "internal/addrpool", "internal/keepalive", "internal/session", "internal/failover", "internal/l2port/ether", "internal/capture/filter"}
 
 var impure = []string{"net", "os", "io", "log", "log/slog", "sync", "context", "syscall", "golang.org/x/sys/unix"}
 

@@ -29,6 +29,7 @@ type Config struct {
 	Flows       int           // of udp, of one forward: 4096
 	Idle        time.Duration // after how long without a byte a connection ends: 2 h
 	FlowIdle    time.Duration // the same for a flow of udp: 2 min
+	HalfOpen    time.Duration // after how long without a byte a connection ends when one direction has: Idle
 }
 
 func (c *Config) setDefaults() {
@@ -45,6 +46,7 @@ func (c *Config) setDefaults() {
 	c.Forwards = cmp.Or(c.Forwards, MaxForwards)
 	c.Conns, c.Flows = cmp.Or(c.Conns, 1024), cmp.Or(c.Flows, 4096)
 	c.Idle, c.FlowIdle = cmp.Or(c.Idle, 2*time.Hour), cmp.Or(c.FlowIdle, 2*time.Minute)
+	c.HalfOpen = cmp.Or(c.HalfOpen, c.Idle)
 }
 
 // A Forward publishes one port. Open makes one.
@@ -85,7 +87,9 @@ func (s Stats) plus(o Stats) Stats {
 
 // Open listens, and carries until Close, or until ctx is done. prefer is the port that it had before, which comes first; 0: none.
 func Open(ctx context.Context, c *Config, spec Spec, prefer uint16) (*Forward, error) {
-	f := &Forward{c: c, spec: spec, bound: spec.From, log: c.Log.With("forward", spec.From.bare(), "to", spec.To.String())}
+	own := *c
+	own.setDefaults()
+	f := &Forward{c: &own, spec: spec, bound: spec.From, log: own.Log.With("forward", spec.From.bare(), "to", spec.To.String())}
 	f.ctx, f.end = context.WithCancel(ctx)
 	if err := f.listen(prefer); err != nil {
 		f.end()
@@ -127,9 +131,18 @@ func (f *Forward) Close() {
 	f.work.Wait()
 }
 
-// dial reaches the target.
-func (f *Forward) dial(network string) (net.Conn, error) {
-	ctx, cancel := context.WithTimeout(f.ctx, f.c.DialTimeout)
+// sourceKey is that of Source in a context.
+type sourceKey struct{}
+
+// Source returns who has come, in the context that a Network's Dial is called with; not valid: by a unix socket.
+func Source(ctx context.Context) netip.AddrPort {
+	a, _ := ctx.Value(sourceKey{}).(netip.AddrPort)
+	return a
+}
+
+// dial reaches the target, for who has come.
+func (f *Forward) dial(network string, source netip.AddrPort) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(context.WithValue(f.ctx, sourceKey{}, source), f.c.DialTimeout)
 	defer cancel()
 	to := f.spec.To.address()
 	switch {

@@ -86,7 +86,7 @@ func (d *packetDoor) close() {
 
 // far makes the socket of a flow.
 func (d *packetDoor) far(k flowKey) (net.Conn, error) {
-	c, err := d.dial("udp")
+	c, err := d.dial("udp", k.source)
 	if err != nil {
 		d.log.Debug("dial", "peer", k.source, "err", err)
 	}

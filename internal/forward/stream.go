@@ -66,7 +66,7 @@ func (d *streamDoor) run() {
 			continue
 		}
 		pause = 0
-		p := &pair{near: near, idle: d.c.Idle, born: time.Now(), up: &d.up, down: &d.down}
+		p := &pair{near: near, idle: d.c.Idle, halfOpen: d.c.HalfOpen, born: time.Now(), up: &d.up, down: &d.down}
 		if why := d.admit(p); why != nil {
 			why.Add(1)
 			reset(near)
@@ -113,7 +113,7 @@ const keepAlive = 2 * time.Minute
 
 // serve carries one connection.
 func (d *streamDoor) serve(p *pair) {
-	far, err := d.dial("tcp")
+	far, err := d.dial("tcp", addrPort(p.near.RemoteAddr()))
 	if err != nil {
 		d.log.Debug("dial", "peer", p.near.RemoteAddr(), "err", err)
 		p.abort()
@@ -145,13 +145,15 @@ func (d *streamDoor) dst(near net.Conn) netip.AddrPort { return addrPort(near.Lo
 type pair struct {
 	near     net.Conn
 	idle     time.Duration
+	halfOpen time.Duration
 	born     time.Time
 	last     atomic.Int64 // when a byte passed, in nanoseconds since 1970; where the kernel does not know
 	up, down *atomic.Uint64
 
-	mu   sync.Mutex // guards what follows
-	far  net.Conn   // nil until the client has answered
-	over bool
+	mu    sync.Mutex // guards what follows
+	far   net.Conn   // nil until the client has answered
+	over  bool
+	stops []func() // of what watches since a direction has ended
 }
 
 // reaches keeps the other half; false: the connection was aborted meanwhile.
@@ -187,8 +189,25 @@ func (p *pair) run() {
 	down.Go(func() { p.copy(p.near, p.far, p.down) })
 	p.copy(p.far, p.near, p.up)
 	down.Wait()
+	p.mu.Lock()
+	stops := p.stops
+	p.mu.Unlock()
+	for _, stop := range stops {
+		stop()
+	}
 	_ = p.near.Close()
 	_ = p.far.Close()
+}
+
+// watch gives the direction that is left its time.
+func (p *pair) watch() {
+	if p.halfOpen == p.idle {
+		return
+	}
+	stop := relay.AfterQuiet(p.halfOpen, p.quiet, p.abort)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.stops = append(p.stops, stop)
 }
 
 // quiet is for how long nothing has passed. Bytes that the kernel copies pass this process by: it knows when a socket of TCP sent or received some.
@@ -211,7 +230,9 @@ func (p *pair) copy(dst, src net.Conn, count *atomic.Uint64) {
 	}
 	if err != nil {
 		p.abort()
+		return
 	}
+	p.watch()
 }
 
 // transfer copies until the end of src: in the kernel if both are sockets of it (splice), else by blocks that are borrowed for as long as there is something.

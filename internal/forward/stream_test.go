@@ -346,3 +346,54 @@ func TestSource(t *testing.T) {
 		t.Errorf("from %s", got)
 	}
 }
+
+// When one direction has ended the other one has less time, if it is told so; before that, silence is none of its business.
+func TestHalfOpen(t *testing.T) {
+	for name, network := range networks {
+		t.Run(name, func(t *testing.T) {
+			to := serve(t, func(c *net.TCPConn) { _, _ = io.Copy(io.Discard, c); <-t.Context().Done() })
+			f := open(t, "tcp://127.0.0.1:0", to.String(), Config{Network: network, HalfOpen: 50 * time.Millisecond})
+			whole, half := dial(t, f), dial(t, f)
+			if err := half.CloseWrite(); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := half.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
+				t.Errorf("got %v, want a reset", err)
+			}
+			eventually(t, "one connection is left", func() bool { return f.Stats().Live == 1 })
+			if _, err := whole.Write([]byte("x")); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// A Network hears who has come.
+func TestSourceOfDial(t *testing.T) {
+	heard := make(chan netip.AddrPort, 1)
+	to := serve(t, echo)
+	for _, scheme := range []string{"tcp", "udp"} {
+		f := open(t, scheme+"://127.0.0.1:0", to.String(), Config{Network: curious{heard: heard}})
+		c, err := net.Dial(scheme, f.Bound().address())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		if _, err := c.Write([]byte("x")); err != nil {
+			t.Fatal(err)
+		}
+		if got := <-heard; got.String() != c.LocalAddr().String() {
+			t.Errorf("%s: got %s, want %s", scheme, got, c.LocalAddr())
+		}
+	}
+}
+
+type curious struct {
+	Sockets
+	heard chan netip.AddrPort
+}
+
+func (n curious) Dial(ctx context.Context, network string, from netip.Addr, to string) (net.Conn, error) {
+	n.heard <- Source(ctx)
+	return n.Sockets.Dial(ctx, network, from, to)
+}
