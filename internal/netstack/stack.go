@@ -24,10 +24,10 @@ const timeWait = time.Second
 // nic is the only device that a stack has.
 const nic = 1
 
-// newStack returns a stack whose packets all go out by a link.
-func newStack(l *link) (*stack.Stack, error) {
+// newStack returns a stack whose packets all go out by a link, with what that needs beside IPv4.
+func newStack(l stack.LinkEndpoint, more ...stack.NetworkProtocolFactory) (*stack.Stack, error) {
 	s := stack.New(stack.Options{
-		NetworkProtocols:   []stack.NetworkProtocolFactory{ipv4.NewProtocol},
+		NetworkProtocols:   append(more, ipv4.NewProtocol),
 		TransportProtocols: []stack.TransportProtocolFactory{tcp.NewProtocol, udp.NewProtocol, icmp.NewProtocol4},
 	})
 	wait := tcpip.TCPTimeWaitTimeoutOption(timeWait)

@@ -1,0 +1,189 @@
+package netstack
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"gvisor.dev/gvisor/pkg/buffer"
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/adapters/gonet"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+	"gvisor.dev/gvisor/pkg/tcpip/link/ethernet"
+	"gvisor.dev/gvisor/pkg/tcpip/network/arp"
+	"gvisor.dev/gvisor/pkg/tcpip/network/ipv4"
+	"gvisor.dev/gvisor/pkg/tcpip/stack"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
+	"gvisor.dev/gvisor/pkg/waiter"
+
+	"ferry/internal/relay"
+)
+
+// A Neighbour is another host on an Ethernet, which this process is: it answers ARP and pings, and connects by TCP.
+//
+//	Dial --> stack --> frames --> write          frames of the other hosts --> Deliver --> stack
+type Neighbour struct {
+	stack *stack.Stack
+	link  *frameLink
+	addr  netip.Addr
+}
+
+// NewNeighbour returns a neighbour with an IPv4 address in a network, and a hardware address. write puts a frame on the Ethernet, without waiting for anything that
+// Deliver does; the frame is valid during the call.
+func NewNeighbour(addr netip.Prefix, mac net.HardwareAddr, mtu int, write func([]byte) error) (*Neighbour, error) {
+	n := &Neighbour{addr: addr.Addr(), link: &frameLink{addr: tcpip.LinkAddress(mac), mtu: uint32(mtu + header.EthernetMinimumSize), write: write}}
+	var err error
+	if n.stack, err = newStack(ethernet.New(n.link), arp.NewProtocol); err != nil {
+		return nil, err
+	}
+	full := tcpip.ProtocolAddress{Protocol: ipv4.ProtocolNumber, AddressWithPrefix: tcpip.AddressWithPrefix{Address: toStack(n.addr), PrefixLen: addr.Bits()}}
+	if problem := n.stack.AddProtocolAddress(nic, full, stack.AddressProperties{}); problem != nil {
+		n.stack.Destroy()
+		return nil, fmt.Errorf("netstack: add the address %s: %s", addr, problem)
+	}
+	return n, nil
+}
+
+// Deliver hands a copy of a frame to the neighbour.
+func (n *Neighbour) Deliver(frame []byte) {
+	if d := n.link.dispatcher.Load(); d != nil {
+		pkt := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: buffer.MakeWithData(frame)})
+		(*d).DeliverNetworkPacket(0, pkt) // the header says what it is
+		pkt.DecRef()
+	}
+}
+
+// Dial connects by TCP.
+func (n *Neighbour) Dial(ctx context.Context, to netip.AddrPort) (*NeighbourConn, error) {
+	c := &NeighbourConn{queue: new(waiter.Queue), gone: make(chan struct{})}
+	var problem tcpip.Error
+	if c.in, problem = n.stack.NewEndpoint(tcp.ProtocolNumber, ipv4.ProtocolNumber, c.queue); problem != nil {
+		return nil, errno(problem)
+	}
+	if err := connect(ctx, c.in, c.queue, n.addr, to); err != nil {
+		c.in.Abort()
+		return nil, err
+	}
+	idle := tcpip.KeepaliveIdleOption(keepAlive)
+	_ = c.in.SetSockOpt(&idle)
+	c.in.SocketOptions().SetKeepAlive(true)
+	c.TCPConn = gonet.NewTCPConn(c.queue, c.in)
+	return c, nil
+}
+
+// A NeighbourConn is a connection of TCP of a Neighbour.
+type NeighbourConn struct {
+	*gonet.TCPConn
+	in     tcpip.Endpoint
+	queue  *waiter.Queue
+	linger atomic.Bool
+	once   sync.Once
+	gone   chan struct{} // closed by Close
+}
+
+var _ io.WriterTo = (*NeighbourConn)(nil)
+
+// SetLinger makes Close reset the connection, if seconds is 0. There is no other choice.
+func (c *NeighbourConn) SetLinger(seconds int) error {
+	c.linger.Store(seconds == 0)
+	return nil
+}
+
+// Close implements net.Conn. It wakes who reads and who writes, and may be called more than once.
+func (c *NeighbourConn) Close() error {
+	c.once.Do(func() {
+		close(c.gone)
+		_ = c.SetDeadline(time.Unix(1, 0))
+		if c.linger.Load() {
+			c.in.Abort()
+		}
+		_ = c.TCPConn.Close()
+	})
+	return nil
+}
+
+// WriteTo implements io.WriterTo: it copies what comes until its end, or until Close. No buffer is held while nothing comes.
+func (c *NeighbourConn) WriteTo(w io.Writer) (n int64, err error) {
+	entry, ready := waiter.NewChannelEntry(waiter.ReadableEvents)
+	c.queue.EventRegister(&entry)
+	defer c.queue.EventUnregister(&entry)
+	for {
+		block := relay.Borrow()
+		b := tcpip.SliceWriter(block[:])
+		result, problem := c.in.Read(&b, tcpip.ReadOptions{})
+		if result.Count > 0 {
+			_, err = w.Write(block[:result.Count])
+			n += int64(result.Count)
+		}
+		relay.GiveBack(block)
+		if err != nil {
+			return n, err
+		}
+		switch problem.(type) {
+		case nil:
+		case *tcpip.ErrWouldBlock:
+			select {
+			case <-ready:
+			case <-c.gone:
+				return n, net.ErrClosed
+			}
+		case *tcpip.ErrClosedForReceive:
+			return n, nil
+		default:
+			return n, errno(problem)
+		}
+	}
+}
+
+// Close ends all connections. Nobody calls Deliver then.
+func (n *Neighbour) Close() { n.stack.Destroy() }
+
+// A frameLink is a device that takes and gives Ethernet frames.
+type frameLink struct {
+	addr       tcpip.LinkAddress
+	mtu        uint32 // with the header of Ethernet
+	write      func([]byte) error
+	dispatcher atomic.Pointer[stack.NetworkDispatcher]
+}
+
+var _ stack.LinkEndpoint = (*frameLink)(nil)
+
+// WritePackets implements stack.LinkWriter.
+func (l *frameLink) WritePackets(all stack.PacketBufferList) (int, tcpip.Error) {
+	for i, pkt := range all.AsSlice() {
+		view := pkt.ToView()
+		err := l.write(view.AsSlice())
+		view.Release()
+		if err != nil {
+			return i, &tcpip.ErrNoBufferSpace{}
+		}
+	}
+	return all.Len(), nil
+}
+
+// Attach implements stack.LinkEndpoint, as all that follow.
+func (l *frameLink) Attach(d stack.NetworkDispatcher) {
+	if d == nil {
+		l.dispatcher.Store(nil)
+		return
+	}
+	l.dispatcher.Store(&d)
+}
+func (l *frameLink) IsAttached() bool                             { return l.dispatcher.Load() != nil }
+func (l *frameLink) MTU() uint32                                  { return l.mtu }
+func (l *frameLink) SetMTU(n uint32)                              { l.mtu = n }
+func (l *frameLink) LinkAddress() tcpip.LinkAddress               { return l.addr }
+func (l *frameLink) SetLinkAddress(a tcpip.LinkAddress)           { l.addr = a }
+func (l *frameLink) Capabilities() stack.LinkEndpointCapabilities { return 0 }
+func (l *frameLink) ARPHardwareType() header.ARPHardwareType      { return header.ARPHardwareEther }
+func (l *frameLink) MaxHeaderLength() uint16                      { return 0 }
+func (l *frameLink) AddHeader(*stack.PacketBuffer)                {}
+func (l *frameLink) ParseHeader(*stack.PacketBuffer) bool         { return true }
+func (l *frameLink) SetOnCloseAction(func())                      {}
+func (l *frameLink) Wait()                                        {}
+func (l *frameLink) Close()                                       {}
