@@ -70,6 +70,7 @@ var arrows = map[string][]string{
 	"internal/exit":              {"internal/hostnet", "internal/proto", "internal/router", "internal/tun"},
 	"internal/admission":         {},
 	"internal/background":        {},
+	"internal/penguin/wire":      {},
 	"internal/vtunnel":           {"internal/admission", "internal/carrier", "internal/carrier/tcp", "internal/carrier/unix", "internal/carrier/vsock", "internal/relay"},
 	"internal/netadmin":          {"internal/carrier", "internal/carrier/netsock", "internal/carrier/unix", "internal/confine", "internal/durable", "internal/flowlist", "internal/hostnet", "internal/policy", "internal/tun"},
 	"internal/gateway/settings":  {"internal/admission", "internal/forward", "internal/identity", "internal/policy", "internal/proto", "internal/publish"},
