@@ -1,0 +1,112 @@
+package penguin
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// followed starts follow, and returns what lines it has found.
+func followed(t *testing.T, path string) <-chan string {
+	t.Helper()
+	lines := make(chan string, 1000)
+	changes, err := watch(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = changes.Close() })
+	background(t, func(ctx context.Context) error {
+		return follow(ctx, changes, path, (&lab{log: new(transcript)}).logger(), func(line string) { lines <- line })
+	})
+	return lines
+}
+
+func want(t *testing.T, lines <-chan string, all ...string) {
+	t.Helper()
+	for _, line := range all {
+		select {
+		case got := <-lines:
+			if got != line {
+				t.Fatalf("got %q, want %q", got, line)
+			}
+		case <-t.Context().Done():
+		}
+	}
+}
+
+func write(t *testing.T, path, text string) {
+	t.Helper()
+	(&lab{events: path}).publish(t, text)
+}
+
+// A line that comes in pieces, which the original takes for two errors, waits for its end. The file may come later, be truncated and be replaced.
+func TestBugTornLines(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "events")
+	lines := followed(t, path)
+	write(t, path, "one\ntw")
+	want(t, lines, "one")
+	write(t, path, "o\r\n\nthree")
+	want(t, lines, "two")
+	write(t, path, "\n")
+	want(t, lines, "three")
+	if err := os.Truncate(path, 0); err != nil {
+		t.Fatal(err)
+	}
+	write(t, path, "4\n") // less than there was
+	want(t, lines, "4")
+	other := path + ".new"
+	write(t, other, "five\nsix\n")
+	if err := os.Rename(other, path); err != nil {
+		t.Fatal(err)
+	}
+	want(t, lines, "five", "six")
+	write(t, path, strings.Repeat("x", 3*maxLine)+"\nseven\n")
+	want(t, lines, "seven")
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	write(t, path, "eight\n")
+	want(t, lines, "eight")
+}
+
+// The three eras of columns; bad lines, and addresses that are taken, keep nothing else from being published.
+func TestEvents(t *testing.T) {
+	b := newLab(t, dialects[0])
+	b.guest(t, GuestConfig{})
+	to := service(t, "127.0.0.1:0", func(c *net.TCPConn) { _, _ = c.Write([]byte("hello")) })
+	var all []netip.AddrPort
+	at := func() netip.AddrPort {
+		all = append(all, freePort(t, "tcp"))
+		return all[len(all)-1]
+	}
+	busy := service(t, "127.0.0.1:0", func(*net.TCPConn) {})
+	b.publish(t, fmt.Sprintf("tcp,%s,%s\r\n", to, at())) // before the host is there
+	b.host(t, HostConfig{Max: 4})
+	first := all[0]
+	b.publish(t, "nonsense\n"+fmt.Sprintf("tcp,%s,%s\n", to, busy)+fmt.Sprintf("tcp,%s,%s,127.0.0.1:0\n", to, at())+
+		fmt.Sprintf("tcp,%s,%s\n", to, first)+ // again
+		fmt.Sprintf("tcp,127.0.0.1:9,%s\n", first)+ // another service there
+		fmt.Sprintf("tcp,%s,%s,127.0.0.1:0,\n", to, at()))
+	for _, a := range all {
+		b.await(t, "msg=published at="+a.String())
+		if got, err := ask(t, a, nil); string(got) != "hello" || err != nil {
+			t.Errorf("%s: got %q, %v", a, got, err)
+		}
+	}
+	b.await(t, "Unable to parse line")
+	b.await(t, "unable to bind external address "+busy+"/tcp")
+	b.await(t, "unable to bind external address "+first.String()+"/tcp")
+	if n := strings.Count(b.log.String(), "unable to bind"); n != 2 {
+		t.Errorf("%d lines were refused:\n%s", n, b.log)
+	}
+	// TCP and UDP may have one port (bug 3.7.2), and the fifth is one too many.
+	u := first
+	b.publish(t, fmt.Sprintf("udp,%s,%s\ntcp,%s,%s\n", to, u, to, at()))
+	b.await(t, "msg=published at="+u.String()+" proto=udp")
+	b.await(t, "4 publications are there already")
+}
