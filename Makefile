@@ -14,9 +14,9 @@ PACKAGES = $(shell go list ./... | grep -v -e /test/netns -e /test/vm)
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
 
-build: ## bin/vpnsrv and bin/vpncli, static
+build: ## bin/vpnsrv, bin/vpncli and bin/ferry-penguin, static
 	@mkdir -p bin
-	go build $(GOFLAGS_BUILD) -o bin/ ./cmd/vpnsrv ./cmd/vpncli
+	go build $(GOFLAGS_BUILD) -o bin/ ./cmd/vpnsrv ./cmd/vpncli ./cmd/ferry-penguin
 
 # What moves packets is inlined, the rest is small.
 HOT = runtime sync/... internal/poll syscall golang.org/x/sys/unix \
@@ -98,7 +98,7 @@ lint: ## gofmt, vet, staticcheck
 	go vet ./...
 	go vet -tags minimal ./...
 	go vet -tags exam ./test/netns
-	@for p in vpnsrv vpncli; do GOARCH=mipsle go build -o /dev/null ./cmd/$$p || exit 1; done
+	@for p in vpnsrv vpncli ferry-penguin; do GOARCH=mipsle go build -o /dev/null ./cmd/$$p || exit 1; done
 	go tool -modfile=tools/go.mod staticcheck -checks all,-ST1000 ./...
 	go tool -modfile=tools/go.mod staticcheck -tags exam -checks all,-ST1000 ./test/netns
 
@@ -111,6 +111,7 @@ cross: ## all supported targets, to bin/cross
 install: build ## to PREFIX, with the systemd units
 	install -D -m 0755 bin/vpnsrv $(DESTDIR)$(PREFIX)/sbin/vpnsrv
 	install -D -m 0755 bin/vpncli $(DESTDIR)$(PREFIX)/sbin/vpncli
+	install -D -m 0755 bin/ferry-penguin $(DESTDIR)$(PREFIX)/sbin/ferry-penguin
 	install -D -m 0644 -t $(DESTDIR)/etc/systemd/system configs/systemd/*.service configs/systemd/*.path
 	install -D -m 0644 -t $(DESTDIR)$(PREFIX)/lib/sysusers.d configs/sysusers.d/ferry.conf
 	@test -n "$(DESTDIR)" || ! command -v systemd-sysusers >/dev/null || systemd-sysusers $(PREFIX)/lib/sysusers.d/ferry.conf

@@ -93,6 +93,7 @@ var arrows = map[string][]string{
 	"internal/cli/clitest": {"internal/cli"}, // tests only
 	"cmd/vpnsrv":           {"internal/api", "internal/capture/pcap", "internal/carrier", "internal/cli", "internal/cmdline", "internal/config", "internal/confine", "internal/durable", "internal/exit", "internal/flowlist", "internal/forward", "internal/gateway", "internal/gateway/settings", "internal/identity", "internal/l2port", "internal/netadmin", "internal/netstack", "internal/publish", "internal/vtunnel", "internal/web"},
 	"cmd/vpncli":           {"internal/background", "internal/carrier", "internal/cli", "internal/client", "internal/cmdline", "internal/config", "internal/confine", "internal/durable", "internal/exit", "internal/failover", "internal/forward", "internal/identity", "internal/netadmin", "internal/netstack", "internal/proxy", "internal/vtunnel"},
+	"cmd/ferry-penguin":    {"internal/background", "internal/cmdline", "internal/penguin"},
 	"bench":                {"internal/carrier", "test/lab", "test/wire"},
 	"test/browser":         {},
 	"test/hypervisor":      {},

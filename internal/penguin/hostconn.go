@@ -28,7 +28,7 @@ type network struct {
 var _ forward.Network = (*network)(nil)
 
 // Dial implements forward.Network. Where it leads is the publication's.
-func (n *network) Dial(ctx context.Context, _ string, _ netip.Addr, _ netip.AddrPort) (net.Conn, error) {
+func (n *network) Dial(ctx context.Context, _ string, _ netip.Addr, _ string) (net.Conn, error) {
 	rec := n.h.rec.begin(n.p, forward.Source(ctx))
 	if n.p.Transport == wire.UDP {
 		ctx, cancel := context.WithCancel(n.ctx)

@@ -44,7 +44,7 @@ const (
 	lanHost    = "198.51.100.2"
 )
 
-// binDir names a directory with vpnsrv and vpncli; without it they are built.
+// binDir names a directory with vpnsrv, vpncli and ferry-penguin; without it they are built.
 const binDir = "FERRY_BIN"
 
 // bin has the programs.
@@ -64,7 +64,7 @@ func testMain(m *testing.M) int {
 		}
 		defer os.RemoveAll(dir)
 		bin = dir
-		build := exec.Command("go", "build", "-o", bin+"/", "ferry/cmd/vpnsrv", "ferry/cmd/vpncli")
+		build := exec.Command("go", "build", "-o", bin+"/", "ferry/cmd/vpnsrv", "ferry/cmd/vpncli", "ferry/cmd/ferry-penguin")
 		build.Env = append(os.Environ(), "CGO_ENABLED=0")
 		if out, err := build.CombinedOutput(); err != nil {
 			fmt.Fprintf(os.Stderr, "go build: %v\n%s", err, out)

@@ -46,6 +46,13 @@ func TestVtunnel(t *testing.T) {
 	succeed(t, kernel, m, twoMachines)
 }
 
+// TestPenguin has both ends of Penguin's VPN in a host and in its guest: unlike what hypervisors have in user space, this vsock knows a half-close.
+func TestPenguin(t *testing.T) {
+	kernel := needKernel(t)
+	m := hostWithGuest(script(t, "penguin_host.sh"), script(t, "penguin_guest.sh"), build(t, "../../cmd/ferry-penguin", "./probe"))
+	succeed(t, kernel, m, twoMachines)
+}
+
 // TestClock sets the date of a machine while a tunnel runs in it.
 // exam: F15
 func TestClock(t *testing.T) {
