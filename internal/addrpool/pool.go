@@ -53,7 +53,9 @@ type Config struct {
 	// OnRequest are given only to who asks for them by Static: to be them means more than to have
 	// an address.
 	OnRequest []netip.Addr
-	Hold      time.Duration // how long the address of a vanished client is kept for it
+	// Taken are addresses that no client gets: they stand for something else. They are not changed by Reconfigure.
+	Taken []netip.Addr
+	Hold  time.Duration // how long the address of a vanished client is kept for it
 }
 
 // A Request asks for an address.
@@ -79,7 +81,7 @@ const (
 	free state = iota
 	live
 	held
-	taken // network, broadcast, gateway
+	taken // network, broadcast, gateway, and Config.Taken
 )
 
 // A slot is what is known of a leased address.
@@ -117,6 +119,13 @@ func New(c Config) (*Pool, error) {
 	}
 	p.states = make([]state, p.size)
 	p.states[0], p.states[1], p.states[p.size-1] = taken, taken, taken
+	for _, addr := range c.Taken {
+		off, ok := p.offset(addr)
+		if !ok || p.states[off] == taken {
+			return nil, fmt.Errorf("address %s: %w of %s", addr, ErrOutside, c.Prefix)
+		}
+		p.states[off] = taken
+	}
 	var err error
 	if p.reserved, p.asked, err = p.special(c); err != nil {
 		return nil, err
@@ -385,12 +394,12 @@ type Stats struct {
 	Reserved int // free, but for the client of one name
 	Live     int
 	Held     int
-	Total    int // of the prefix without network, broadcast and gateway
+	Total    int // of the prefix without network, broadcast, gateway and what is taken
 }
 
 // Stats returns the counts. It takes a time that grows with the number of reserved addresses.
 func (p *Pool) Stats() Stats {
-	s := Stats{Live: p.live, Held: len(p.slots) - p.live, Total: int(p.size) - 3}
+	s := Stats{Live: p.live, Held: len(p.slots) - p.live, Total: int(p.size) - 3 - len(p.c.Taken)}
 	for off := range p.reserved {
 		if p.states[off] == free {
 			s.Reserved++

@@ -344,3 +344,40 @@ func BenchmarkGrantRelease(b *testing.B) {
 		})
 	}
 }
+
+// What stands for something else is nobody's: not for any, not on request, not reserved, not from before.
+func TestTaken(t *testing.T) {
+	const alias = "10.0.0.6"
+	c := Config{Prefix: netip.MustParsePrefix("10.0.0.0/29"), Hold: time.Minute, Taken: []netip.Addr{addr(alias)}}
+	p, err := New(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s := p.Stats(); s.Total != 4 || s.Free != 4 {
+		t.Errorf("got %+v", s)
+	}
+	events := p.Restore([]Lease{{Addr: addr(alias), Token: Token{1}}}, start)
+	if len(events) != 1 || !events[0].Freed {
+		t.Errorf("from before: %v", events)
+	}
+	if _, _, err := p.Grant(Request{Owner: 99, Static: addr(alias)}, start); !errors.Is(err, ErrOutside) {
+		t.Errorf("on request: %v", err)
+	}
+	for owner := uint64(1); owner <= 4; owner++ {
+		g, _, err := p.Grant(Request{Owner: owner, Hint: addr(alias)}, start)
+		if err != nil || g.Lease.Addr == addr(alias) {
+			t.Errorf("%d got %v, %v", owner, g.Lease.Addr, err)
+		}
+	}
+	if got := dynamic(p, 5); got != ErrExhausted.Error() {
+		t.Errorf("got %s", got)
+	}
+	if _, _, err := p.Reconfigure(Config{Reserved: map[string]netip.Addr{"x": addr(alias)}, Hold: time.Minute}, start); !errors.Is(err, ErrOutside) {
+		t.Errorf("reserved: %v", err)
+	}
+	for _, bad := range []string{"10.0.0.1", "10.0.0.7", "192.0.2.1"} {
+		if _, err := New(Config{Prefix: c.Prefix, Taken: []netip.Addr{addr(bad)}}); !errors.Is(err, ErrOutside) {
+			t.Errorf("%s: %v", bad, err)
+		}
+	}
+}

@@ -6,12 +6,12 @@ import (
 	"time"
 )
 
-// Reconfigure replaces Reserved, OnRequest and Hold of the pool's Config; its Prefix stays. Leases of addresses
+// Reconfigure replaces Reserved, OnRequest and Hold of the pool's Config; its Prefix and Taken stay. Leases of addresses
 // that are another's now end, whether they are live or held: displaced are the owners who had one. Such are
 // addresses reserved for a name that the client does not have, and those that have become ones on request:
 // who got one before may have got it by chance. After an error nothing has changed.
 func (p *Pool) Reconfigure(c Config, now time.Time) (displaced []uint64, events []Event, err error) {
-	c.Prefix = p.c.Prefix
+	c.Prefix, c.Taken = p.c.Prefix, p.c.Taken
 	reserved, asked, err := p.special(c)
 	if err != nil {
 		return nil, nil, err

@@ -40,6 +40,8 @@ type SwitchConfig struct {
 	Exit    *Port
 	Isolate bool // no packets from client to client
 	Mix     bool // packets pass between guests and others
+	// Alias are addresses of the pool that lead out by the exit, which answers from them.
+	Alias []netip.Addr
 }
 
 // NewSwitch returns a table without clients.
@@ -55,6 +57,12 @@ func NewSwitch(c SwitchConfig) (*Switch, error) {
 	s.base = fromAddr(s.pool.Addr())
 	s.sites.Store(new(bart.Table[uint32]))
 	s.SetEgress(nil, nil)
+	for _, a := range c.Alias {
+		if !s.pool.Contains(a) || a == c.Gateway {
+			return nil, fmt.Errorf("alias %s: an address of the pool %s is needed, and not the gateway's", a, s.pool)
+		}
+		s.slots[uint16(fromAddr(a))].Store(s.exit)
+	}
 	return s, nil
 }
 
@@ -155,7 +163,7 @@ func (s *Switch) Route(from *Port, ip packet.IPv4) (*Port, Reason) {
 	}
 	switch {
 	case dst&s.mask == s.base:
-		return s.inPool(from, dst)
+		return s.inPool(from, ip)
 	case isMulticast(dst):
 		return nil, DropMulticast
 	case dst>>24 == 0:
@@ -167,17 +175,14 @@ func (s *Switch) Route(from *Port, ip packet.IPv4) (*Port, Reason) {
 	if from == s.exit {
 		return nil, DropNoRoute
 	}
-	if rule, ok := s.egress.Load().Lookup(toAddr(dst)); ok && !passes(rule, ip) {
-		return nil, DropDenied
-	}
-	return s.exit, None
+	return s.beyond(ip)
 }
 
 // checkSource is the one place where a source is believed: a peer's own address, or one of a site
 // that it routes. From the exit everything comes but the addresses of clients.
 func (s *Switch) checkSource(from *Port, src uint32) Reason {
 	if from == s.exit {
-		if src&s.mask == s.base && src != s.gateway {
+		if src&s.mask == s.base && src != s.gateway && s.slots[uint16(src)].Load() != s.exit {
 			return DropSource
 		}
 		if src>>24 == 0 {
@@ -200,7 +205,8 @@ func (s *Switch) checkSource(from *Port, src uint32) Reason {
 	return DropSource
 }
 
-func (s *Switch) inPool(from *Port, dst uint32) (*Port, Reason) {
+func (s *Switch) inPool(from *Port, ip packet.IPv4) (*Port, Reason) {
+	dst := ip.DstUint32()
 	switch dst {
 	case s.gateway:
 		if from == s.exit {
@@ -210,7 +216,18 @@ func (s *Switch) inPool(from *Port, dst uint32) (*Port, Reason) {
 	case s.base, s.base | ^s.mask:
 		return nil, DropMulticast // the pool's network and broadcast addresses
 	}
+	if from != s.exit && s.slots[uint16(dst)].Load() == s.exit { // an alias
+		return s.beyond(ip)
+	}
 	return s.toPeer(from, dst)
+}
+
+// beyond is where a client's packet goes that is for the network behind the exit.
+func (s *Switch) beyond(ip packet.IPv4) (*Port, Reason) {
+	if rule, ok := s.egress.Load().Lookup(toAddr(ip.DstUint32())); ok && !passes(rule, ip) {
+		return nil, DropDenied
+	}
+	return s.exit, None
 }
 
 func (s *Switch) toPeer(from *Port, addr uint32) (*Port, Reason) {
