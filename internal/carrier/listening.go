@@ -198,6 +198,14 @@ func Drain(conn net.Conn) {
 	}
 }
 
+// Unread returns a connection that begins with bytes which were read of conn before: conn itself where there are none.
+func Unread(conn net.Conn, first []byte) net.Conn {
+	if len(first) == 0 {
+		return conn
+	}
+	return &unread{Conn: conn, first: first}
+}
+
 // An unread connection begins with bytes that were read before.
 type unread struct {
 	net.Conn

@@ -144,6 +144,13 @@ func Source(ctx context.Context) netip.AddrPort {
 func (f *Forward) dial(network string, source netip.AddrPort) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(context.WithValue(f.ctx, sourceKey{}, source), f.c.DialTimeout)
 	defer cancel()
+	if f.spec.Via != nil {
+		conn, err := f.spec.Via(ctx)
+		if err != nil {
+			f.failed.Add(1)
+		}
+		return conn, err
+	}
 	to := f.spec.To.address()
 	switch {
 	case f.spec.To.Path != "":

@@ -2,6 +2,7 @@ package forward
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -16,6 +17,9 @@ import (
 type Spec struct {
 	From Entrance
 	To   Target
+	// Via connects instead of Network.Dial: to something behind To, as a socket of a client by SSH. What it returns is an io.WriterTo
+	// that has CloseWrite. nil: To is all there is.
+	Via func(context.Context) (net.Conn, error)
 }
 
 // Parse reads a forward, as tcp://:8080 and 10.0.3.4:80.
@@ -28,7 +32,7 @@ func Parse(from, to string) (Spec, error) {
 	if err == nil && e.Source.IsValid() && t.Addr.IsValid() && e.Source.Is4() != t.Addr.Is4() {
 		err = fmt.Errorf("source %s and %s are not of one family", e.Source, t.Addr)
 	}
-	return Spec{e, t}, err
+	return Spec{From: e, To: t}, err
 }
 
 // An Entrance is where a forward listens:

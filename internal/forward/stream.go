@@ -1,6 +1,7 @@
 package forward
 
 import (
+	"context"
 	"errors"
 	"io"
 	"net"
@@ -154,6 +155,22 @@ type pair struct {
 	far   net.Conn   // nil until the client has answered
 	over  bool
 	stops []func() // of what watches since a direction has ended
+}
+
+// Relay carries a connection of somebody to a client, which Network.Dial has returned, until both have ended, ctx is done, or nothing has passed for idle.
+// first is what was read of near before. It closes both.
+func Relay(ctx context.Context, near, far net.Conn, first []byte, idle time.Duration) {
+	p := &pair{near: near, idle: idle, up: new(atomic.Uint64), down: new(atomic.Uint64)}
+	p.reaches(far)
+	stop := context.AfterFunc(ctx, p.abort)
+	defer stop()
+	if len(first) > 0 {
+		if _, err := far.Write(first); err != nil {
+			p.abort()
+			return
+		}
+	}
+	p.run()
 }
 
 // reaches keeps the other half; false: the connection was aborted meanwhile.

@@ -34,6 +34,11 @@ type Arrival struct {
 	remote  net.Addr
 }
 
+// Plugged returns the arrival of a machine on a connection that somebody else has accepted, where scheme and at tell of.
+func Plugged(conn net.Conn, f Framing, scheme, at string) *Arrival {
+	return &Arrival{conn: conn, framing: f, remote: Addr{scheme, at}}
+}
+
 // Listen opens an endpoint. Sockets are for the user of this process only. One that a dead process left there is replaced; anything
 // else that exists is left alone and is an error.
 func Listen(ctx context.Context, e Endpoint) (*Listener, error) {

@@ -69,6 +69,9 @@ func New(c Config) *Server {
 // Zones are those that are added while the Server runs. They come before those of Settings.
 func (s *Server) Zones() *Zones { return &s.zones }
 
+// All returns those zones, and behind them those of Settings.
+func (s *Server) All() []Zone { return append(s.zones.All(), s.table.Load().zones.All()...) }
+
 // Set replaces the settings. It may be called at any time; after an error nothing has changed. This server itself is nobody to ask: it is left out.
 func (s *Server) Set(settings Settings) error {
 	t, err := newTable(settings)

@@ -34,7 +34,7 @@ func GvproxyZones(gateway, host netip.Addr) (all []Zone) {
 	return all
 }
 
-// Zones are zones in their order: of several with the same end of a name the first has it. The zero value has none.
+// Zones are zones in their order. The zero value has none.
 type Zones struct {
 	mu  sync.RWMutex // guards all, whose elements are not changed
 	all []zone
@@ -52,6 +52,14 @@ type record struct {
 	label string         // small letters
 	match *regexp.Regexp // of any case; nil: none
 }
+
+// What may be added: each name is looked for in all of it.
+const maxZones, maxRecords = 256, 4096
+
+var (
+	errZones   = fmt.Errorf("there are %d zones already: none can be removed until the gateway is started anew", maxZones)
+	errRecords = fmt.Errorf("a zone has %d records at most: none can be removed until the gateway is started anew", maxRecords)
+)
 
 var errNoZone = errors.New("a zone has no name: write it as lab.example")
 
@@ -76,8 +84,8 @@ func compile(z Zone) (zone, error) {
 	return c, nil
 }
 
-// Add puts a zone in front of the others. If there is one of that name, it keeps its place, the new records stand before its own, and its
-// default is replaced, also by none.
+// Add puts a zone behind the others. If there is one of that name, it keeps its place, the new records stand before its own, and its
+// default is replaced, also by none. So does gvproxy.
 func (z *Zones) Add(added Zone) error {
 	fresh, err := compile(added)
 	if err != nil {
@@ -87,10 +95,16 @@ func (z *Zones) Add(added Zone) error {
 	defer z.mu.Unlock()
 	i := slices.IndexFunc(z.all, func(old zone) bool { return old.suffix == fresh.suffix })
 	if i < 0 {
-		z.all = append([]zone{fresh}, z.all...)
+		if len(z.all) >= maxZones {
+			return errZones
+		}
+		z.all = append(slices.Clone(z.all), fresh)
 		return nil
 	}
 	old := z.all[i]
+	if len(old.records)+len(fresh.records) > maxRecords {
+		return errRecords
+	}
 	fresh.Name = old.Name
 	fresh.Records = slices.Concat(fresh.Records, old.Records)
 	fresh.records = slices.Concat(fresh.records, old.records)
@@ -110,16 +124,16 @@ func (z *Zones) All() []Zone {
 	return all
 }
 
-// find returns the zone that has a name, in small letters and with a dot at the end; nil: none does.
-func (z *Zones) find(name string) *zone {
+// find returns the zone that has a name, in small letters and with a dot at the end: of several the longest; nil: none does.
+func (z *Zones) find(name string) (found *zone) {
 	z.mu.RLock()
 	defer z.mu.RUnlock()
 	for i := range z.all {
-		if dns.IsSubDomain(z.all[i].suffix, name) {
-			return &z.all[i]
+		if one := &z.all[i]; dns.IsSubDomain(one.suffix, name) && (found == nil || len(one.suffix) > len(found.suffix)) {
+			found = one
 		}
 	}
-	return nil
+	return found
 }
 
 // lookup returns the addresses of a name that the zone has, one of each family at most; found: there is such a name.

@@ -16,7 +16,7 @@ func gvproxy() []Zone { return GvproxyZones(addr("192.168.127.1"), addr("192.168
 func newZones(t *testing.T, all ...Zone) *Zones {
 	t.Helper()
 	z := new(Zones)
-	for _, one := range slices.Backward(all) {
+	for _, one := range all {
 		if err := z.Add(one); err != nil {
 			t.Fatal(err)
 		}
@@ -72,11 +72,11 @@ func TestZoneLookup(t *testing.T) {
 		{"w.re.test.", "re.test.", false, nil},
 		{"re.test.", "re.test.", true, []netip.Addr{addr("10.0.1.3")}},
 		{"deep.er.re.test.", "re.test.", true, []netip.Addr{addr("10.0.1.2")}},
-		{"er.re.test.", "re.test.", true, nil},              // there is something below it
-		{"hidden.sub.re.test.", "re.test.", false, nil},     // the first zone has it, as in gvproxy
-		{`www\.lab.test.`, "", false, nil},                  // one label, in which there is a dot
-		{"empty.test.", "empty.test.", true, nil},           //
-		{"anything.empty.test.", "empty.test.", false, nil}, //
+		{"er.re.test.", "re.test.", true, nil},                                        // there is something below it
+		{"hidden.sub.re.test.", "sub.re.test.", true, []netip.Addr{addr("10.0.1.4")}}, // the longest zone has it
+		{`www\.lab.test.`, "", false, nil},                                            // one label, in which there is a dot
+		{"empty.test.", "empty.test.", true, nil},                                     //
+		{"anything.empty.test.", "empty.test.", false, nil},                           //
 	} {
 		z := zones.find(tt.name)
 		if z == nil {
@@ -98,7 +98,7 @@ func TestZoneAdd(t *testing.T) {
 	for _, z := range []Zone{
 		{Name: "DOCKER.internal", Records: []Record{{Name: "host", IP: addr("10.0.0.2")}, {Name: "new", IP: addr("10.0.0.3")}}, DefaultIP: addr("10.0.0.4")},
 		{Name: "docker.internal.", Records: []Record{{Name: "host", IP: addr("10.0.0.5")}}},
-		{Name: "first.test.", Records: []Record{{Name: "a", IP: addr("10.0.0.6")}}},
+		{Name: "last.test.", Records: []Record{{Name: "a", IP: addr("10.0.0.6")}}},
 	} {
 		if err := zones.Add(z); err != nil {
 			t.Fatal(err)
@@ -108,7 +108,7 @@ func TestZoneAdd(t *testing.T) {
 	for _, z := range zones.All() {
 		names = append(names, z.Name)
 	}
-	if want := []string{"first.test.", "containers.internal.", "docker.internal."}; !slices.Equal(names, want) {
+	if want := []string{"containers.internal.", "docker.internal.", "last.test."}; !slices.Equal(names, want) {
 		t.Errorf("got %q, want %q", names, want)
 	}
 	for name, want := range map[string]string{"host.docker.internal.": "10.0.0.5", "new.docker.internal.": "10.0.0.3", "gateway.docker.internal.": "192.168.127.1"} {
@@ -116,7 +116,7 @@ func TestZoneAdd(t *testing.T) {
 			t.Errorf("%s: got %v, want %s", name, got, want)
 		}
 	}
-	if r := zones.All()[2].Records; len(r) != 5 || r[0].IP != addr("10.0.0.5") || r[4].Name != "host" || r[4].IP != addr("192.168.127.254") {
+	if r := zones.All()[1].Records; len(r) != 5 || r[0].IP != addr("10.0.0.5") || r[4].Name != "host" || r[4].IP != addr("192.168.127.254") {
 		t.Errorf("records in their order: %v", r)
 	}
 	if _, found := zones.find("docker.internal.").lookup("unknown.docker.internal."); found {

@@ -1,6 +1,11 @@
 package netstack
 
-import "sync/atomic"
+import (
+	"reflect"
+	"sync/atomic"
+
+	"gvisor.dev/gvisor/pkg/tcpip"
+)
 
 // counters count what an Exit refuses.
 type counters struct {
@@ -28,6 +33,22 @@ func (e *Exit) Beyond() map[string]uint64 {
 		"connections": uint64(s.Conns), "flows": uint64(s.Flows), "refused": s.Refused, "dials": s.Dials, "memory": s.Memory,
 		"evicted": s.Evicted, "stalled": s.Stalled, "expired": s.Expired, "checksum": s.Checksum, "full": s.Full, "held": uint64(s.Held),
 	}
+}
+
+// StackStats returns what gVisor counts: numbers by their names, of which some have more below them.
+func (e *Exit) StackStats() map[string]any { return numbers(reflect.ValueOf(e.stack.Stats())) }
+
+func numbers(v reflect.Value) map[string]any {
+	all := map[string]any{}
+	for i := range v.NumField() {
+		name, field := v.Type().Field(i).Name, v.Field(i)
+		if c, ok := field.Interface().(*tcpip.StatCounter); ok {
+			all[name] = c.Value()
+		} else if field.Kind() == reflect.Struct {
+			all[name] = numbers(field)
+		}
+	}
+	return all
 }
 
 // Stats returns the counts so far.
