@@ -48,6 +48,7 @@ var arrows = map[string][]string{
 	"internal/leasestore":        {"internal/addrpool", "internal/durable"},
 	"internal/identity":          {"internal/durable", "internal/proto"},
 	"internal/api":               {"internal/carrier", "internal/carrier/unix", "internal/durable", "internal/flowlist", "internal/publish"},
+	"internal/api/gvproxy":       {"internal/api/gvproxy/endpoint", "internal/carrier", "internal/carrier/tcp", "internal/carrier/unix", "internal/carrier/vsock", "internal/forward", "internal/l2port", "internal/nameserver"},
 	"internal/metrics":           {"internal/api"},
 	"internal/capture":           {"internal/capture/filter", "internal/capture/pcap", "internal/packet", "internal/proto", "internal/router"},
 	"internal/capture/filter":    {"internal/packet"},
@@ -76,7 +77,7 @@ var arrows = map[string][]string{
 	"internal/netadmin":          {"internal/carrier", "internal/carrier/netsock", "internal/carrier/unix", "internal/confine", "internal/durable", "internal/flowlist", "internal/hostnet", "internal/policy", "internal/tun"},
 	"internal/gateway/settings":  {"internal/admission", "internal/forward", "internal/identity", "internal/policy", "internal/proto", "internal/publish"},
 	"internal/gateway": {
-		"internal/addrpool", "internal/admission", "internal/api", "internal/buffer", "internal/capture", "internal/capture/filter", "internal/carrier", "internal/carrier/connectip", "internal/carrier/quic", "internal/carrier/ssh", "internal/carrier/tcp", "internal/carrier/tls", "internal/carrier/datagram", "internal/carrier/dns", "internal/carrier/icmp", "internal/carrier/udp", "internal/carrier/unix",
+		"internal/addrpool", "internal/admission", "internal/api", "internal/api/gvproxy", "internal/api/gvproxy/endpoint", "internal/buffer", "internal/capture", "internal/capture/filter", "internal/carrier", "internal/carrier/connectip", "internal/carrier/quic", "internal/carrier/ssh", "internal/carrier/tcp", "internal/carrier/tls", "internal/carrier/datagram", "internal/carrier/dns", "internal/carrier/icmp", "internal/carrier/udp", "internal/carrier/unix",
 		"internal/carrier/vsock", "internal/carrier/ws", "internal/durable", "internal/flowlist", "internal/forward", "internal/gateway/settings", "internal/hostnet", "internal/identity", "internal/keepalive",
 		"internal/l2port", "internal/l2port/ether", "internal/leasestore", "internal/metrics", "internal/multipath", "internal/nameserver", "internal/packet", "internal/peerstore", "internal/policy", "internal/proto", "internal/publish", "internal/router", "internal/session", "internal/web",
 	},
@@ -86,12 +87,14 @@ var arrows = map[string][]string{
 		"internal/proto", "internal/publish", "internal/router", "internal/session",
 	},
 
+	"internal/api/gvproxy/endpoint": {"internal/carrier"},
+
 	"internal/carrier/carriertest": {"internal/carrier", "internal/proto"}, // tests only
 
-	"internal/config":      {"internal/admission", "internal/carrier", "internal/client", "internal/forward", "internal/gateway/settings", "internal/identity", "internal/l2port", "internal/policy", "internal/proto", "internal/publish", "internal/vtunnel"},
+	"internal/config":      {"internal/admission", "internal/api/gvproxy/endpoint", "internal/carrier", "internal/client", "internal/forward", "internal/gateway/settings", "internal/identity", "internal/l2port", "internal/policy", "internal/proto", "internal/publish", "internal/vtunnel"},
 	"internal/cli":         {"internal/cmdline", "internal/config", "internal/confine", "internal/durable", "internal/netadmin", "internal/proto"},
 	"internal/cli/clitest": {"internal/cli"}, // tests only
-	"cmd/vpnsrv":           {"internal/api", "internal/capture/pcap", "internal/carrier", "internal/cli", "internal/cmdline", "internal/config", "internal/confine", "internal/durable", "internal/exit", "internal/flowlist", "internal/forward", "internal/gateway", "internal/gateway/settings", "internal/identity", "internal/l2port", "internal/netadmin", "internal/netstack", "internal/publish", "internal/vtunnel", "internal/web"},
+	"cmd/vpnsrv":           {"internal/api", "internal/api/gvproxy/endpoint", "internal/capture/pcap", "internal/carrier", "internal/cli", "internal/cmdline", "internal/config", "internal/confine", "internal/durable", "internal/exit", "internal/flowlist", "internal/forward", "internal/gateway", "internal/gateway/settings", "internal/identity", "internal/l2port", "internal/netadmin", "internal/netstack", "internal/publish", "internal/vtunnel", "internal/web"},
 	"cmd/vpncli":           {"internal/background", "internal/carrier", "internal/cli", "internal/client", "internal/cmdline", "internal/config", "internal/confine", "internal/durable", "internal/exit", "internal/failover", "internal/forward", "internal/identity", "internal/netadmin", "internal/netstack", "internal/proxy", "internal/vtunnel"},
 	"cmd/ferry-penguin":    {"internal/background", "internal/cmdline", "internal/penguin"},
 	"bench":                {"internal/carrier", "test/lab", "test/wire"},
@@ -126,7 +129,7 @@ var sole = map[string]string{
 	"github.com/gaissmai/bart":          "internal/router",
 	"gvisor.dev/gvisor/pkg/tcpip/stack": "internal/netstack",
 	"github.com/spf13/cobra":            "internal/cmdline",
-	"golang.org/x/crypto/ssh":           "internal/carrier/ssh",
+	"golang.org/x/crypto/ssh":           "internal/carrier/ssh internal/api/gvproxy",
 	"github.com/quic-go/quic-go":        "internal/carrier/quic internal/carrier/connectip test/tools/connectip",
 	"github.com/quic-go/quic-go/http3":  "internal/carrier/connectip",
 	"github.com/quic-go/connect-ip-go":  "test/tools/connectip",
