@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
+	"ferry/internal/api/gvproxy/endpoint"
 	"ferry/internal/carrier"
 	"ferry/internal/cli"
 	"ferry/internal/cmdline"
@@ -73,6 +74,9 @@ SIGTERM and SIGINT stop it, SIGHUP applies its configuration anew, SIGUSR1 logs 
 	cmd.AddCommand(initCommand(), inviteCommand(), peerCommand(), statusCommand(), sessionsCommand(), leasesCommand(), kickCommand(), forwardCommand(), publishedCommand(), webCommand(), captureCommand(), flowsCommand(), reloadCommand(), keyCommand())
 	cli.CompleteURL(cmd, "vtunnel-listen", "vsock://:6666", "unix:///", "tcp://127.0.0.1:6666")
 	cli.CompleteURL(cmd, "listen", "tcp://:2002", "vsock://:2002", "unix:///")
+	cli.CompleteURL(cmd, "gvproxy-api", "unix:///", "vsock://:1024", "tcp://127.0.0.1:")
+	cli.CompleteURL(cmd, "gvproxy-listen", "unix:///", "vsock://:1024", "tcp://127.0.0.1:")
+	cli.CompleteURL(cmd, "notification", "unix:///")
 	cli.CompleteURL(cmd, "l2-listen", "qemu+unix:///", "qemu+tcp://127.0.0.1:", "bess+unix:///", "vfkit+unix:///", "stdio:")
 	return cmd
 }
@@ -88,12 +92,12 @@ func serve(ctx context.Context, keys *config.Gateway, c gateway.Config) error {
 		return fmt.Errorf("%w; or with --exit user, which needs neither rights nor an interface", err)
 	}
 	host, err := cli.StartHost(netadmin.Rules{
-		Program: "vpnsrv", TUN: c.TUN, MTU: c.MTU, Addr: c.Address(), Routes: slices.Collect(maps.Keys(c.Sites)), Read: keys.Files(), Remove: append(sockets(c.Listen, c.L2Listen), tunnelSockets(c.VTunnelListen)...), Echo: gateway.Echo(c.Listen),
+		Program: "vpnsrv", TUN: c.TUN, MTU: c.MTU, Addr: c.Address(), Routes: slices.Collect(maps.Keys(c.Sites)), Read: slices.Concat(keys.Files(), c.GvproxyKeys), Remove: slices.Concat(sockets(c.Listen, c.L2Listen), tunnelSockets(c.VTunnelListen), apiSockets(c)), Echo: gateway.Echo(c.Listen),
 		Forward: true, Sockets: socketDirs(c), Open: publishFiles(c),
 	}, keys.Process, asking(c, confine.Rules{
 		Read:     []string{"/proc/self", "/proc/stat"},                                   // for metrics of this process
 		Families: append(tunnelFamilies(c.VTunnelListen), unix.AF_UNIX, unix.AF_NETLINK), // the service manager; addresses of this host
-		Connect:  len(c.VTunnelListen) > 0,
+		Connect:  len(c.VTunnelListen) > 0 || c.Notification != "",
 	}), c.Log)
 	if err != nil {
 		return err
@@ -112,7 +116,7 @@ func asking(c gateway.Config, r confine.Rules) confine.Rules {
 // serveAsUser is serve without rights: nothing of the host is changed.
 func serveAsUser(ctx context.Context, keys *config.Gateway, c gateway.Config) error {
 	rights, err := cli.NewRights(keys.Process, asking(c, confine.Rules{
-		Read:     append(keys.Files(), "/proc/self", "/proc/stat"), // also to read them again
+		Read:     slices.Concat(keys.Files(), c.GvproxyKeys, []string{"/proc/self", "/proc/stat"}), // also to read them again
 		Families: []int{unix.AF_UNIX, unix.AF_NETLINK, unix.AF_INET, unix.AF_INET6},
 		Connect:  true,
 		Bind:     true, // published ports
@@ -143,6 +147,7 @@ func run(ctx context.Context, keys *config.Gateway, c gateway.Config, host host)
 		close(confined)
 		cli.Notify(cli.Ready, "STATUS=serving "+c.Pool.String()+" by "+cmp.Or(c.TUN, "sockets"))
 	}
+	c.OpenFile = host.Open
 	c.Reread = func() (gateway.Config, error) { return keys.Reread(host.Open) }
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return serveTunnels(ctx, tunnels, confined, count, c.Log) })
@@ -227,6 +232,9 @@ func socketDirs(c gateway.Config) []string {
 			dirs = append(dirs, filepath.Dir(f.From.Path))
 		}
 	}
+	for _, path := range apiSockets(c) { // by which such are exposed
+		dirs = append(dirs, filepath.Dir(path))
+	}
 	return dirs
 }
 
@@ -243,6 +251,18 @@ func publishFiles(c gateway.Config) (paths []string) {
 	for _, dir := range publishDirs(c) {
 		for _, name := range publish.Files() {
 			paths = append(paths, filepath.Join(dir, name))
+		}
+	}
+	return paths
+}
+
+// apiSockets returns the paths of the unix sockets of gvproxy's API.
+func apiSockets(c gateway.Config) (paths []string) {
+	for _, url := range slices.Concat(c.GvproxyAPI, c.GvproxyListen) {
+		if e, err := endpoint.Parse(url); err == nil && e.SocketPath() != "" {
+			if path, err := filepath.Abs(e.SocketPath()); err == nil {
+				paths = append(paths, path)
+			}
 		}
 	}
 	return paths

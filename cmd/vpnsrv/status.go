@@ -81,6 +81,12 @@ func printStatus(w io.Writer, s api.Status) error {
 		f.Add("services of clients", fmt.Sprintf("%d published", s.Published))
 		f.Add("services refused", cli.Counts(s.Unpublished))
 	}
+	if s.Gvproxy != nil {
+		f.Add("gvproxy's API", cli.Counts(s.Gvproxy))
+	}
+	if s.Notifications != nil {
+		f.Add("notifications", cli.Counts(s.Notifications))
+	}
 	f.Add("ended or refused", cli.Counts(s.Closed))
 	return f.Write(w)
 }

@@ -143,6 +143,9 @@ type Status struct {
 	// Published are services of clients, and Unpublished those that were refused, by reason.
 	Published   int               `json:"published"`
 	Unpublished map[string]uint64 `json:"unpublished,omitempty"`
+	// Gvproxy are requests to gvproxy's API, by what became of them, and Notifications those that a program was sent; nil: there is none.
+	Gvproxy       map[string]uint64 `json:"gvproxy,omitempty"`
+	Notifications map[string]uint64 `json:"notifications,omitempty"`
 
 	Closed  map[string]uint64 `json:"closed"` // connections, by what ended them
 	Queued  int               `json:"queued"` // bytes

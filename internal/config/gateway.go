@@ -40,6 +40,12 @@ type Gateway struct {
 	Listen           []string          `toml:"listen"`
 	VTunnelListen    []string          `toml:"vtunnel_listen"`
 	L2Listen         []string          `toml:"l2_listen"`
+	Profile          string            `toml:"profile"`
+	GvproxyAPI       []string          `toml:"gvproxy_api"`
+	GvproxyListen    []string          `toml:"gvproxy_listen"`
+	GvproxyInside    bool              `toml:"gvproxy_inside"`
+	GvproxyKeys      []string          `toml:"gvproxy_keys"`
+	Notification     string            `toml:"notification"`
 	Key              string            `toml:"key"`
 	Public           []string          `toml:"public"`
 	Pool             string            `toml:"pool"`
@@ -119,6 +125,7 @@ func NewGateway(fs *pflag.FlagSet) *Gateway {
 	fs.StringArrayVar(&g.Listen, "listen", nil, "`URL` where clients come in: tcp://[host]:port, vsock://[cid]:port, unix:///path,\neach with ?allow=plain, tls or both; repeatable (default tcp://:2002, and vsock://:2002 where /dev/vsock exists)")
 	fs.StringArrayVar(&g.VTunnelListen, "vtunnel-listen", nil, "`URL` where clients of vtunnel come in: vsock://:6666, unix:///path or tcp://host:port, each with ?auth=STRING\nand &accept=CIDR, the destinations that they may ask for (127.0.0.1/32 unless it is there); repeatable")
 	fs.StringArrayVar(&g.L2Listen, "l2-listen", nil, "`URL` where machines without a client are plugged in by Ethernet: qemu+unix:///path,\nqemu+tcp://127.0.0.1:port, bess+unix:///path, vfkit+unix:///path, stdio:; repeatable")
+	g.gvproxyFlags(fs)
 	fs.StringVar(&g.Key, "key", "", "`file` with the gateway's key, as 'vpnsrv init' makes it (default: none, the 2013 protocol with whoever comes)")
 	fs.StringArrayVar(&g.Public, "public", nil, "`URL` by which devices find this gateway, for invitations; repeatable (default: the addresses of this host)")
 	fs.StringVar(&g.Pool, "pool", g.Pool, "`CIDR` of the clients' addresses, /16 to /30; the first address is the gateway's")
@@ -164,11 +171,18 @@ func (g *Gateway) load(open open) (settings.Config, error) {
 		return settings.Config{}, err
 	}
 	g.file = s.path
+	g.applyProfile(s)
 	wait := between(timeMin, timeMax)
 	c := settings.Config{
 		Listen:           readList(s, "listen", g.Listen, parseListen),
 		VTunnelListen:    readList(s, "vtunnel_listen", g.VTunnelListen, parseVTunnel),
 		L2Listen:         readList(s, "l2_listen", g.L2Listen, parseL2Listen),
+		Profile:          read(s, "profile", g.Profile, parseProfile),
+		GvproxyAPI:       readList(s, "gvproxy_api", g.GvproxyAPI, parseGvproxy),
+		GvproxyListen:    readList(s, "gvproxy_listen", g.GvproxyListen, parseGvproxy),
+		GvproxyInside:    g.GvproxyInside,
+		GvproxyKeys:      readList(s, "gvproxy_keys", g.GvproxyKeys, parseFile),
+		Notification:     read(s, "notification", g.Notification, optional(parseNotification)),
 		Key:              read(s, "key", g.Key, optional(keyBy(open))),
 		Public:           readList(s, "public", g.Public, parsePublic),
 		Pool:             read(s, "pool", g.Pool, parsePool),
@@ -225,7 +239,7 @@ func (g *Gateway) load(open open) (settings.Config, error) {
 	c.PlainPool = plainPool(s, g.PlainPool, c)
 	c.Reserved = reserved(s, g.Reserved, c.PlainPool)
 	c.Sites = sites(s, g.Sites, c.PlainPool)
-	c.Alias = aliases(s, g.Alias, c.Pool)
+	c.Alias = aliases(s, g.Alias, &c)
 	c.Forwards = forwards(s, g.Forwards)
 	return boundMemory(c, s.isSet, memory()), s.err
 }
@@ -389,20 +403,6 @@ func sites(s *source, texts map[string]string, pool netip.Prefix) map[netip.Pref
 			s.fail(key, fmt.Errorf("overlaps the pool %s: a site is a network outside of it", pool))
 		}
 		all[p] = read(s, key, texts[prefix], inPool(pool))
-	}
-	return all
-}
-
-// aliases reads which destinations stand for others.
-func aliases(s *source, texts map[string]string, pool netip.Prefix) map[netip.Addr]netip.Addr {
-	all := make(map[netip.Addr]netip.Addr)
-	for _, name := range slices.Sorted(maps.Keys(texts)) {
-		key := "alias." + name
-		a := read(s, key, name, parseDestination)
-		if a.IsValid() && pool.Contains(a) {
-			s.fail(key, fmt.Errorf("is in the pool %s: an alias is an address outside of it", pool))
-		}
-		all[a] = read(s, key, texts[name], parseDestination)
 	}
 	return all
 }

@@ -391,6 +391,10 @@ func (g *Gateway) status() api.Status {
 	}
 	st.Forwards = g.forwardTotals()
 	st.Published, st.Unpublished = g.publisher.stats()
+	if c := g.c(); len(c.GvproxyAPI)+len(c.GvproxyListen) > 0 || c.GvproxyInside {
+		st.Gvproxy = g.gvproxy.Counts()
+	}
+	st.Notifications = g.notifier.Counts()
 	if disk.Err != nil {
 		st.Leases.Err = disk.Err.Error()
 	}

@@ -52,7 +52,8 @@ func (g *Gateway) openForwards(ctx context.Context, network forward.Network) err
 	if err != nil {
 		return err
 	}
-	g.forwards = forward.NewTable(ctx, forward.Config{Network: network, Resolve: g.addressOf, Check: g.leadsToClient, Log: g.log})
+	c := forward.Config{Network: network, Resolve: g.addressOf, Check: g.leadsToClient, Log: g.log}
+	g.forwards, g.exposed, g.network = forward.NewTable(ctx, c), forward.NewTable(ctx, c), network
 	port := map[string]uint16{}
 	for _, r := range records {
 		port[r.From] = r.Port
@@ -72,6 +73,7 @@ func (g *Gateway) openForwards(ctx context.Context, network forward.Network) err
 func (g *Gateway) closeForwards() error {
 	if g.forwards != nil {
 		g.forwards.Close()
+		g.exposed.Close()
 	}
 	return nil
 }
@@ -154,6 +156,8 @@ func (g *Gateway) leadsToClient(to forward.Target) error {
 	switch {
 	case a == g.gateway:
 		return fmt.Errorf("%s is the gateway itself: forwards lead to clients", a)
+	case slices.Contains(insideAliases(g.c()), a):
+		return fmt.Errorf("%s stands for %s: forwards lead to clients", a, g.c().Alias[a])
 	case g.c().Pool.Contains(a):
 		return nil
 	}
@@ -170,7 +174,7 @@ func (g *Gateway) listForwards() []api.Forward {
 	if g.forwards == nil {
 		return all
 	}
-	for _, s := range g.forwards.List() {
+	for _, s := range (exposer{g}).List() {
 		all = append(all, showForward(s))
 	}
 	return all
@@ -232,6 +236,9 @@ func (g *Gateway) removeForward(from string) (f api.Forward, err error) {
 	defer g.changing.Unlock()
 	if g.forwards == nil {
 		return f, forward.ErrUnknown
+	}
+	if s, err := g.exposed.Remove(from); err == nil {
+		return showForward(s), nil
 	}
 	s, err := g.forwards.Find(from)
 	switch {

@@ -31,6 +31,7 @@ import (
 
 	"ferry/internal/admission"
 	"ferry/internal/api"
+	"ferry/internal/api/gvproxy"
 	"ferry/internal/buffer"
 	"ferry/internal/capture"
 	"ferry/internal/carrier"
@@ -82,7 +83,13 @@ type Gateway struct {
 	// routed: the devices whose networks are routed.
 	changing sync.Mutex
 	routed   []peerstore.Peer
-	forwards *forward.Table // nil until run; changed under changing
+	forwards *forward.Table  // nil until run; changed under changing
+	exposed  *forward.Table  // by gvproxy's API; likewise
+	network  forward.Network // set with them
+
+	gvproxy    *gvproxy.API
+	clientDoor *gvproxy.Listener // nil: clients do not ask it
+	notifier   *gvproxy.Notifier // nil: nobody is told
 
 	publisher *publisher
 
@@ -95,7 +102,9 @@ type Gateway struct {
 	owners    map[netip.Addr]owner // of the addresses of devices with a key
 	tunnels   map[proto.SessionID]*tunnel
 	told      map[identity.Public]identity.Pin // the next key of the gateway, since it was started
-	ids       atomic.Uint64
+
+	goneSent, goneReceived uint64 // bytes, of connections that have ended
+	ids                    atomic.Uint64
 }
 
 // c returns the configuration that is in force. It is replaced as a whole: who needs two settings that fit
@@ -148,6 +157,15 @@ func Run(ctx context.Context, c Config, host Host) (err error) {
 		return err
 	}
 	undo = append(undo, func() error { closeAll(listeners); return nil })
+	doors, machines, err := listenGvproxy(ctx, &c, keeper)
+	if err != nil {
+		return err
+	}
+	undo = append(undo, func() error { closeDoors(doors); return nil })
+	for _, l := range machines {
+		l.number = byte(len(listeners))
+		listeners = append(listeners, l)
+	}
 	exit, err := host.OpenExit()
 	if err != nil {
 		return err
@@ -163,6 +181,10 @@ func Run(ctx context.Context, c Config, host Host) (err error) {
 		return err
 	}
 	undo = append(undo, func() error { g.names.close(); return nil })
+	if err := g.openInside(ctx); err != nil {
+		return err
+	}
+	undo = append(undo, g.closeInside)
 	control, err := api.Listen(ctx, leases.dir)
 	if err != nil {
 		return err
@@ -184,10 +206,14 @@ func Run(ctx context.Context, c Config, host Host) (err error) {
 	if err := errors.Join(g.openForwards(ctx, network), g.openPublisher(ctx, host, network)); err != nil {
 		return err
 	}
-	return g.run(ctx, listeners, g.serveNames, g.publisher.run,
+	serving := []func(context.Context) error{g.serveNames, g.serveInside, g.notifier.Run, g.publisher.run}
+	for _, d := range doors {
+		serving = append(serving, func(ctx context.Context) error { return g.serveGvproxy(ctx, d) })
+	}
+	return g.run(ctx, listeners, append(serving,
 		func(ctx context.Context) error { return hostnet.WatchAddrs(ctx, g.protect) },
 		func(ctx context.Context) error { return api.Serve(ctx, control, g.handler(), c.Log) },
-		func(ctx context.Context) error { return g.serveMetrics(ctx, open) })
+		func(ctx context.Context) error { return g.serveMetrics(ctx, open) })...)
 }
 
 func newGateway(c Config, exit Exit, leases *leases) (*Gateway, error) {
@@ -203,13 +229,17 @@ func newGateway(c Config, exit Exit, leases *leases) (*Gateway, error) {
 	g.captures = capture.NewSet(&g.taps)
 	g.plain.Above = &g.budget
 	g.setBudgets()
+	g.gvproxy = g.newGvproxy()
 	g.metrics = metrics.Handler(g.status)
 	if exit.Port().Caps().USO {
 		g.offer |= proto.FeatureUSO
 	}
 	var err error
+	if g.notifier, err = gvproxy.NewNotifier(c.Notification, c.Log); err != nil {
+		return nil, err
+	}
 	g.table, err = router.NewSwitch(router.SwitchConfig{
-		Pool: c.Pool, Gateway: g.gateway, Exit: exit.Port(), Isolate: c.Isolate, Mix: c.Mix,
+		Pool: c.Pool, Gateway: g.gateway, Exit: exit.Port(), Isolate: c.Isolate, Mix: c.Mix, Alias: insideAliases(&c),
 	})
 	if err != nil {
 		return nil, err
@@ -258,6 +288,7 @@ func (g *Gateway) run(ctx context.Context, listeners []*listener, others ...func
 	if g.c().Ready != nil {
 		g.c().Ready()
 	}
+	g.notifier.Send(gvproxy.Notification{Type: gvproxy.Ready})
 	err := group.Wait()
 	g.report("stopped")
 	return err
@@ -315,6 +346,7 @@ func (g *Gateway) forget(p *peer) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	delete(g.peers, p.id)
+	g.goneSent, g.goneReceived = g.goneSent+p.stream.Sent(), g.goneReceived+p.stream.Received()
 }
 
 func (g *Gateway) peer(id uint64) *peer {

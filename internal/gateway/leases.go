@@ -47,7 +47,7 @@ func openLeases(c *Config) (*leases, error) {
 
 func poolConfig(c *Config) addrpool.Config {
 	return addrpool.Config{
-		Prefix: c.PlainPool, Reserved: c.Reserved, OnRequest: slices.Collect(maps.Values(c.Sites)), Hold: c.IdleTimeout,
+		Prefix: c.PlainPool, Reserved: c.Reserved, OnRequest: slices.Collect(maps.Values(c.Sites)), Hold: c.IdleTimeout, Taken: insideAliases(c),
 	}
 }
 
@@ -121,14 +121,18 @@ func (l *leases) stats() (addrpool.Stats, leasestore.Stats) {
 
 // list returns all leases by their addresses.
 func (l *leases) list() []api.Lease {
-	l.mu.Lock()
-	holdings := l.pool.Holdings()
-	l.mu.Unlock()
+	holdings := l.holdings()
 	all := make([]api.Lease, len(holdings))
 	for i, h := range holdings {
 		all[i] = api.Lease{Address: h.Lease.Addr, Name: h.Lease.Name, Session: h.Owner, Until: h.Until}
 	}
 	return all
+}
+
+func (l *leases) holdings() []addrpool.Holding {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.pool.Holdings()
 }
 
 // attrs are what a report says of them.

@@ -31,14 +31,14 @@ func (p *plug) Handshake(context.Context) (carrier.Link, identity.Protocol, iden
 	return p.Link(g.cable()), identity.Tunnel, identity.Public{}, nil
 }
 
-// sockets are where machines are plugged in.
+// sockets are where machines are plugged in: sockets of their own, or the API of gvproxy.
 type sockets struct {
-	*l2port.Listener
+	listening[*l2port.Arrival]
 	keeper *doorkeeper
 }
 
 func (s sockets) Accept() (*plug, error) {
-	a, err := s.Listener.Accept()
+	a, err := s.listening.Accept()
 	if err != nil {
 		return nil, err
 	}

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"syscall"
 
+	"ferry/internal/gateway/settings"
 	"ferry/internal/nameserver"
 )
 
@@ -37,11 +38,16 @@ func (g *Gateway) openNames(ctx context.Context) error {
 		Domain: c.DNSDomain, Gateway: g.gateway, Pool: c.Pool, Directory: directory{g}, Asks: g.table.Behind, Log: g.log,
 	})}
 	err := n.server.Set(nameSettings(c))
+	if c.Profile == settings.ProfileGvproxy {
+		for _, z := range nameserver.GvproxyZones(g.gateway, hostName(c)) {
+			err = errors.Join(err, n.server.Zones().Add(z))
+		}
+	}
 	if err == nil {
 		n.udp, err = g.listenUDP(ctx)
 	}
 	if err == nil {
-		if n.tcp, err = g.listenTCP(ctx); err != nil {
+		if n.tcp, err = g.listenTCP(ctx, nameserver.Port); err != nil {
 			_ = n.udp.Close()
 		}
 	}
@@ -64,11 +70,11 @@ func (g *Gateway) listenUDP(ctx context.Context) (net.PacketConn, error) {
 	return new(net.ListenConfig).ListenPacket(ctx, "udp4", netip.AddrPortFrom(g.gateway, nameserver.Port).String())
 }
 
-func (g *Gateway) listenTCP(ctx context.Context) (net.Listener, error) {
+func (g *Gateway) listenTCP(ctx context.Context, port uint16) (net.Listener, error) {
 	if e, ok := g.exit.(inside); ok {
-		return e.ListenTCP(nameserver.Port)
+		return e.ListenTCP(port)
 	}
-	return new(net.ListenConfig).Listen(ctx, "tcp4", netip.AddrPortFrom(g.gateway, nameserver.Port).String())
+	return new(net.ListenConfig).Listen(ctx, "tcp4", netip.AddrPortFrom(g.gateway, port).String())
 }
 
 // serveNames answers clients until ctx is done.

@@ -14,6 +14,7 @@ import (
 
 	"ferry/internal/addrpool"
 	"ferry/internal/admission"
+	"ferry/internal/api/gvproxy"
 	"ferry/internal/carrier"
 	"ferry/internal/identity"
 	"ferry/internal/keepalive"
@@ -286,6 +287,9 @@ func (p *peer) grant(ctx context.Context, ask session.Ask) error {
 		p.pushed.Store(true)
 		p.g.tell(p.key, next)
 	}
+	if first {
+		p.notify(gvproxy.Established)
+	}
 	if changed {
 		p.log.Info("client joined", "addr", lease.Addr, "name", lease.Name, "extended", ask.Extended)
 	}
@@ -383,6 +387,7 @@ func (p *peer) selfAssign(ctx context.Context, ip packet.IPv4) {
 	p.lease = granted.Lease
 	p.agree(session.Ask{})
 	p.bind(src)
+	p.notify(gvproxy.Established)
 	p.log.Info("client joined", "addr", src, "self_assigned", true)
 }
 
@@ -458,6 +463,7 @@ func (p *peer) leave() {
 	} else { // who said goodbye does not come back; who vanished may
 		p.g.leases.release(p.id, !p.left)
 	}
+	p.notify(gvproxy.Closed)
 	s := p.port.Stats()
 	p.log.Info("client left", "addr", p.lease.Addr, "cause", p.cause,
 		"received", p.stream.Received(), "sent", p.stream.Sent(), "packets", s.Packets, "drops", s.Drops)

@@ -78,7 +78,7 @@ func listenAll(ctx context.Context, c *Config, k *doorkeeper) (all []*listener, 
 		}
 	}()
 	urls := c.Listen
-	if len(urls) == 0 {
+	if len(urls) == 0 && c.Profile == "" { // a profile brings machines, and opens nothing to the network by itself
 		urls = []string{fmt.Sprintf("tcp://:%d", settings.DefaultPort)}
 	}
 	for _, url := range urls {
@@ -97,7 +97,7 @@ func listenAll(ctx context.Context, c *Config, k *doorkeeper) (all []*listener, 
 		l.number = byte(len(all))
 		all = append(all, l)
 	}
-	if len(c.Listen) == 0 && vsock.Available() {
+	if len(c.Listen) == 0 && c.Profile == "" && vsock.Available() {
 		l, err := listen(ctx, c, k, fmt.Sprintf("vsock://:%d", settings.DefaultPort))
 		if err != nil {
 			c.Log.Warn("no clients by vsock", "err", err)

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"ferry/internal/addrpool"
+	"ferry/internal/api/gvproxy"
 	"ferry/internal/carrier"
 	"ferry/internal/identity"
 	"ferry/internal/multipath"
@@ -256,6 +257,9 @@ func (t *tunnel) close() {
 	defer t.g.mu.Unlock()
 	delete(t.g.tunnels, t.id)
 	t.g.disown(t, t.lease.Addr)
+	if t.lease.Addr.IsValid() {
+		t.g.notifier.Send(gvproxy.Notification{Type: gvproxy.Closed, MAC: hardware(standIn(t.lease.Addr)), Address: t.lease.Addr, Name: t.lease.Name})
+	}
 	t.log.Info("session ended", "addr", t.lease.Addr, "cause", t.cause, "packets", t.port.Stats().Packets)
 }
 

@@ -14,7 +14,7 @@ import (
 
 // Every field of Config is a setting that Merge knows, or one of those that no file sets.
 func TestEverySettingIsMerged(t *testing.T) {
-	noKeys := []string{"Version", "Log", "SetLevel", "Tunnels", "Ready", "Report", "Reread", "Reload", "HeapLimit", "Limits.Sessions"} // the last one is MaxSessions
+	noKeys := []string{"Version", "Log", "SetLevel", "Tunnels", "Ready", "Report", "OpenFile", "Reread", "Reload", "HeapLimit", "Limits.Sessions"} // the last one is MaxSessions
 	var c Config
 	known := map[uintptr]bool{}
 	for _, s := range all {

@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"log/slog"
 	"net/netip"
+	"os"
 	"time"
 
 	"ferry/internal/admission"
@@ -76,6 +77,14 @@ type Config struct {
 	// L2Listen has the URLs of sockets into which machines without a client are plugged: see package l2port.
 	L2Listen []string
 
+	// Profile is ProfileGvproxy, or empty. With one, only what is named is listened on.
+	Profile string
+	// GvproxyAPI has the URLs on which gvproxy's API is served, and GvproxyListen those on which machines come in by its /connect, too; GvproxyInside lets clients
+	// expose ports of their own by it. GvproxyKeys are the files with keys for SSH that it may use. Notification is the URL of a socket that is told of clients.
+	GvproxyAPI, GvproxyListen []string
+	GvproxyInside             bool
+	GvproxyKeys               []string
+	Notification              string
 	// Key is the gateway's identity. Without one it speaks the 2013 protocol with whoever comes; with
 	// one it speaks TLS with the devices that it knows, and the 2013 protocol where a URL allows it.
 	Key identity.Key
@@ -97,7 +106,7 @@ type Config struct {
 	Reserved map[string]netip.Addr // name of a client without a key -> the address that only it gets
 	// Sites are networks behind a client: prefix -> the pool address of the client that routes it.
 	Sites map[netip.Prefix]netip.Addr
-	// Alias are destinations that stand for others, with ExitUser: 192.0.2.1 for 127.0.0.1.
+	// Alias are destinations that stand for others, with ExitUser: 192.0.2.1 for 127.0.0.1. No client gets one that is in the pool.
 	Alias map[netip.Addr]netip.Addr
 	// With ExitUser: how long a destination has to answer, how many may be dialled at once, in all and for one client, how many connections of
 	// TCP and flows of UDP and ICMP there may be, and after how long without a byte they end, by protocol and port (0: all others).
@@ -175,6 +184,8 @@ type Config struct {
 
 	Ready  func()          // called once when clients can connect; may be nil
 	Report <-chan struct{} // each receive logs all counters; may be nil
+	// OpenFile opens a file that was named to who confines this process, also after that; nil: there are none.
+	OpenFile func(path string) (*os.File, error)
 	// Reread returns what the configuration says now, for a reload; nil: there is none to read again.
 	Reread func() (Config, error)
 	Reload <-chan struct{} // each receive applies what Reread returns; may be nil
@@ -185,6 +196,9 @@ const (
 	ExitKernel = "kernel" // this host's network, by a TUN, which takes CAP_NET_ADMIN
 	ExitUser   = "user"   // what sockets of this process reach, which takes no rights
 )
+
+// ProfileGvproxy is the address plan of gvproxy (docs/gvproxy.md).
+const ProfileGvproxy = "gvproxy"
 
 // A Service is a port of a protocol; port 0: all of it.
 type Service struct {
