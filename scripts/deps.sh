@@ -1,6 +1,6 @@
 #!/bin/bash
 # Installs the Debian packages that the demo, the tests and the benchmarks need and that are missing, and
-# into bin/peers the programs in Go that are measured beside Ferry. This is the one place that names them.
+# into bin/peers the programs in Go that Ferry is compared with. This is the one place that names them.
 #
 #   scripts/deps.sh demo|test|bench
 set -euo pipefail
@@ -22,6 +22,8 @@ peer() { # PROGRAM PACKAGE@VERSION
 }
 if [ "$1" = bench ]; then
     peer wireguard golang.zx2c4.com/wireguard@v0.0.0-20260522210424-ecfc5a8d5446
+fi
+if [ "$1" != demo ]; then # tests compare with them, too
     peer gvproxy github.com/containers/gvisor-tap-vsock/cmd/gvproxy@v0.8.9
     peer vm github.com/containers/gvisor-tap-vsock/cmd/vm@v0.8.9 # its forwarder
 fi

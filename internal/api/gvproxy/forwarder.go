@@ -76,15 +76,18 @@ func (a *API) list() []ExposeRequest {
 
 // called returns a published port in the words of gvproxy.
 func (a *API) called(s forward.Status) exposure {
-	bound := s.Bound.String()
 	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.calledLocked(s)
+}
+
+func (a *API) calledLocked(s forward.Status) exposure {
+	bound := s.Bound.String()
 	for _, e := range a.exposed {
 		if e.bound == bound {
-			defer a.mu.Unlock()
 			return *e
 		}
 	}
-	a.mu.Unlock()
 	at, _, _ := strings.Cut(bound, "?")
 	protocol, local, _ := strings.Cut(at, "://")
 	return exposure{key: key{protocol, local}, remote: s.To.String(), bound: bound}
@@ -145,33 +148,32 @@ func (a *API) open(req ExposeRequest, owner netip.Addr) error {
 		s, err = a.c.Ports.Add(spec)
 	}
 	a.mu.Lock()
-	defer a.mu.Unlock()
-	if err != nil {
+	if e.bound = s.Bound.String(); err != nil {
 		delete(a.exposed, e.key)
-		a.c.Log.Warn("gvproxy: not exposed", "local", req.Local, "remote", bare(req.Remote), "protocol", req.Protocol, "err", err)
+	}
+	a.mu.Unlock()
+	info, warn := a.c.Log.Info, a.c.Log.Warn
+	if owner.IsValid() { // a client may ask as often as it likes
+		info, warn = a.c.Log.Debug, a.c.Log.Debug
+	}
+	if err != nil {
+		warn("gvproxy: not exposed", "local", req.Local, "protocol", req.Protocol, "err", err)
 		return likeGvproxy(spec.From, err)
 	}
-	e.bound = s.Bound.String()
-	a.c.Log.Info("gvproxy: exposed", "local", req.Local, "remote", bare(req.Remote), "protocol", req.Protocol)
+	info("gvproxy: exposed", "local", req.Local, "to", spec.To, "protocol", req.Protocol) // not the remote, in which there may be a passphrase
 	return nil
-}
-
-// bare leaves out what is behind a question mark: there may be a passphrase.
-func bare(remote string) string {
-	remote, _, _ = strings.Cut(remote, "?")
-	return remote
 }
 
 // reserve takes the place of a port, unless there is one that is called the same.
 func (a *API) reserve(e *exposure) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
 	there := a.c.Ports.List()
 	for _, s := range there {
-		if a.called(s).key == e.key {
+		if a.calledLocked(s).key == e.key {
 			return errRunning
 		}
 	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
 	for k, old := range a.exposed { // what an operator has removed otherwise
 		if old.bound != "" && !slices.ContainsFunc(there, func(s forward.Status) bool { return s.Bound.String() == old.bound }) {
 			delete(a.exposed, k)
@@ -298,7 +300,7 @@ func (a *API) shut(k key, owner netip.Addr) error {
 		a.mu.Lock()
 		delete(a.exposed, k)
 		a.mu.Unlock()
-		a.c.Log.Info("gvproxy: unexposed", "local", k.local, "protocol", k.protocol)
+		a.c.Log.Debug("gvproxy: unexposed", "local", k.local, "protocol", k.protocol)
 		return nil
 	}
 	return errNotFound
