@@ -182,9 +182,12 @@ type remoteError struct {
 
 func (e *remoteError) Error() string { return e.text }
 
-// Is makes errors.Is find the cause.
-func (e *remoteError) Is(target error) bool {
-	return e.cause != 0 && (e.cause == target || e.cause.Is(target))
+// Unwrap returns the cause, if it is the kernel's.
+func (e *remoteError) Unwrap() error {
+	if e.cause == 0 {
+		return nil
+	}
+	return e.cause
 }
 
 // descriptor is ask for a question whose answer comes with a descriptor.
