@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -32,6 +33,7 @@ type lab struct {
 	socket string
 	c      *http.Client
 	base   string
+	slow   atomic.Bool // Check takes its time
 }
 
 var clients = []netip.Addr{netip.MustParseAddr("127.0.0.2"), netip.MustParseAddr("127.0.0.3")}
@@ -48,6 +50,9 @@ func (l *lab) Leases() map[string]string {
 func (l *lab) Machines() map[string]uint64 { return map[string]uint64{} }
 func (l *lab) Stats() map[string]any       { return map[string]any{"BytesSent": 7} }
 func (l *lab) Check(a netip.Addr) error {
+	if l.slow.Load() {
+		time.Sleep(20 * time.Millisecond)
+	}
 	if a != clients[0] && a != clients[1] {
 		return fmt.Errorf("%s is no client", a)
 	}
@@ -434,6 +439,10 @@ func TestTunnel(t *testing.T) {
 	_ = conn.(*net.UnixConn).CloseWrite()
 	if b, err := io.ReadAll(conn); err != nil || string(b) != "hello there" {
 		t.Errorf("got %q, %v", b, err)
+	}
+	l.slow.Store(true) // so the end of its direction comes first: who has nothing more to say still hears
+	if got := says(t, "unix", l.socket, fmt.Sprintf("POST /tunnel?ip=127.0.0.2&port=%d HTTP/1.1\r\nHost: x\r\n\r\n", port)); got != "OKhello " {
+		t.Errorf("half-closed at once: got %q", got)
 	}
 	if got := says(t, "unix", l.socket, fmt.Sprintf("POST /tunnel?ip=127.0.0.2&port=%d HTTP/1.1\r\nHost: x\r\n\r\n", freePort(t))); got != "OK" {
 		t.Errorf("nobody there: got %q", got)

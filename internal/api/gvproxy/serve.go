@@ -133,26 +133,33 @@ func (v *visitor) Close() error {
 	return v.Conn.Close()
 }
 
-// work is where a request finds those whom Serve waits for.
-type work struct{}
+// servingKey is that of a serving in the context of a request.
+type servingKey struct{}
+
+// A serving is what requests find in their context: when Serve ends, and those whom it waits for. The context of a request ends when its connection has nothing more
+// to say, which is no end of a tunnel.
+type serving struct {
+	ctx   context.Context
+	conns sync.WaitGroup
+}
 
 // Serve answers requests until ctx is done, and waits for all.
 func (a *API) Serve(ctx context.Context, l *Listener, h http.Handler) error {
-	var conns sync.WaitGroup
-	defer conns.Wait()
-	ctx, cancel := context.WithCancel(context.WithValue(ctx, work{}, &conns))
+	ctx, cancel := context.WithCancel(ctx)
+	own := &serving{ctx: ctx}
+	defer own.conns.Wait()
 	defer cancel()
 	l.alien = func() { a.count.forbidden.Add(1) }
 	s := &http.Server{
 		Handler: a.guard(l, h), ErrorLog: slog.NewLogLogger(a.c.Log.Handler(), slog.LevelDebug),
 		ReadTimeout: timeout, WriteTimeout: timeout, IdleTimeout: timeout, MaxHeaderBytes: maxHeaders,
-		BaseContext: func(net.Listener) context.Context { return ctx },
+		BaseContext: func(net.Listener) context.Context { return context.WithValue(ctx, servingKey{}, own) },
 		ConnState: func(_ net.Conn, s http.ConnState) {
 			switch s {
 			case http.StateNew:
-				conns.Add(1)
+				own.conns.Add(1)
 			case http.StateHijacked, http.StateClosed:
-				conns.Done()
+				own.conns.Done()
 			}
 		},
 	}
@@ -190,18 +197,18 @@ func isAddress(name string) bool {
 
 var errHijack = errors.New("webserver doesn't support hijacking")
 
-// take takes the connection of a request over, with what came behind it. Its place at the listener is free then; done is to be called when the connection was closed, or
-// is somebody else's.
-func take(w http.ResponseWriter, r *http.Request) (conn net.Conn, first []byte, done func(), err error) {
+// take takes the connection of a request over, with what came behind it. Its place at the listener is free then; s.conns.Done is to be called when the connection was
+// closed, or is somebody else's.
+func take(w http.ResponseWriter, r *http.Request) (s *serving, conn net.Conn, first []byte, err error) {
 	h, ok := w.(http.Hijacker)
-	conns, waits := r.Context().Value(work{}).(*sync.WaitGroup)
+	s, waits := r.Context().Value(servingKey{}).(*serving)
 	if !ok || !waits {
 		return nil, nil, nil, errHijack
 	}
-	conns.Add(1) // while that of the connection is there still
+	s.conns.Add(1) // while that of the connection is there still
 	conn, buf, err := h.Hijack()
 	if err != nil {
-		conns.Done()
+		s.conns.Done()
 		return nil, nil, nil, err
 	}
 	if n := buf.Reader.Buffered(); n > 0 {
@@ -212,5 +219,5 @@ func take(w http.ResponseWriter, r *http.Request) (conn net.Conn, first []byte, 
 		v.leave()
 		conn = v.Conn
 	}
-	return conn, first, conns.Done, nil
+	return s, conn, first, nil
 }

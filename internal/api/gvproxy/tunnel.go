@@ -44,14 +44,14 @@ func (a *API) tunnel(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "there are too many tunnels already", http.StatusServiceUnavailable)
 		return
 	}
-	near, first, done, err := take(w, r)
+	s, near, first, err := take(w, r)
 	if err != nil {
 		a.fail(w, http.StatusInternalServerError, err.Error())
 		return
 	}
-	defer done()
+	defer s.conns.Done()
 	a.count.tunnels.Add(1)
-	a.carry(r.Context(), near, first, netip.AddrPortFrom(to, uint16(port)))
+	a.carry(s.ctx, near, first, netip.AddrPortFrom(to, uint16(port)))
 }
 
 // carry is the life of a tunnel.
@@ -113,12 +113,12 @@ func (p *Plugs) Close() error {
 
 // connect makes a machine of a connection. Nothing is answered: frames follow.
 func (a *API) connect(w http.ResponseWriter, r *http.Request, p *Plugs) {
-	conn, first, done, err := take(w, r)
+	s, conn, first, err := take(w, r)
 	if err != nil {
 		a.fail(w, http.StatusInternalServerError, err.Error())
 		return
 	}
-	defer done()
+	defer s.conns.Done()
 	at := p.at.String()
 	if from := conn.RemoteAddr().String(); from != "" && from != "@" {
 		at = from
