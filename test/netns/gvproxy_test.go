@@ -311,3 +311,88 @@ func clientsExposeThemselves(t *testing.T, n *network) {
 		t.Errorf("it is unexposed, and says %q", got)
 	}
 }
+
+// TestGvforwarderOfKernel is the same at a gateway with a TUN, whose sockets come from the process with the rights: ports, paths, keys and notifications work when vpnsrv
+// itself may do nothing any more.
+func TestGvforwarderOfKernel(t *testing.T) {
+	t.Parallel()
+	peerProgram(t, "GVFORWARDER", "vm")
+	dir, err := os.MkdirTemp("", "ferry-gvproxy-")
+	if err == nil {
+		t.Cleanup(func() { _ = os.RemoveAll(dir) })
+		err = os.Chmod(dir, 0o755)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	socket, notify, key := filepath.Join(dir, "gv.sock"), filepath.Join(dir, "notify.sock"), filepath.Join(dir, "key")
+	if out, err := exec.Command("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key).CombinedOutput(); err != nil {
+		t.Fatalf("%s: %v", out, err)
+	}
+	file := filepath.Join(dir, "vpnsrv.toml")
+	if err := os.WriteFile(file, []byte(fmt.Sprintf("gvproxy_keys = [%q]\nnat = true\n", key)), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	program := listenNotifications(t, notify)
+	n := newGateway(t, "--config", file, "--profile", "gvproxy", "--exit", "kernel", "--gvproxy-listen", "unix://"+socket, "--gvproxy-inside", "--notification", "unix://"+notify)
+	program.has(t, `{"notification_type":"ready"}`)
+	_, lease := gvforwarder(t, n.c1, socket)
+	if want := gvDevice + "/24 router=" + gvGateway; !strings.HasPrefix(lease, want) {
+		t.Errorf("lease %q, want %q", lease, want)
+	}
+	program.has(t, `{"notification_type":"connection_established","mac_address":"`+gvMAC+`","address":"`+gvDevice+`","name":"5a-94-ef-e4-0c-ee"}`)
+	serveIn(t, n.lan, lanHost+":80", "the network's")
+	if got, err := hears(n.c1, lanHost+":80"); got != "the network's" {
+		t.Errorf("%q, %v", got, err)
+	}
+	resolves(t, n.c1, "host.containers.internal", gvGateway)
+	serveIn(t, n.c1, gvDevice+":80", "the machine's")
+	c := overUnix(t, socket)
+	path := filepath.Join(dir, "x.sock")
+	for _, tt := range []struct{ local, remote, want string }{
+		{"127.0.0.1:8080", gvDevice + ":80", "200 "},
+		{"127.0.0.1:8080", gvDevice + ":81", "500 proxy already running"},
+		{":2002", gvDevice + ":81", "500 listen tcp :2002: bind: address already in use"},
+		{path, "tcp://" + gvDevice + ":80", "200 "},
+		{path + "2", "ssh-tunnel://core@" + gvDevice + "/s?secure=false&key=" + key, "200 "},
+		{path + "3", "ssh-tunnel://core@" + gvDevice + "/s?secure=false&key=" + file, "500 failed to parse identity"},
+	} {
+		protocol := "tcp"
+		if strings.HasPrefix(tt.local, "/") {
+			protocol = "unix"
+		}
+		body := fmt.Sprintf(`{"local":%q,"remote":%q,"protocol":%q}`, tt.local, tt.remote, protocol)
+		if got := ask(t, c, "POST", "http://unix/services/forwarder/expose", body); !strings.HasPrefix(got, tt.want) {
+			t.Errorf("%s: got %s, want %s", body, got, tt.want)
+		}
+	}
+	if got, err := hears(n.gw, "127.0.0.1:8080"); got != "the machine's" {
+		t.Errorf("exposed: %q, %v", got, err)
+	}
+	conn, err := net.Dial("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	_ = conn.SetDeadline(time.Now().Add(patience))
+	if b, err := io.ReadAll(conn); string(b) != "the machine's" {
+		t.Errorf("exposed by a socket: %q, %v", b, err)
+	}
+	tunnel, err := net.Dial("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tunnel.Close()
+	_ = tunnel.SetDeadline(time.Now().Add(patience))
+	_, _ = io.WriteString(tunnel, "POST /tunnel?ip="+gvDevice+"&port=80 HTTP/1.1\r\nHost: x\r\n\r\n")
+	if b, err := io.ReadAll(tunnel); string(b) != "OKthe machine's" {
+		t.Errorf("tunnel: %q, %v", b, err)
+	}
+	clientsExposeThemselves(t, n)
+	stop(t, n.srv)
+	for _, left := range []string{socket, path, path + "2"} {
+		if _, err := os.Stat(left); err == nil {
+			t.Errorf("%s is left", left)
+		}
+	}
+}
