@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -23,7 +24,7 @@ import (
 	"ferry/internal/nameserver"
 )
 
-// A lab is the API of a gateway whose clients are 127.0.0.2 and 127.0.0.3: real sockets, and real published ports.
+// A lab is the API of a gateway whose clients are 127.0.0.2 to 127.0.0.4: real sockets, and real published ports.
 type lab struct {
 	t      *testing.T
 	api    *API
@@ -36,7 +37,7 @@ type lab struct {
 	slow   atomic.Bool // Check takes its time
 }
 
-var clients = []netip.Addr{netip.MustParseAddr("127.0.0.2"), netip.MustParseAddr("127.0.0.3")}
+var clients = []netip.Addr{netip.MustParseAddr("127.0.0.2"), netip.MustParseAddr("127.0.0.3"), netip.MustParseAddr("127.0.0.4")}
 
 func (l *lab) List() []forward.Status { return l.table.List() }
 func (l *lab) Add(s forward.Spec) (forward.Status, error) {
@@ -53,7 +54,7 @@ func (l *lab) Check(a netip.Addr) error {
 	if l.slow.Load() {
 		time.Sleep(20 * time.Millisecond)
 	}
-	if a != clients[0] && a != clients[1] {
+	if !slices.Contains(clients, a) {
 		return fmt.Errorf("%s is no client", a)
 	}
 	return nil
@@ -628,6 +629,17 @@ func TestInside(t *testing.T) {
 	}
 	l.want("POST", path+"expose", fmt.Sprintf(`{"local":"127.0.0.1:%d","remote":":1"}`, freePort(t)), "500 you have exposed as many")
 	as("127.0.0.2")
+	var more []int
+	for range maxAllInside - maxInside - 1 {
+		more = append(more, freePort(t))
+		l.want("POST", path+"expose", fmt.Sprintf(`{"local":"127.0.0.1:%d","remote":":1"}`, more[len(more)-1]), "200 ")
+	}
+	as("127.0.0.4")
+	l.want("POST", path+"expose", fmt.Sprintf(`{"local":"127.0.0.1:%d","remote":":1"}`, freePort(t)), "500 clients have exposed as many")
+	as("127.0.0.2")
+	for _, port := range more {
+		l.want("POST", path+"unexpose", fmt.Sprintf(`{"local":"127.0.0.1:%d"}`, port), "200 ")
+	}
 	l.want("GET", path+"all", "", mine)
 	l.want("POST", path+"unexpose", fmt.Sprintf(`{"local":"127.0.0.1:%d"}`, near), "200 ")
 	l.want("GET", path+"all", "", "200 []")

@@ -182,8 +182,10 @@ func (a *API) reserve(e *exposure) error {
 	if a.exposed[e.key] != nil {
 		return errRunning
 	}
-	if e.owner.IsValid() && a.owned(e.owner) >= maxInside {
-		return errTooMany
+	if e.owner.IsValid() {
+		if err := a.mayExpose(e.owner); err != nil {
+			return err
+		}
 	}
 	a.exposed[e.key] = e
 	return nil

@@ -13,8 +13,8 @@ import (
 // InsidePort is where clients find the API on the gateway's own address.
 const InsidePort = 80
 
-// maxInside is how many ports one client may expose.
-const maxInside = 64
+// maxInside is how many ports one client may expose, and maxAllInside how many all clients together: the operator has the rest of the table.
+const maxInside, maxAllInside = 64, forward.MaxForwards / 2
 
 // lowest is the first port of the host that a client may take.
 const lowest = 1024
@@ -94,16 +94,29 @@ func (a *API) exposeOwn(w http.ResponseWriter, r *http.Request, client netip.Add
 	}
 }
 
-var errTooMany = errors.New("you have exposed as many ports as you may: unexpose one")
+var (
+	errTooMany = errors.New("you have exposed as many ports as you may: unexpose one")
+	errCrowded = errors.New("clients have exposed as many ports as they may")
+)
 
-// owned returns how many ports a client has exposed. The caller holds mu.
-func (a *API) owned(client netip.Addr) (n int) {
+// mayExpose says why a client may expose no more. The caller holds mu.
+func (a *API) mayExpose(client netip.Addr) error {
+	own, all := 0, 0
 	for _, e := range a.exposed {
 		if e.owner == client {
-			n++
+			own++
+		}
+		if e.owner.IsValid() {
+			all++
 		}
 	}
-	return n
+	switch {
+	case own >= maxInside:
+		return errTooMany
+	case all >= maxAllInside:
+		return errCrowded
+	}
+	return nil
 }
 
 func (a *API) unexposeOwn(w http.ResponseWriter, r *http.Request, client netip.Addr) {
