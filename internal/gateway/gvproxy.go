@@ -261,13 +261,10 @@ func (p *peer) notify(what string) {
 	p.g.notifier.Send(gvproxy.Notification{Type: what, MAC: hardware(m), Address: p.lease.Addr, Name: p.lease.Name})
 }
 
-// insideAliases are those in the pool: no client gets them, and they lead out by the exit.
-func insideAliases(c *Config) (all []netip.Addr) {
-	for a := range c.Alias {
-		if c.Pool.Contains(a) {
-			all = append(all, a)
-		}
-	}
+// insideAliases are those in the pool, in their order: no client gets them, and they lead out by the exit.
+func insideAliases(c *Config) []netip.Addr {
+	all := slices.DeleteFunc(slices.Collect(maps.Keys(c.Alias)), func(a netip.Addr) bool { return !c.Pool.Contains(a) })
+	slices.SortFunc(all, netip.Addr.Compare)
 	return all
 }
 
