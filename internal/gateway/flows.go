@@ -23,8 +23,8 @@ func (g *Gateway) flows(peer string) (f api.Flows, err error) {
 		}
 	}
 	f.Flows = []flowlist.Flow{}
-	if g.forwards != nil {
-		all, total := g.forwards.Flows(clients)
+	for _, t := range g.published() {
+		all, total := t.Flows(clients)
 		f.Flows, f.Total = append(f.Flows, all...), f.Total+total
 	}
 	t, ok := g.exit.(Tracker)

@@ -140,12 +140,18 @@ func (z zones) Add(added nameserver.Zone) error { return z.g.names.server.Zones(
 type exposer struct{ g *Gateway }
 
 func (e exposer) List() (all []forward.Status) {
-	for _, t := range []*forward.Table{e.g.forwards, e.g.exposed} {
-		if t != nil {
-			all = append(all, t.List()...)
-		}
+	for _, t := range e.g.published() {
+		all = append(all, t.List()...)
 	}
 	return all
+}
+
+// published are the tables of published ports; none before they are opened.
+func (g *Gateway) published() []*forward.Table {
+	if g.forwards == nil {
+		return nil
+	}
+	return []*forward.Table{g.forwards, g.exposed}
 }
 
 func (e exposer) Add(spec forward.Spec) (forward.Status, error) {
