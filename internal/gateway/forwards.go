@@ -183,13 +183,13 @@ func (g *Gateway) listForwards() []api.Forward {
 // forwardTotals are the counts of all forwards by scheme.
 func (g *Gateway) forwardTotals() map[string]api.ForwardTotals {
 	all := map[string]api.ForwardTotals{}
-	if g.forwards == nil {
-		return all
-	}
-	for scheme, s := range g.forwards.Totals() {
-		all[scheme] = api.ForwardTotals{
-			Connections: s.Live, Total: s.Total, Received: s.Down, Sent: s.Up,
-			Refused: map[string]uint64{"source": s.Refused, "full": s.Full, "unreachable": s.Failed},
+	for _, t := range g.published() {
+		for scheme, s := range t.Totals() {
+			before := all[scheme]
+			all[scheme] = api.ForwardTotals{
+				Connections: before.Connections + s.Live, Total: before.Total + s.Total, Received: before.Received + s.Down, Sent: before.Sent + s.Up,
+				Refused: map[string]uint64{"source": before.Refused["source"] + s.Refused, "full": before.Refused["full"] + s.Full, "unreachable": before.Refused["unreachable"] + s.Failed},
+			}
 		}
 	}
 	return all
