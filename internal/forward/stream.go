@@ -160,7 +160,7 @@ type pair struct {
 // Relay carries a connection of somebody to a client, which Network.Dial has returned, until both have ended, ctx is done, or nothing has passed for idle.
 // first is what was read of near before. It closes both.
 func Relay(ctx context.Context, near, far net.Conn, first []byte, idle time.Duration) {
-	p := &pair{near: near, idle: idle, up: new(atomic.Uint64), down: new(atomic.Uint64)}
+	p := &pair{near: near, idle: idle, halfOpen: idle, born: time.Now(), up: new(atomic.Uint64), down: new(atomic.Uint64)}
 	p.reaches(far)
 	stop := context.AfterFunc(ctx, p.abort)
 	defer stop()
