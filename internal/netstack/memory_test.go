@@ -94,7 +94,10 @@ func TestStalledConnections(t *testing.T) {
 	echoes := listen(t, echo)
 	before := heap()
 	var most uint64
-	look := func() { most = max(most, heap()-min(heap(), before)) }
+	look := func() {
+		now := heap()
+		most = max(most, now-min(now, before))
+	}
 	var writing sync.WaitGroup
 	defer writing.Wait()
 	defer close(done)

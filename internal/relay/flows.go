@@ -154,12 +154,13 @@ func (t *Flows[K]) flow(k K) *flow[K] {
 		w.end()
 		return nil
 	}
-	t.work.Go(func() {
+	go func() {
+		defer t.work.Done()
 		if !beside || t.reach(w) {
 			t.receive(w)
 		}
 		t.remove(w)
-	})
+	}()
 	return w
 }
 
@@ -204,7 +205,7 @@ func (w *flow[K]) end() {
 	}
 }
 
-// add makes room for a flow.
+// add makes room for a flow, and counts it in work: with mu held, or Close could have waited already.
 func (t *Flows[K]) add(w *flow[K]) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -219,6 +220,7 @@ func (t *Flows[K]) add(w *flow[K]) bool {
 	}
 	t.all[w.key] = w
 	w.at = t.oldest.PushBack(w)
+	t.work.Add(1)
 	t.c.Made()
 	return true
 }
