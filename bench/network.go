@@ -40,10 +40,13 @@ func newNetwork() (*network, error) {
 		to   **lab.Namespace
 	}{{"gw", &n.gw}, {"c1", &n.c1}, {"c2", &n.c2}} {
 		made, err := lab.NewNamespace(ns.name)
+		if err == nil {
+			*ns.to = made
+			err = made.Cubic()
+		}
 		if err != nil {
 			return nil, errors.Join(err, n.Close())
 		}
-		*ns.to = made
 	}
 	err := errors.Join(
 		lab.Join(n.gw, "eth1", bareGateway+"/24", n.c1, "eth0", "192.168.101.2/24"),

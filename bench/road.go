@@ -37,10 +37,13 @@ func newRoad(seed uint64) (*road, error) {
 		to   **lab.Namespace
 	}{{"gw", &r.gw}, {"c1", &r.c1}, {"n", &r.n}, {"r1", &r.routers[0]}, {"r2", &r.routers[1]}} {
 		made, err := lab.NewNamespace(ns.name)
+		if err == nil {
+			*ns.to = made
+			err = made.Cubic()
+		}
 		if err != nil {
 			return nil, errors.Join(err, r.Close())
 		}
-		*ns.to = made
 	}
 	err := errors.Join(
 		lab.Join(r.n, "eth3", "192.168.101.254/24", r.gw, "eth1", bareGateway+"/24"),

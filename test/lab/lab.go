@@ -28,7 +28,7 @@ type Namespace struct {
 }
 
 // NewNamespace makes a network namespace. The congestion control is cubic, the Linux default, even
-// where the machine has another one that would flatter or hurt.
+// where the machine has another one, if it lets namespaces choose that: Cubic tells.
 func NewNamespace(name string) (*Namespace, error) {
 	n := &Namespace{Name: name}
 	err := onThread(func() error {
@@ -42,15 +42,22 @@ func NewNamespace(name string) (*Namespace, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, cmd := range []string{
-		"ip link set lo up",
-		"sysctl -qw net.ipv4.tcp_congestion_control=cubic",
-	} {
-		if _, err := n.Run(cmd); err != nil {
-			return nil, errors.Join(err, n.Close())
-		}
+	if _, err := n.Run("ip link set lo up"); err != nil {
+		return nil, errors.Join(err, n.Close())
 	}
+	_, _ = n.Run("sysctl -qw " + congestionControl + "=cubic")
 	return n, nil
+}
+
+const congestionControl = "net.ipv4.tcp_congestion_control"
+
+// Cubic is an error where TCP of the namespace has another congestion control, which would flatter or hurt what is measured.
+func (n *Namespace) Cubic() error {
+	out, err := n.Run("sysctl -n " + congestionControl)
+	if err == nil && strings.TrimSpace(out) != "cubic" {
+		err = fmt.Errorf("namespaces have %s here, and may not choose cubic", strings.TrimSpace(out))
+	}
+	return err
 }
 
 // OpenNamespace opens a network namespace that others have made, as /run/netns/NAME or /proc/PID/ns/net.

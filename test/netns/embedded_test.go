@@ -14,7 +14,7 @@ func TestEmbeddedClient(t *testing.T) {
 	t.Parallel()
 	const script = "../../docs/client.py"
 	if _, err := exec.LookPath("python3"); err != nil {
-		t.Skip(err)
+		unable(t, err)
 	}
 	n := newGateway(t)
 	one := newClient(t, n.c1, "-s", gatewayC1)

@@ -28,7 +28,7 @@ const (
 	gvMAC     = "5a:94:ef:e4:0c:ee"
 )
 
-// peerProgram returns the path of a program that scripts/deps.sh installs. The test is skipped where it has not.
+// peerProgram returns the path of a program that scripts/deps.sh installs.
 func peerProgram(t *testing.T, variable, name string) string {
 	t.Helper()
 	path := os.Getenv(variable)
@@ -36,7 +36,7 @@ func peerProgram(t *testing.T, variable, name string) string {
 		path, _ = filepath.Abs("../../bin/peers/" + name)
 	}
 	if _, err := os.Stat(path); err != nil {
-		t.Skipf("%v: scripts/deps.sh test installs it, or set %s", err, variable)
+		unable(t, fmt.Errorf("%w: scripts/deps.sh test installs it, or set %s", err, variable))
 	}
 	return path
 }

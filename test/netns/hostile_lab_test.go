@@ -52,7 +52,7 @@ type hostile struct {
 func newHostile(t *testing.T) *hostile {
 	t.Helper()
 	if _, err := os.Stat("/dev/net/tun"); err != nil {
-		t.Skip(err)
+		unable(t, err)
 	}
 	h := &hostile{network: network{t: t, state: filepath.Join(t.TempDir(), "state")}}
 	for _, ns := range []struct {
@@ -61,7 +61,7 @@ func newHostile(t *testing.T) *hostile {
 	}{{"c", &h.c}, {"r1", &h.r1}, {"r2", &h.r2}, {"net", &h.net}, {"isp", &h.isp}, {"gw", &h.gw}} {
 		made, err := lab.NewNamespace(fmt.Sprintf("%s-%d", ns.name, os.Getpid()))
 		if err != nil {
-			t.Skip(err)
+			unable(t, err)
 		}
 		t.Cleanup(func() { _ = made.Close() })
 		run(t, made, "sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.disable_ipv6=1 net.ipv6.conf.default.disable_ipv6=1")

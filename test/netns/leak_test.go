@@ -213,7 +213,7 @@ func (n *network) beside(addr, device string) *lab.Namespace {
 	n.t.Helper()
 	ns, err := lab.NewNamespace("neighbour")
 	if err != nil {
-		n.t.Skip(err)
+		unable(n.t, err)
 	}
 	n.t.Cleanup(func() { _ = ns.Close() })
 	join(n.t, ns, "eth0", addr, n.c1, "eth1", device)
