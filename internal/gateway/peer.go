@@ -267,7 +267,7 @@ func (p *peer) grant(ctx context.Context, ask session.Ask) error {
 	}
 	first := !p.lease.Addr.IsValid()
 	changed := lease.Addr != p.lease.Addr
-	p.lease = lease
+	p.takes(lease)
 	if t := p.tunnel.Load(); t != nil {
 		t.setLease(lease)
 	}
@@ -384,7 +384,7 @@ func (p *peer) selfAssign(ctx context.Context, ip packet.IPv4) {
 	if err != nil {
 		return
 	}
-	p.lease = granted.Lease
+	p.takes(granted.Lease)
 	p.agree(session.Ask{})
 	p.bind(src)
 	p.notify(gvproxy.Established)

@@ -10,7 +10,9 @@ import (
 	"syscall"
 	"time"
 
+	"ferry/internal/addrpool"
 	"ferry/internal/forward"
+	"ferry/internal/identity"
 	"ferry/internal/proto"
 	"ferry/internal/publish"
 )
@@ -48,11 +50,19 @@ type replacer interface {
 // An announcement is what a client wants to be published.
 type announcement struct {
 	owner    uint64 // number of the session, or connection, that has said so
-	name     string // of the device, if it has a key
+	tenant   tenant
+	gone     <-chan struct{} // closed when the connection that has said so has ended
+	name     string          // of the device, if it has a key
 	serial   uint64
 	services []proto.Service
 	seen     []netip.Addr // addresses of the guest, see publish.Bridges
 	until    time.Time    // the owner is gone, and this is when it counts no more; zero: it is here
+}
+
+// A tenant is who has an address: a device with a key, or else whoever comes back with the token of the lease. The zero value is nobody who can be told again.
+type tenant struct {
+	key   identity.Public
+	token addrpool.Token
 }
 
 // A listing is a service that is open, and its forward.
@@ -127,7 +137,7 @@ func (p *peer) announced(frame []byte) error {
 	if d, err := p.g.device(p.key); err == nil {
 		name = d.Name
 	}
-	p.g.publisher.announce(addr, announcement{owner: p.owner().number(), name: name, serial: m.Serial, services: m.Services})
+	p.g.publisher.announce(addr, announcement{owner: p.owner().number(), tenant: p.tenant(), gone: p.ended, name: name, serial: m.Serial, services: m.Services})
 	return nil
 }
 
@@ -140,6 +150,11 @@ func (p *publisher) announce(client netip.Addr, a announcement) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	before := p.wanted[client]
+	select {
+	case <-a.gone: // another one may have its address by now
+		return
+	default:
+	}
 	switch {
 	case c.Publish.IsZero():
 		p.refused[refusedOff] += uint64(len(a.services))
@@ -163,6 +178,34 @@ func (p *publisher) announce(client netip.Addr, a announcement) {
 	}
 	p.wanted[client] = &a
 	p.wake()
+}
+
+// tenant is who p's client is.
+func (p *peer) tenant() tenant {
+	if p.key != (identity.Public{}) {
+		return tenant{key: p.key}
+	}
+	return tenant{token: p.lease.Token}
+}
+
+// takes gives p's client a lease, in the place of another that it may have had. What it has announced there, and what somebody else has here, is withdrawn.
+func (p *peer) takes(l addrpool.Lease) {
+	before := p.lease.Addr
+	p.lease = l
+	pub, owner := p.g.publisher, p.owner().number()
+	if pub == nil {
+		return
+	}
+	if before.IsValid() && before != l.Addr {
+		pub.left(before, owner, false)
+	}
+	pub.mu.Lock()
+	defer pub.mu.Unlock()
+	a, now := pub.wanted[l.Addr], p.tenant()
+	if a != nil && a.owner != owner && (a.tenant != now || now == tenant{}) {
+		pub.wanted[l.Addr] = &announcement{owner: owner, tenant: now}
+		pub.wake()
+	}
 }
 
 // left notes that the session, or connection, of a client has ended. Who may come back keeps what it has for a while.

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -290,5 +291,49 @@ func TestPublishFrames(t *testing.T) {
 		if err != nil {
 			t.Error(err)
 		}
+	}
+}
+
+// What a client has announced goes with its address: not on when it takes another one, and not to who has the address next.
+func TestPublishAddresses(t *testing.T) {
+	const features = proto.FeaturePublish | proto.FeatureGoodbye
+	frame := proto.AppendPublish(nil, proto.PublishMessage{Serial: 1, Services: []proto.Service{{At: 80, Addr: netip.IPv4Unspecified(), Port: 80}}})
+	err := inMemory(t, Config{Publish: publish.Who{All: true}}, func(l *lab) error {
+		if err := l.g.openPublisher(context.Background(), openFiles{}, shortcut{}); err != nil {
+			return err
+		}
+		p := l.g.publisher
+		defer p.close()
+		announced := func(what string, want ...string) error {
+			l.settle()
+			var got []string
+			bridges, _, _ := p.bridges(time.Now())
+			for _, b := range sorted(bridges) {
+				got = append(got, b.Client.String())
+			}
+			if !slices.Equal(got, want) {
+				return fmt.Errorf("%s: services are announced of %v, want %v", what, got, want)
+			}
+			return nil
+		}
+		r := l.dial()
+		r.send(append(request("10.0.3.4", features), frame...))
+		if err := announced("at the first address", "10.0.3.4"); err != nil {
+			return err
+		}
+		r.send(append(request("10.0.3.5", features), frame...))
+		if err := announced("at another one", "10.0.3.5"); err != nil {
+			return err
+		}
+		_ = r.conn.Close()
+		if err := announced("it may come back", "10.0.3.5"); err != nil {
+			return err
+		}
+		r = l.dial()
+		r.send(request("10.0.3.5", features))
+		return announced("the address is another's")
+	})
+	if err != nil {
+		t.Error(err)
 	}
 }
