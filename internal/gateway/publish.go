@@ -156,18 +156,18 @@ func (p *publisher) announce(client netip.Addr, a announcement) {
 	default:
 	}
 	switch {
-	case c.Publish.IsZero():
+	case c.Publish.IsZero() && before == nil: // who was not asked to announce anything
 		p.refused[refusedOff] += uint64(len(a.services))
-		return
-	case !c.Publish.Allows(client, a.name):
-		p.refused[refusedWho] += uint64(len(a.services))
-		p.g.strange.Info(refusedWho, "services of this client are not published", "addr", client, "name", a.name)
 		return
 	case before != nil && (a.owner < before.owner || a.owner == before.owner && a.serial < before.serial):
 		p.refused[refusedStale]++
 		return
 	case before != nil && a.owner == before.owner && a.serial == before.serial:
 		return
+	}
+	if !c.Publish.Allows(client, a.name) { // a reload may change that, and the client does not say it again
+		p.refused[refusedWho] += uint64(len(a.services))
+		p.g.strange.Info(refusedWho, "services of this client are not published", "addr", client, "name", a.name)
 	}
 	if n := len(a.services) - c.PublishLimit; n > 0 {
 		p.refused[refusedLimit] += uint64(n)
@@ -304,12 +304,15 @@ func (p *publisher) bridges(now time.Time) (all map[publish.Key]publish.Bridge, 
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for client, a := range p.wanted {
-		if !a.until.IsZero() && !now.Before(a.until) || !c.Publish.Allows(client, a.name) {
-			delete(p.wanted, client)
-			continue
-		}
 		if !a.until.IsZero() {
+			if !now.Before(a.until) {
+				delete(p.wanted, client)
+				continue
+			}
 			next = min(next, a.until.Sub(now))
+		}
+		if !c.Publish.Allows(client, a.name) {
+			continue
 		}
 		names[client] = a.name
 		var found []publish.Bridge

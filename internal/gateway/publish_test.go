@@ -187,18 +187,29 @@ func TestPublishRefused(t *testing.T) {
 	awaitPublished(t, g, "up to the limit", services(2))
 	g.publisher.announce(cam, announcement{owner: 5, name: "cam1", serial: 6})
 	g.publisher.announce(cam, announcement{owner: 4, name: "cam1", serial: 9})
-	g.publisher.announce(other, announcement{owner: 6, name: "cam2", serial: 1, services: two})
 	g.publisher.announce(other, announcement{owner: 6, serial: 1, services: two})
+	g.publisher.announce(other, announcement{owner: 6, name: "cam2", serial: 2, services: two})
 	want := map[string]uint64{refusedLimit: 1, refusedStale: 2, refusedWho: 4}
 	if n, refused := g.publisher.stats(); n != 2 || fmt.Sprint(refused) != fmt.Sprint(want) {
 		t.Errorf("%d are published, refused %v, want 2 and %v", n, refused, want)
 	}
-	// A reload takes the right away.
-	next := *g.c()
-	next.Publish = publish.Who{Names: []string{"cam2"}}
-	g.inForce.Store(&next)
-	g.publisher.wake()
-	awaitPublished(t, g, "not allowed any more", services(0))
+	// A reload takes the right from one and gives it to another, who need not announce anew; and so on.
+	for _, step := range []struct {
+		name string
+		want []netip.Addr
+	}{{"cam2", []netip.Addr{other, other}}, {"", nil}, {"cam1", []netip.Addr{cam, cam}}} {
+		next := *g.c()
+		next.Publish = publish.Who{Names: []string{step.name}}
+		g.inForce.Store(&next)
+		g.publisher.wake()
+		awaitPublished(t, g, "publish = "+step.name, func(all []api.Published) bool {
+			var got []netip.Addr
+			for _, p := range all {
+				got = append(got, p.Client)
+			}
+			return slices.Equal(got, step.want)
+		})
+	}
 }
 
 // Who has vanished keeps its ports for a while, who has said goodbye does not.
