@@ -76,7 +76,7 @@ const (
 	publishedFile    = "published.json"
 	maxPublishedFile = 2 << 20 // bytes
 	// maxPublished is how many services there may be of all clients: what the feed has of them fits into a message to ferry-netadmin.
-	maxPublished = 512
+	maxPublished = 320
 	// publishPace is how long what one client changes all the time keeps the others waiting at most.
 	publishPace = 100 * time.Millisecond
 	// publishRetry is when it is tried again to open what could not be, without anything having changed.

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	"encoding/base64"
 	"encoding/csv"
 	"errors"
 	"fmt"
@@ -346,5 +347,24 @@ func TestPublishAddresses(t *testing.T) {
 	})
 	if err != nil {
 		t.Error(err)
+	}
+}
+
+// As many services as there may be, with the longest of what devices say, fit into one message to ferry-netadmin, which has them in base64.
+func TestPublishedFilesFit(t *testing.T) {
+	const room = 200_000 - 1000 // netadmin's maxMessage, and what is around
+	var all []publish.Published
+	for range maxPublished {
+		k := publish.Key{Client: netip.MustParseAddr("10.200.200.200"), UDP: true, Guest: netip.MustParseAddrPort("[fd00:1111:2222:3333:4444:5555:6666:7777]:65535")}
+		all = append(all, publish.Published{
+			Bridge: publish.Bridge{Key: k, At: 65535, Name: strings.Repeat(`"`, proto.MaxServiceName)}, Host: netip.MustParseAddrPort("[fd00:1111:2222:3333:4444:5555:6666:8888]:65535"),
+			ClientName: strings.Repeat("x", 63), Why: "1023 is privileged and user cannot bind", Since: time.Now(),
+		})
+	}
+	for _, name := range publish.Files() {
+		b, err := publish.Encode(name, all)
+		if n := base64.StdEncoding.EncodedLen(len(b)); err != nil || n > room {
+			t.Errorf("%s takes %d bytes of %d, %v", name, n, room, err)
+		}
 	}
 }
