@@ -55,7 +55,8 @@ type announcement struct {
 	name     string          // of the device, if it has a key
 	serial   uint64
 	services []proto.Service
-	seen     []netip.Addr // addresses of the guest, see publish.Bridges
+	seen     []netip.Addr // addresses of the guest, and
+	over     int          // how many services were left out, see publish.Bridges
 	until    time.Time    // the owner is gone, and this is when it counts no more; zero: it is here
 }
 
@@ -315,8 +316,11 @@ func (p *publisher) bridges(now time.Time) (all map[publish.Key]publish.Bridge, 
 			continue
 		}
 		names[client] = a.name
-		var found []publish.Bridge
-		found, a.seen = publish.Bridges(client, a.services, c.PublishMaps, c.PublishExpand, a.seen)
+		found, seen, over := publish.Bridges(client, a.services, c.PublishMaps, c.PublishExpand, a.seen)
+		if over > a.over {
+			p.refused[refusedLimit] += uint64(over - a.over)
+		}
+		a.seen, a.over = seen, over
 		for _, b := range found {
 			all[b.Key] = b
 		}

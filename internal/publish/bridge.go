@@ -75,11 +75,17 @@ func parseMap(text string) (m Map, err error) {
 }
 
 // Bridges are the services of a client, each once. With expand those on all addresses are there again for each address of IPv4 that another service, or a map, names, as Penguin
-// has it; seen are those of before, and what is returned as met those of now.
-func Bridges(client netip.Addr, services []proto.Service, maps []Map, expand bool, seen []netip.Addr) (all []Bridge, met []netip.Addr) {
+// has it; seen are those of before, and what is returned as met those of now. There are MaxBridges at most; over is how many there would be beyond.
+func Bridges(client netip.Addr, services []proto.Service, maps []Map, expand bool, seen []netip.Addr) (all []Bridge, met []netip.Addr, over int) {
+	has := make(map[Key]bool, len(services))
 	add := func(s proto.Service, at netip.Addr) {
 		b := Bridge{Key{client, s.UDP, netip.AddrPortFrom(at, s.Port)}, s.At, s.Name}
-		if !slices.ContainsFunc(all, func(o Bridge) bool { return o.Key == b.Key }) {
+		switch {
+		case has[b.Key]:
+		case len(all) == MaxBridges:
+			over++
+		default:
+			has[b.Key] = true
 			all = append(all, b)
 		}
 	}
@@ -87,7 +93,7 @@ func Bridges(client netip.Addr, services []proto.Service, maps []Map, expand boo
 		add(s, s.Addr)
 	}
 	if !expand {
-		return all, nil
+		return all, nil, over
 	}
 	met = slices.Clone(seen)
 	meet := func(a netip.Addr) {
@@ -109,11 +115,15 @@ func Bridges(client netip.Addr, services []proto.Service, maps []Map, expand boo
 			add(s, a)
 		}
 	}
-	return all, met
+	return all, met, over
 }
 
-// maxSeen bounds the addresses of one client that are remembered.
-const maxSeen = 64
+const (
+	// MaxBridges is how many services of one client there are at most, those that are there more than once counted so.
+	MaxBridges = 2 * proto.MaxServices
+	// maxSeen bounds the addresses of one client that are remembered.
+	maxSeen = 64
+)
 
 // fixed returns the map of a service. One for an address of the guest is for a service on all of them, too, unless the guest has another for that.
 func fixed(maps []Map, k Key) (m Map, ok bool) {

@@ -378,12 +378,12 @@ func TestBridges(t *testing.T) {
 		}
 		return text
 	}
-	all, _ := Bridges(client, services, nil, false, nil)
+	all, _, _ := Bridges(client, services, nil, false, nil)
 	if got, want := show(all), []string{"tcp 0.0.0.0:80 at 80", "tcp 192.168.0.1:23 at 4000", "udp [::]:53 at 53"}; !slices.Equal(got, want) {
 		t.Errorf("got %q, want %q", got, want)
 	}
 	maps, _ := ParseMaps("tcp:8080:10.1.1.1:80")
-	all, seen := Bridges(client, services, maps, true, []netip.Addr{addr("172.16.0.1")})
+	all, seen, _ := Bridges(client, services, maps, true, []netip.Addr{addr("172.16.0.1")})
 	want := []string{"tcp 0.0.0.0:80 at 80", "tcp 192.168.0.1:23 at 4000", "udp [::]:53 at 53", "tcp 172.16.0.1:80 at 80", "tcp 10.1.1.1:80 at 80", "tcp 192.168.0.1:80 at 80"}
 	if got := show(all); !slices.Equal(got, want) || len(seen) != 3 {
 		t.Errorf("expanded: got %q and %v, want %q", got, seen, want)
@@ -454,5 +454,26 @@ func TestWho(t *testing.T) {
 	}
 	if all := (Who{All: true}); all.IsZero() || !all.Allows(client, "") {
 		t.Error("all are named, and somebody is not allowed")
+	}
+}
+
+// One client must not have all that there may be of all, nor keep the gateway busy, by what is on all addresses and on many single ones.
+func TestBridgesAreBounded(t *testing.T) {
+	var services []proto.Service
+	for i := range proto.MaxServices {
+		services = append(services, proto.Service{At: 80, Addr: netip.IPv4Unspecified(), Port: uint16(i + 1)})
+	}
+	var seen []netip.Addr
+	for i := range maxSeen {
+		seen = append(seen, netip.AddrFrom4([4]byte{192, 168, 1, byte(i + 1)}))
+	}
+	all, _, over := Bridges(client, services, nil, true, seen)
+	if len(all) != MaxBridges || over != proto.MaxServices*(1+maxSeen)-MaxBridges {
+		t.Errorf("one client has %d bridges, and %d are over, want %d", len(all), over, MaxBridges)
+	}
+	for i, b := range all[:len(services)] { // each once before any twice
+		if !b.Guest.Addr().IsUnspecified() {
+			t.Errorf("bridge %d is %v", i, b)
+		}
 	}
 }
