@@ -13,6 +13,7 @@ const (
 	shifts    = 66   // 0 to 65, as Penguin has it
 	maxTries  = 4096 // ports that are bound in vain, for one service
 	maxKept   = 4096 // services whose ports are remembered
+	maxOwn    = 256  // the same, of one client
 	firstFree = 1024 // below, a port takes a right (ip_unprivileged_port_start is that unless it was changed)
 )
 
@@ -134,8 +135,16 @@ func (p *Ports) Took(k Key, port uint16) {
 		}
 	}
 	p.kept[k] = &kept{port, true, p.turn}
-	if len(p.kept) > maxKept {
-		p.forgetOldest()
+	own := 0
+	for o := range p.kept {
+		if o.Client == k.Client {
+			own++
+		}
+	}
+	if own > maxOwn {
+		p.forgetOldest(func(o Key) bool { return o.Client == k.Client })
+	} else if len(p.kept) > maxKept {
+		p.forgetOldest(func(Key) bool { return true })
 	}
 }
 
@@ -147,10 +156,10 @@ func (p *Ports) Freed(k Key) {
 	}
 }
 
-func (p *Ports) forgetOldest() {
+func (p *Ports) forgetOldest(which func(Key) bool) {
 	var oldest Key
 	for k, its := range p.kept {
-		if !its.live && (oldest == Key{} || its.turn < p.kept[oldest].turn) {
+		if which(k) && !its.live && (oldest == Key{} || its.turn < p.kept[oldest].turn) {
 			oldest = k
 		}
 	}

@@ -355,7 +355,7 @@ func TestForgets(t *testing.T) {
 	live := key(false, "0.0.0.0:1")
 	p.Took(live, 1)
 	for i := range maxKept + 10 {
-		k := Key{client, true, netip.AddrPortFrom(client, uint16(i+1))}
+		k := Key{netip.AddrFrom4([4]byte{10, 9, byte(i >> 8), byte(i)}), true, netip.AddrPortFrom(client, uint16(i+1))}
 		p.Took(k, uint16(i+1))
 		p.Freed(k)
 	}
@@ -475,5 +475,26 @@ func TestBridgesAreBounded(t *testing.T) {
 		if !b.Guest.Addr().IsUnspecified() {
 			t.Errorf("bridge %d is %v", i, b)
 		}
+	}
+}
+
+// Who changes its services all the time forgets its own ports, not those of others that are away.
+func TestForgetsOnesOwn(t *testing.T) {
+	p := &Ports{Range: Range{1, 65535}}
+	quiet := key(false, "0.0.0.0:80")
+	p.Took(quiet, 80)
+	p.Freed(quiet)
+	for i := range 2 * maxKept {
+		k := Key{addr("10.0.9.9"), true, at(fmt.Sprintf("0.0.0.0:%d", i+1))}
+		p.Took(k, uint16(i+1))
+		p.Freed(k)
+	}
+	all := p.Records()
+	if len(all) != 1+maxOwn || all[0] != (Record{quiet, 80}) {
+		t.Errorf("%d are remembered, the first is %v, want %d and %v", len(all), all[0], 1+maxOwn, quiet)
+	}
+	again := &Ports{}
+	if again.Remember(all); len(again.Records()) != len(all) {
+		t.Errorf("after a restart %d of %d are remembered", len(again.Records()), len(all))
 	}
 }
