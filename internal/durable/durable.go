@@ -87,7 +87,8 @@ func explain(path string, err error) error {
 // Replace writes a file, in the place of one that may be there.
 func (d *Dir) Replace(name string, b []byte) error { return d.write(name, b, 0, private) }
 
-// ReplaceOpen is Replace for a file that everybody may read.
+// ReplaceOpen is Replace for a file that everybody may read, and that its writer writes anew when it starts: who reads finds it whole, but nobody
+// waits for the disk, and after a power cut it may be the old one, or empty.
 func (d *Dir) ReplaceOpen(name string, b []byte) error { return d.write(name, b, 0, 0o644) }
 
 // Create writes a file that is not there yet; if it is, the error is fs.ErrExist.
@@ -130,13 +131,16 @@ func (d *Dir) write(name string, b []byte, flags uint, mode fs.FileMode) (err er
 	if _, err = f.Write(b); err != nil {
 		return err
 	}
-	if err = f.Sync(); err != nil {
+	if mode == private {
+		err = f.Sync()
+	}
+	if err != nil {
 		return err
 	}
 	if err = f.Close(); err != nil {
 		return err
 	}
-	if err = d.rename(beside, name, flags); err != nil {
+	if err = d.rename(beside, name, flags); err != nil || mode != private {
 		return err
 	}
 	return d.Sync()
