@@ -385,9 +385,7 @@ func (p *publisher) refuse(b publish.Bridge, reason string, err error) {
 	p.mu.Lock()
 	p.refused[reason]++
 	p.mu.Unlock()
-	if left, ok := p.lines.turn(reason, time.Now()); ok {
-		p.g.log.Error("service not published", "client", b.Client, "service", b.Protocol()+" "+b.Guest.String(), "reason", reason, "err", err, "left_out_before", left)
-	}
+	p.complain(reason, "service not published", "client", b.Client, "service", b.Protocol()+" "+b.Guest.String(), "reason", reason, "err", err)
 }
 
 // comesBack tells whether a client may come back whose session, or connection, has ended for a cause.

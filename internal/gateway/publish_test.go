@@ -1,11 +1,13 @@
 package gateway
 
 import (
+	"bytes"
 	"context"
 	"encoding/base64"
 	"encoding/csv"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/netip"
 	"os"
@@ -13,6 +15,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -368,3 +371,27 @@ func TestPublishedFilesFit(t *testing.T) {
 		}
 	}
 }
+
+// A directory where nothing can be written is named, with what to do; and clients do not fill the log by it.
+func TestPublishDirReadOnly(t *testing.T) {
+	dir := t.TempDir()
+	g, end := forwarding(t, Config{StateDir: t.TempDir(), PublishDir: dir, Publish: publish.Who{All: true}})
+	defer end()
+	if err := g.openPublisher(t.Context(), readOnly{}, shortcut{}); err != nil {
+		t.Fatal(err)
+	}
+	defer g.publisher.close()
+	var log bytes.Buffer
+	g.log = slog.New(slog.NewTextHandler(&log, nil))
+	for range 1000 {
+		g.publisher.write()
+	}
+	if text := log.String(); !strings.Contains(text, filepath.Join(dir, publish.BridgesFile)) || !strings.Contains(text, "ReadWritePaths") || strings.Count(text, "\n") > 100 {
+		t.Errorf("%d lines: %.500s", strings.Count(text, "\n"), text)
+	}
+}
+
+// readOnly files are on a file system that is so.
+type readOnly struct{}
+
+func (readOnly) Replace(string, []byte) error { return syscall.EROFS }

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"net/netip"
 	"path/filepath"
+	"time"
 
 	"ferry/internal/api"
 	"ferry/internal/publish"
@@ -49,8 +50,16 @@ func (p *publisher) write() {
 			err = p.files.Replace(filepath.Join(dir, name), b)
 		}
 		if err != nil {
-			p.g.log.Error("what is published can not be written", "file", name, "err", err)
+			p.complain("publish_dir", "what is published can not be written: the user of the gateway has to be able to make files in publish_dir, and its unit of systemd takes ReadWritePaths= for it",
+				"file", filepath.Join(dir, name), "err", err)
 		}
+	}
+}
+
+// complain logs an error that comes as often as clients change their services.
+func (p *publisher) complain(cause, msg string, attrs ...any) {
+	if left, ok := p.lines.turn(cause, time.Now()); ok {
+		p.g.log.Error(msg, append(attrs, "left_out_before", left)...)
 	}
 }
 
@@ -95,7 +104,7 @@ func (p *publisher) store() {
 		err = p.g.leases.dir.Replace(publishedFile, append(b, '\n'))
 	}
 	if err != nil {
-		p.g.log.Error("ports of services can not be stored", "err", p.g.leases.dir.Explain(err))
+		p.complain(publishedFile, "ports of services can not be stored", "err", p.g.leases.dir.Explain(err))
 	}
 }
 
