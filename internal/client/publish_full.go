@@ -4,6 +4,7 @@ package client
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -120,6 +121,8 @@ func (a *announcer) look(now time.Time, tunnel netip.Addr) (changed bool) {
 	all, err := a.list()
 	if err != nil {
 		a.complain("sockets", err)
+	}
+	if err != nil && !errors.Is(err, hostnet.ErrNoDiag) {
 		return false
 	}
 	wanted := all[:0]

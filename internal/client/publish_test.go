@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"ferry/internal/forward"
+	"ferry/internal/hostnet"
 	"ferry/internal/proto"
 	"ferry/internal/publish"
 )
@@ -140,5 +141,19 @@ func TestPublishLoopback(t *testing.T) {
 	published(t, "auto,-tcp:22,-tcp:80", takes(proto.FeaturePublish, time.Hour, &told))
 	if got := strings.Join(told, "\n"); got != "1:" {
 		t.Errorf("got %q, want a list of nothing", got)
+	}
+}
+
+// A kernel that tells of TCP alone: that is published.
+func TestPublishInPart(t *testing.T) {
+	c := Config{Publish: publish.What{Auto: true}, PublishLimit: 9}
+	c.setDefaults()
+	a := &announcer{c: &c, host: noRelays{}}
+	a.debounce.Limit = 9
+	a.list = func() ([]publish.Socket, error) {
+		return []publish.Socket{{Addr: netip.IPv4Unspecified(), Port: 80, Inode: 4}}, fmt.Errorf("list: %w", hostnet.ErrNoDiag)
+	}
+	if !a.look(time.Now(), netip.MustParseAddr("10.0.9.9")) || len(a.shown) != 1 || a.fault == "" {
+		t.Errorf("announced %v, and complained %q, want one and a complaint", a.shown, a.fault)
 	}
 }

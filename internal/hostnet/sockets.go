@@ -45,16 +45,26 @@ func OpenSockets() (*Sockets, error) {
 // Close gives back what OpenSockets has opened.
 func (s *Sockets) Close() error { return s.own.Close() }
 
+// ErrNoDiag is returned by List, with what was found, where the kernel does not tell of all sockets.
+var ErrNoDiag = errors.New("this kernel tells nothing of such sockets: it takes the modules tcp_diag and udp_diag, of CONFIG_INET_DIAG and CONFIG_INET_UDP_DIAG")
+
 // List returns all such sockets but those of this process.
 func (s *Sockets) List() (all []Socket, err error) {
+	return s.list(unix.IPPROTO_TCP, unix.IPPROTO_UDP)
+}
+
+func (s *Sockets) list(protocols ...uint8) (all []Socket, lacking error) {
 	own, err := s.inodes()
 	if err != nil {
 		return nil, fmt.Errorf("list the sockets of this process: %w", err)
 	}
 	for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
-		for _, protocol := range []uint8{unix.IPPROTO_TCP, unix.IPPROTO_UDP} {
+		for _, protocol := range protocols {
 			found, err := whole(func() ([]Socket, error) { return dumpSockets(family, protocol) })
-			if errors.Is(err, unix.ENOENT) { // no IPv6, or no module for it
+			if errors.Is(err, unix.ENOENT) {
+				if family == unix.AF_INET { // else there is no IPv6
+					lacking = fmt.Errorf("list sockets of protocol %d: %w", protocol, ErrNoDiag)
+				}
 				continue
 			}
 			if err != nil {
@@ -67,7 +77,7 @@ func (s *Sockets) List() (all []Socket, err error) {
 			}
 		}
 	}
-	return all, nil
+	return all, lacking
 }
 
 // inodes are those of the sockets that this process has open.

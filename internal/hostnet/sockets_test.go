@@ -76,6 +76,10 @@ func TestSockets(t *testing.T) {
 	if !slices.Equal(got, want) {
 		t.Errorf("got  %q\nwant %q", got, want)
 	}
+	const nobodys = 250 // no protocol has this number (IANA)
+	if some, err := s.list(unix.IPPROTO_TCP, nobodys); !errors.Is(err, ErrNoDiag) || len(some) != 4 {
+		t.Errorf("of a protocol that is not there: got %v, %v, want those of TCP and an error", some, err)
+	}
 	comm, err := os.ReadFile("/proc/self/comm")
 	if err != nil {
 		t.Fatal(err)
