@@ -181,15 +181,16 @@ func (a *announcer) relay(announced []publish.Socket, tunnel netip.Addr) {
 	}
 	a.tunnel = tunnel
 	for s := range needed {
-		if r, ok := a.relayed[s]; ok && r.err == nil {
+		before, ok := a.relayed[s]
+		if ok && before.err == nil {
 			continue
 		}
 		ask, _ := s.Reach(tunnel)
 		from := forward.Entrance{Scheme: s.Protocol(), Host: tunnel}
 		status, err := a.relays.Add(forward.Spec{From: from, To: forward.Target{Addr: ask.Addr(), Port: ask.Port()}}, 0, false, false)
 		a.relayed[s] = relay{status.Bound, err}
-		if err != nil {
-			a.complain("relay", fmt.Errorf("to %s: %w", ask, err))
+		if err != nil && (!ok || err.Error() != before.err.Error()) { // it is tried again at the next look
+			a.tell("relay", fmt.Errorf("to %s: %w", ask, err))
 			a.mu.Lock()
 			a.failed++
 			a.mu.Unlock()
@@ -244,8 +245,12 @@ func (a *announcer) learnNames(announced []publish.Socket) {
 func (a *announcer) complain(what string, err error) {
 	if text := what + ": " + err.Error(); text != a.fault {
 		a.fault = text
-		a.c.Log.Warn("services of this device are not published as they should be", "what", what, "err", err)
+		a.tell(what, err)
 	}
+}
+
+func (a *announcer) tell(what string, err error) {
+	a.c.Log.Warn("services of this device are not published as they should be", "what", what, "err", err)
 }
 
 // show adds to a Status what is published.

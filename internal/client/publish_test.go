@@ -3,7 +3,9 @@
 package client
 
 import (
+	"bytes"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/netip"
 	"slices"
@@ -155,5 +157,25 @@ func TestPublishInPart(t *testing.T) {
 	}
 	if !a.look(time.Now(), netip.MustParseAddr("10.0.9.9")) || len(a.shown) != 1 || a.fault == "" {
 		t.Errorf("announced %v, and complained %q, want one and a complaint", a.shown, a.fault)
+	}
+}
+
+// Relays that can not be opened are tried all the time, and told and counted once each.
+func TestPublishRelaysFail(t *testing.T) {
+	var log bytes.Buffer
+	c := Config{Publish: publish.What{Auto: true, Loopback: true}, PublishLimit: 9, Log: slog.New(slog.NewTextHandler(&log, nil))}
+	c.setDefaults()
+	a := &announcer{c: &c, host: noRelays{}, debounce: publish.Debounce{Limit: 9}, relayed: map[publish.Socket]relay{}}
+	a.relays = forward.NewTable(t.Context(), forward.Config{})
+	defer a.relays.Close()
+	home := netip.MustParseAddr("127.0.0.1")
+	a.list = func() ([]publish.Socket, error) {
+		return []publish.Socket{{Addr: home, Port: 80, Inode: 1}, {Addr: home, Port: 81, Inode: 2}}, nil
+	}
+	for range 10 {
+		a.look(time.Now(), netip.MustParseAddr("203.0.113.9")) // not of this host
+	}
+	if n := strings.Count(log.String(), "\n"); n != 2 || a.failed != 2 || len(a.shown) != 0 {
+		t.Errorf("%d lines, %d failed, %v announced, want 2, 2, none: %.300s", n, a.failed, a.shown, log.String())
 	}
 }
