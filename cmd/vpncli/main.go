@@ -86,7 +86,7 @@ func connect(ctx context.Context, keys *config.Client, lines bool) error {
 	}
 	host, err := cli.StartHost(netadmin.Rules{
 		Program: "vpncli", TUN: c.TUN, MTU: cmp.Or(c.Policy.MTU, client.DefaultMTU), Mark: c.Mark, Pings: c.Pings(), Echo: client.Echo, Table: c.Table, Policy: &c.Policy, Connect: sockets(c),
-		Read: files, Write: files, Forward: len(c.Local)+len(c.Remote) > 0 || !c.Publish.IsZero(), Sockets: socketDirs(c), Names: c.Publish.Names,
+		Read: files, Write: files, Forward: len(c.Local)+len(c.Remote) > 0 || !c.Publish.IsZero(), Inside: len(c.Local) == 0, Sockets: socketDirs(c), Names: c.Publish.Names,
 	}, keys.Process, confine.Rules{
 		Read:     nameFiles(),
 		Families: []int{unix.AF_INET, unix.AF_INET6, unix.AF_VSOCK, unix.AF_NETLINK},

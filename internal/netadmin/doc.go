@@ -39,6 +39,7 @@ type Rules struct {
 	Write   []string // paths of files that may be replaced
 	Open    []string // paths of files that may be replaced, and that everybody may read
 	Forward bool     // sockets may be asked for that listen, and that connect to what is behind the interface
+	Inside  bool     // with Forward: those that listen are at the address of the interface, and nowhere else
 	Names   bool     // of programs may be asked for, by their sockets, which takes a look into every process
 	Sockets []string // directories in which unix sockets may be made that listen
 

@@ -28,6 +28,9 @@ func (a *admin) listen(ctx context.Context, network, address string) (fd int, er
 	if !a.rules.Forward {
 		return -1, errNoForward
 	}
+	if at, err := netip.ParseAddrPort(address); a.rules.Inside && (err != nil || !at.Addr().IsValid() || at.Addr() != a.state.Addr.Addr()) {
+		return -1, fmt.Errorf("%s is not at the address of the interface %s: this program was started to listen nowhere else", address, a.rules.TUN)
+	}
 	var s interface {
 		File() (*os.File, error)
 		Close() error

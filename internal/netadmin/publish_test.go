@@ -2,12 +2,49 @@ package netadmin
 
 import (
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
+
+	"ferry/internal/hostnet"
 )
+
+// A device that publishes services, and no more, listens at its address in the tunnel alone.
+func TestListenInside(t *testing.T) {
+	dir := t.TempDir()
+	c := begin(t, Rules{Forward: true, Inside: true, Sockets: []string{dir}})
+	listen := func(network, address string) error {
+		f, err := c.ListenSocket(network, address)
+		if err == nil {
+			_ = f.Close()
+		}
+		return err
+	}
+	if err := listen("tcp", "127.0.0.1:0"); err == nil {
+		t.Error("without an address it listens on loopback")
+	}
+	open(t, c)
+	addr := netip.MustParsePrefix("10.7.0.5/16")
+	if err := c.Apply(hostnet.State{Addr: addr, MTU: 1300, Outer: hostnet.Outer{Table: 77}}); err != nil {
+		t.Fatal(err)
+	}
+	for _, network := range []string{"tcp", "udp"} {
+		if err := listen(network, "10.7.0.5:0"); err != nil {
+			t.Errorf("%s: %v", network, err)
+		}
+		for _, address := range []string{"127.0.0.1:0", "0.0.0.0:0", ":0", "[::]:0"} {
+			if err := listen(network, address); err == nil {
+				t.Errorf("nothing keeps it from listening on %s %s", network, address)
+			}
+		}
+	}
+	if err := listen("unix", filepath.Join(dir, "x.sock")); err == nil {
+		t.Error("nothing keeps it from listening on a unix socket")
+	}
+}
 
 // Names of programs, and files that everybody may read, are for whom the first message says.
 func TestPublish(t *testing.T) {
