@@ -328,7 +328,7 @@ func (p *publisher) bridges(now time.Time) (all map[publish.Key]publish.Bridge, 
 	return all, names, next
 }
 
-// sorted are bridges in an order that does not depend on chance: who has a map first.
+// sorted are bridges in an order that does not depend on chance. Nobody gets the port of another's map: see publish.Ports.
 func sorted(bridges map[publish.Key]publish.Bridge) []publish.Bridge {
 	return slices.SortedFunc(maps.Values(bridges), func(a, b publish.Bridge) int {
 		if c := a.Client.Compare(b.Client); c != 0 {
