@@ -346,7 +346,22 @@ func TestPublishAddresses(t *testing.T) {
 		}
 		r = l.dial()
 		r.send(request("10.0.3.5", features))
-		return announced("the address is another's")
+		if err := announced("the address is another's"); err != nil {
+			return err
+		}
+		r = l.dial()
+		addr, token, err := join(l, r, request("10.0.3.6", features|proto.FeatureConfig))
+		if err != nil {
+			return err
+		}
+		r.send(frame)
+		l.settle()
+		_ = r.conn.Close()
+		l.settle()
+		if _, _, err := join(l, l.dial(), resume(addr, token)); err != nil {
+			return err
+		}
+		return announced("who had the address is back by its token", "10.0.3.6")
 	})
 	if err != nil {
 		t.Error(err)
