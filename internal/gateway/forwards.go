@@ -171,11 +171,10 @@ func (g *Gateway) leadsToClient(to forward.Target) error {
 
 func (g *Gateway) listForwards() []api.Forward {
 	all := []api.Forward{}
-	if g.forwards == nil {
-		return all
-	}
-	for _, s := range (exposer{g}).List() {
-		all = append(all, showForward(s))
+	for _, t := range g.published() {
+		for _, s := range t.List() {
+			all = append(all, showForward(s))
+		}
 	}
 	return all
 }

@@ -139,11 +139,11 @@ func (z zones) Add(added nameserver.Zone) error { return z.g.names.server.Zones(
 // An exposer implements gvproxy.Ports.
 type exposer struct{ g *Gateway }
 
-func (e exposer) List() (all []forward.Status) {
-	for _, t := range e.g.published() {
-		all = append(all, t.List()...)
+func (e exposer) List() (own, others []forward.Status) {
+	if e.g.forwards == nil {
+		return nil, nil
 	}
-	return all
+	return e.g.exposed.List(), e.g.forwards.List()
 }
 
 // published are the tables of published ports; none before they are opened.
@@ -163,23 +163,18 @@ func (e exposer) Add(spec forward.Spec) (forward.Status, error) {
 	return e.g.exposed.Add(spec, 0, false, false)
 }
 
-// Remove ends what was exposed, or else what an operator has published.
 func (e exposer) Remove(from string) error {
-	err := e.g.withdraw(from)
-	if errors.Is(err, forward.ErrUnknown) {
-		_, err = e.g.removeForward(from)
+	e.g.changing.Lock()
+	defer e.g.changing.Unlock()
+	if e.g.exposed == nil {
+		return errNotServing
 	}
+	_, err := e.g.exposed.Remove(from)
 	return err
 }
 
-// withdraw ends what was exposed.
-func (g *Gateway) withdraw(from string) error {
-	g.changing.Lock()
-	defer g.changing.Unlock()
-	if g.exposed == nil {
-		return errNotServing
-	}
-	_, err := g.exposed.Remove(from)
+func (e exposer) RemoveOther(from string) error {
+	_, err := e.g.removeForward(from)
 	return err
 }
 

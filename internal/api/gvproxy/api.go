@@ -19,10 +19,12 @@ import (
 
 // Ports are the published ports of a gateway. Errors say what its operator can do.
 type Ports interface {
-	List() []forward.Status
+	// List returns those that were added here, and all others.
+	List() (own, others []forward.Status)
 	Add(forward.Spec) (forward.Status, error)
-	// Remove is told where a port listens, as Status.Bound.
+	// Remove ends one that was added here, and RemoveOther one of the others. They are told where it listens, as Status.Bound.
 	Remove(from string) error
+	RemoveOther(from string) error
 }
 
 // Names are the zones of a gateway's name server.

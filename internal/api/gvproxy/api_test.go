@@ -39,11 +39,12 @@ type lab struct {
 
 var clients = []netip.Addr{netip.MustParseAddr("127.0.0.2"), netip.MustParseAddr("127.0.0.3"), netip.MustParseAddr("127.0.0.4")}
 
-func (l *lab) List() []forward.Status { return l.table.List() }
+func (l *lab) List() (own, others []forward.Status) { return l.table.List(), nil }
 func (l *lab) Add(s forward.Spec) (forward.Status, error) {
 	return l.table.Add(s, 0, false, false)
 }
 func (l *lab) Remove(from string) error { _, err := l.table.Remove(from); return err }
+func (l *lab) RemoveOther(string) error { return forward.ErrUnknown }
 func (l *lab) All() []nameserver.Zone   { return l.zones.All() }
 func (l *lab) Leases() map[string]string {
 	return map[string]string{"127.0.0.2": "5a:94:ef:e4:0c:ee"}

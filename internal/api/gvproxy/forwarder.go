@@ -55,15 +55,26 @@ var (
 )
 
 // all shows the published ports: those that were exposed here, and those of the configuration and the operator.
-func (a *API) all(w http.ResponseWriter, _ *http.Request) { write(w, a.list()) }
+func (a *API) all(w http.ResponseWriter, _ *http.Request) {
+	own, others := a.c.Ports.List()
+	write(w, sorted(append(listed(own, a.called), listed(others, unasked)...)))
+}
 
-func (a *API) list() []ExposeRequest {
-	list := []ExposeRequest{}
-	for _, s := range a.c.Ports.List() {
+// listed returns those that are open.
+func listed(ports []forward.Status, called func(forward.Status) *exposure) (all []*exposure) {
+	for _, s := range ports {
 		if s.Err == nil {
-			e := a.called(s)
-			list = append(list, ExposeRequest{e.local, e.remote, e.protocol})
+			all = append(all, called(s))
 		}
+	}
+	return all
+}
+
+// sorted returns what is shown of them.
+func sorted(all []*exposure) []ExposeRequest {
+	list := make([]ExposeRequest, len(all))
+	for i, e := range all {
+		list[i] = ExposeRequest{e.local, e.remote, e.protocol}
 	}
 	slices.SortFunc(list, func(x, y ExposeRequest) int {
 		if c := strings.Compare(x.Local, y.Local); c != 0 {
@@ -74,23 +85,29 @@ func (a *API) list() []ExposeRequest {
 	return list
 }
 
-// called returns a published port in the words of gvproxy.
-func (a *API) called(s forward.Status) exposure {
+// called returns a port that was added here in the words in which that was asked for.
+func (a *API) called(s forward.Status) *exposure {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.calledLocked(s)
 }
 
-func (a *API) calledLocked(s forward.Status) exposure {
+func (a *API) calledLocked(s forward.Status) *exposure {
 	bound := s.Bound.String()
 	for _, e := range a.exposed {
 		if e.bound == bound {
-			return *e
+			return e
 		}
 	}
+	return unasked(s)
+}
+
+// unasked returns a published port in words of gvproxy in which nobody has asked for it.
+func unasked(s forward.Status) *exposure {
+	bound := s.Bound.String()
 	at, _, _ := strings.Cut(bound, "?")
 	protocol, local, _ := strings.Cut(at, "://")
-	return exposure{key: key{protocol, local}, remote: s.To.String(), bound: bound}
+	return &exposure{key: key{protocol, local}, remote: s.To.String(), bound: bound}
 }
 
 func (a *API) expose(w http.ResponseWriter, r *http.Request) {
@@ -168,14 +185,19 @@ func (a *API) open(req ExposeRequest, owner netip.Addr) error {
 func (a *API) reserve(e *exposure) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	there := a.c.Ports.List()
-	for _, s := range there {
+	own, others := a.c.Ports.List()
+	for _, s := range own {
 		if a.calledLocked(s).key == e.key {
 			return errRunning
 		}
 	}
+	for _, s := range others {
+		if unasked(s).key == e.key {
+			return errRunning
+		}
+	}
 	for k, old := range a.exposed { // what an operator has removed otherwise
-		if old.bound != "" && !slices.ContainsFunc(there, func(s forward.Status) bool { return s.Bound.String() == old.bound }) {
+		if old.bound != "" && !slices.ContainsFunc(own, func(s forward.Status) bool { return s.Bound.String() == old.bound }) {
 			delete(a.exposed, k)
 		}
 	}
@@ -291,19 +313,27 @@ func (a *API) unexpose(w http.ResponseWriter, r *http.Request) {
 
 // shut closes a port, for its owner or, if that is not valid, for the operator.
 func (a *API) shut(k key, owner netip.Addr) error {
-	for _, s := range a.c.Ports.List() {
+	own, others := a.c.Ports.List()
+	for _, s := range own {
 		e := a.called(s)
 		if s.Err != nil || e.key != k || owner.IsValid() && e.owner != owner {
 			continue
 		}
-		if err := a.c.Ports.Remove(e.bound); err != nil {
+		if err := a.c.Ports.Remove(s.Bound.String()); err != nil {
 			return err
 		}
 		a.mu.Lock()
-		delete(a.exposed, k)
+		if a.exposed[k] == e { // and not what was exposed in its place since
+			delete(a.exposed, k)
+		}
 		a.mu.Unlock()
 		a.c.Log.Debug("gvproxy: unexposed", "local", k.local, "protocol", k.protocol)
 		return nil
+	}
+	for _, s := range others {
+		if !owner.IsValid() && s.Err == nil && unasked(s).key == k {
+			return a.c.Ports.RemoveOther(s.Bound.String())
+		}
 	}
 	return errNotFound
 }

@@ -49,13 +49,8 @@ func (a *API) forbid(w http.ResponseWriter, text string) {
 }
 
 func (a *API) allOf(w http.ResponseWriter, _ *http.Request, client netip.Addr) {
-	own := map[key]bool{}
-	a.mu.Lock()
-	for k, e := range a.exposed {
-		own[k] = e.owner == client
-	}
-	a.mu.Unlock()
-	write(w, slices.DeleteFunc(a.list(), func(e ExposeRequest) bool { return !own[key{e.Protocol, e.Local}] }))
+	exposed, _ := a.c.Ports.List()
+	write(w, sorted(slices.DeleteFunc(listed(exposed, a.called), func(e *exposure) bool { return e.owner != client })))
 }
 
 func (a *API) exposeOwn(w http.ResponseWriter, r *http.Request, client netip.Addr) {
