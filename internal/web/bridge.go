@@ -172,7 +172,9 @@ func (b *Bridge) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	r.Body = http.MaxBytesReader(w, r.Body, maxBody)
 	if r.URL.Path == capture {
-		w = &patient{w} // the gateway ends a capture, or the browser by leaving
+		p := &patient{w} // the gateway ends a capture, or the browser by leaving
+		w = p
+		defer p.extend() // for the end of the answer, which net/http writes
 	} else {
 		ctx, cancel := context.WithTimeout(r.Context(), timeout)
 		defer cancel()
@@ -243,10 +245,20 @@ func forwarded(r *httputil.ProxyRequest) {
 // A patient writer gives the browser time for each piece of an answer, not for all of it.
 type patient struct{ http.ResponseWriter }
 
+func (p *patient) extend() {
+	_ = http.NewResponseController(p.ResponseWriter).SetWriteDeadline(time.Now().Add(timeout))
+}
+
 // Write implements io.Writer.
 func (p *patient) Write(b []byte) (int, error) {
-	_ = http.NewResponseController(p.ResponseWriter).SetWriteDeadline(time.Now().Add(timeout))
+	p.extend()
 	return p.ResponseWriter.Write(b)
+}
+
+// FlushError is for http.ResponseController. The proxy flushes also when nothing has come for long.
+func (p *patient) FlushError() error {
+	p.extend()
+	return http.NewResponseController(p.ResponseWriter).Flush()
 }
 
 // Unwrap is for http.ResponseController.

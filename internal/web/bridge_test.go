@@ -1,6 +1,7 @@
 package web
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -408,6 +409,49 @@ func TestSlowAnswers(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A quiet gateway has captured nothing for long when it ends the capture.
+type quiet struct{}
+
+func (quiet) RoundTrip(r *http.Request) (*http.Response, error) {
+	out, in := io.Pipe()
+	go func() { // ends with the request
+		_, _ = io.WriteString(in, "header")
+		select {
+		case <-r.Context().Done():
+		case <-time.After(time.Minute):
+		}
+		in.Close()
+	}()
+	return &http.Response{StatusCode: 200, Body: out, Header: http.Header{}, Trailer: http.Header{"Ferry-Captured": {"0"}}, ContentLength: -1, Request: r}, nil
+}
+
+// A capture in which nothing came for longer than a piece may take is complete, too.
+func TestQuietCaptureIsComplete(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		conns := make(pipes)
+		b := newBridge(conns, quiet{}, slog.New(slog.DiscardHandler))
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- b.Serve(ctx) }()
+		here, there := net.Pipe()
+		conns <- there
+		_, _ = fmt.Fprintf(here, "GET %s HTTP/1.1\r\nHost: %s\r\nCookie: %s=%s\r\n%s: %s\r\n\r\n", capture, b.host, b.cookieName(), b.cookie, keyHeader, b.key)
+		answer, err := http.ReadResponse(bufio.NewReader(here), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if body, err := io.ReadAll(answer.Body); string(body) != "header" || err != nil || answer.Trailer.Get("Ferry-Captured") != "0" {
+			t.Errorf("got %q, %v, %v", body, answer.Trailer, err)
+		}
+		here.Close()
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		time.Sleep(2 * time.Minute) // whoever wrote has seen the end
+	})
 }
 
 // A watched connection tells when it is closed.
