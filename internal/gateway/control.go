@@ -185,6 +185,9 @@ func (g *Gateway) removePeer(name string) (api.Peer, error) {
 	g.mu.Lock()
 	delete(g.told, p.Key)
 	g.mu.Unlock()
+	for _, a := range p.Addrs {
+		g.gvproxy.Left(a)
+	}
 	g.devicesChanged()
 	g.log.Info("device removed", "name", p.Name, "key", p.Key)
 	return show(p), nil

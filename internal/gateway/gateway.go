@@ -230,6 +230,7 @@ func newGateway(c Config, exit Exit, leases *leases) (*Gateway, error) {
 	g.plain.Above = &g.budget
 	g.setBudgets()
 	g.gvproxy = g.newGvproxy()
+	leases.vacated = g.gvproxy.Left
 	g.metrics = metrics.Handler(g.status)
 	if exit.Port().Caps().USO {
 		g.offer |= proto.FeatureUSO

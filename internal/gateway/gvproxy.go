@@ -187,6 +187,8 @@ func (i inhabitants) Check(a netip.Addr) error {
 	return i.g.leadsToClient(forward.Target{Addr: a})
 }
 
+func (i inhabitants) Present(a netip.Addr) bool { return i.g.table.Present(a) }
+
 func (i inhabitants) Dial(ctx context.Context, to netip.AddrPort) (net.Conn, error) {
 	return i.g.network.Dial(ctx, "tcp", netip.Addr{}, to.String())
 }

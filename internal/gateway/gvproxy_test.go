@@ -5,10 +5,15 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
+	"ferry/internal/addrpool"
 	"ferry/internal/api"
+	"ferry/internal/identity"
+	"ferry/internal/router"
 )
 
 // asked returns status and body of a request of gvproxy's API that came from an address.
@@ -27,6 +32,7 @@ func TestClientEndsForwardOfOperator(t *testing.T) {
 	port := greet(t)
 	inside, outside := g.gvproxy.Inside(), g.gvproxy.Services()
 	const client = "10.0.3.4"
+	g.table.Bind(router.NewPort(1, router.Caps{}, newMemory()), netip.MustParseAddr(client))
 	want := func(h http.Handler, path, body, want string) {
 		t.Helper()
 		if got := asked(h, client, path, body); !strings.HasPrefix(got, want) {
@@ -52,6 +58,53 @@ func TestClientEndsForwardOfOperator(t *testing.T) {
 	want(outside, "unexpose", `{"local":"`+local+`"}`, "200 ")
 	if all := g.listForwards(); len(all) != 0 {
 		t.Errorf("left: %+v", all)
+	}
+}
+
+// What a client has exposed does not lead to who gets its address next.
+func TestExposedPortLeadsToSuccessor(t *testing.T) {
+	g, end := forwarding(t, Config{StateDir: t.TempDir(), Key: identity.NewKey()})
+	defer end()
+	h := g.gvproxy.Inside()
+	port := router.NewPort(1, router.Caps{}, newMemory())
+	exposed := func() int { return len(g.exposed.List()) }
+	expose := func(client netip.Addr) string {
+		return asked(h, client.String(), "expose", `{"local":"127.0.0.1:`+free(t)+`","remote":":80"}`)
+	}
+	client := netip.MustParseAddr("10.0.200.4")
+	if _, err := g.leases.grant(t.Context(), addrpool.Request{Owner: 1, Static: client, Token: addrpool.Token{1}}); err != nil {
+		t.Fatal(err)
+	}
+	g.table.Bind(port, client)
+	if got := expose(client); got != "200 " || exposed() != 1 {
+		t.Fatalf("got %s, %d", got, exposed())
+	}
+	g.table.Unbind(port)
+	g.leases.release(1, true)
+	if exposed() != 1 {
+		t.Error("it may come back, and its port is closed")
+	}
+	g.leases.expire(time.Now().Add(g.c().IdleTimeout + time.Second))
+	if exposed() != 0 {
+		t.Error("another may get its address, and its port is open")
+	}
+	if got := expose(client); got != "500 the client has left" || exposed() != 0 {
+		t.Errorf("who has left exposes: %s", got)
+	}
+
+	d, err := g.addPeer(api.Peer{Name: "cam7", Key: identity.NewKey().Public().String()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	g.table.Bind(port, d.Addresses[0])
+	if got := expose(d.Addresses[0]); got != "200 " || exposed() != 1 {
+		t.Fatalf("got %s, %d", got, exposed())
+	}
+	if _, err := g.removePeer("cam7"); err != nil {
+		t.Fatal(err)
+	}
+	if exposed() != 0 {
+		t.Error("the device is removed, and its port is open")
 	}
 }
 

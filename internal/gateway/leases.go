@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"maps"
+	"net/netip"
 	"slices"
 	"sync"
 	"time"
@@ -20,8 +21,11 @@ type leases struct {
 	dir   *durable.Dir // the state directory
 	store *leasestore.Store
 
-	mu   sync.Mutex // guards pool, and makes the order of its events that of the store's
-	pool *addrpool.Pool
+	vacated func(netip.Addr) // is told of addresses that others may get; nil: nobody is
+
+	mu    sync.Mutex // guards what follows, and makes the order of the pool's events that of the store's
+	pool  *addrpool.Pool
+	freed []netip.Addr // since tell
 }
 
 func openLeases(c *Config) (*leases, error) {
@@ -76,6 +80,7 @@ func (l *leases) grantBy(ctx context.Context, request func(*addrpool.Pool) addrp
 	g, events, err := l.pool.Grant(r, time.Now())
 	wait := l.keep(events)
 	l.mu.Unlock()
+	l.tell()
 	if err != nil || !granted(events) {
 		return g, err
 	}
@@ -89,21 +94,41 @@ func (l *leases) grantBy(ctx context.Context, request func(*addrpool.Pool) addrp
 // release ends the lease of owner, if it has one still. With hold its address is kept for a while.
 func (l *leases) release(owner uint64, hold bool) {
 	l.mu.Lock()
-	defer l.mu.Unlock()
 	l.keep(l.pool.Release(owner, hold, time.Now()))
+	l.mu.Unlock()
+	l.tell()
 }
 
 // expire frees what was held long enough.
 func (l *leases) expire(now time.Time) {
 	l.mu.Lock()
-	defer l.mu.Unlock()
 	l.keep(l.pool.Expire(now))
+	l.mu.Unlock()
+	l.tell()
+}
+
+// tell says which addresses are free, also those that reconfigure has freed.
+func (l *leases) tell() {
+	l.mu.Lock()
+	freed := l.freed
+	l.freed = nil
+	l.mu.Unlock()
+	for _, a := range freed {
+		if l.vacated != nil {
+			l.vacated(a)
+		}
+	}
 }
 
 // keep queues events for the disk, which does not block.
 func (l *leases) keep(events []addrpool.Event) (wait func(context.Context) error) {
 	if len(events) == 0 {
 		return nil
+	}
+	for _, e := range events {
+		if e.Freed {
+			l.freed = append(l.freed, e.Lease.Addr)
+		}
 	}
 	return l.store.Append(events...)
 }

@@ -451,7 +451,7 @@ func (p *peer) leave() {
 		return
 	}
 	p.g.table.Unbind(p.port)
-	p.g.publisher.left(p.lease.Addr, p.id, comesBack(p.cause))
+	p.g.departed(p.lease.Addr, p.id, p.cause)
 	if !p.lease.Addr.IsValid() {
 		p.log.Debug("connection ended", "cause", p.cause, "drops", p.port.Stats().Drops)
 		return

@@ -388,5 +388,13 @@ func (p *publisher) refuse(b publish.Bridge, reason string, err error) {
 	p.complain(reason, "service not published", "client", b.Client, "service", b.Protocol()+" "+b.Guest.String(), "reason", reason, "err", err)
 }
 
+// departed ends what a client has announced or exposed, unless it may come back. owner is the number of its session, which has ended for a cause.
+func (g *Gateway) departed(client netip.Addr, owner uint64, cause string) {
+	g.publisher.left(client, owner, comesBack(cause))
+	if client.IsValid() && !comesBack(cause) {
+		g.gvproxy.Left(client)
+	}
+}
+
 // comesBack tells whether a client may come back whose session, or connection, has ended for a cause.
 func comesBack(cause string) bool { return cause != "left" && cause != "revoked" }

@@ -252,7 +252,7 @@ func (t *tunnel) close() {
 	t.fair.Close()
 	t.send.Close()
 	t.recv.Close()
-	t.g.publisher.left(t.lease.Addr, t.nr, comesBack(t.cause))
+	t.g.departed(t.lease.Addr, t.nr, t.cause)
 	t.g.mu.Lock()
 	defer t.g.mu.Unlock()
 	delete(t.g.tunnels, t.id)

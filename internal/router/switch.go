@@ -103,6 +103,16 @@ func (s *Switch) Owner(source netip.Addr) netip.Addr {
 	return source
 }
 
+// Present tells whether the client is there that a source belongs to.
+func (s *Switch) Present(source netip.Addr) bool {
+	a := s.Owner(source)
+	if !s.pool.Contains(a) {
+		return false
+	}
+	p := s.slots[uint16(fromAddr(a))].Load()
+	return p != nil && p != s.exit
+}
+
 // denied are destinations outside the pool that no client reaches unless they are allowed: this
 // machine's own loopback, link-local (with the metadata services of clouds), reserved space.
 var denied = []netip.Prefix{

@@ -43,6 +43,8 @@ type Clients interface {
 	Stats() map[string]any
 	// Check says why an address is no client's.
 	Check(netip.Addr) error
+	// Present tells whether the client that has an address is there.
+	Present(netip.Addr) bool
 	// Dial connects by tcp, to what is a socket of the kernel or an io.WriterTo, and has CloseWrite.
 	Dial(ctx context.Context, to netip.AddrPort) (net.Conn, error)
 }

@@ -61,6 +61,8 @@ func (l *lab) Check(a netip.Addr) error {
 	return nil
 }
 
+func (l *lab) Present(a netip.Addr) bool { return slices.Contains(clients, a) }
+
 func (l *lab) Dial(ctx context.Context, to netip.AddrPort) (net.Conn, error) {
 	return new(net.Dialer).DialContext(ctx, "tcp4", to.String())
 }

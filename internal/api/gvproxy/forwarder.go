@@ -30,6 +30,7 @@ type exposure struct {
 	remote string
 	bound  string     // where it listens, as forward.Status.Bound; empty: it is about to
 	owner  netip.Addr // the client inside that has exposed it; not valid: the operator
+	left   bool       // the owner is gone
 }
 
 // The bodies of requests, as gvproxy calls them: the names of types and fields are in the errors of their decoder.
@@ -165,10 +166,14 @@ func (a *API) open(req ExposeRequest, owner netip.Addr) error {
 		s, err = a.c.Ports.Add(spec)
 	}
 	a.mu.Lock()
-	if e.bound = s.Bound.String(); err != nil {
+	left := e.left
+	if e.bound = s.Bound.String(); err != nil || left {
 		delete(a.exposed, e.key)
 	}
 	a.mu.Unlock()
+	if err == nil && left {
+		err = errors.Join(errLeft, a.c.Ports.Remove(e.bound))
+	}
 	info, warn := a.c.Log.Info, a.c.Log.Warn
 	if owner.IsValid() { // a client may ask as often as it likes
 		info, warn = a.c.Log.Debug, a.c.Log.Debug

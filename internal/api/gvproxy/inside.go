@@ -91,11 +91,15 @@ func (a *API) exposeOwn(w http.ResponseWriter, r *http.Request, client netip.Add
 
 var (
 	errTooMany = errors.New("you have exposed as many ports as you may: unexpose one")
-	errCrowded = errors.New("clients have exposed as many ports as they may")
+	errCrowded = errors.New("clients have exposed as many ports as they may: ask the operator to remove some ('vpnsrv forward remove')")
+	errLeft    = errors.New("the client has left")
 )
 
 // mayExpose says why a client may expose no more. The caller holds mu.
 func (a *API) mayExpose(client netip.Addr) error {
+	if !a.c.Clients.Present(client) { // Left was called, or will be
+		return errLeft
+	}
 	own, all := 0, 0
 	for _, e := range a.exposed {
 		if e.owner == client {
@@ -112,6 +116,24 @@ func (a *API) mayExpose(client netip.Addr) error {
 		return errCrowded
 	}
 	return nil
+}
+
+// Left ends what the client at an address has exposed: another may get the address. The client is not present any more.
+func (a *API) Left(client netip.Addr) {
+	var all []*exposure
+	a.mu.Lock()
+	for _, e := range a.exposed {
+		if e.owner == client {
+			e.left = true // also of one that is about to be opened
+			all = append(all, e)
+		}
+	}
+	a.mu.Unlock()
+	for _, e := range all {
+		if err := a.shut(e.key, client); err != nil && !errors.Is(err, errNotFound) {
+			a.c.Log.Warn("gvproxy: not unexposed", "local", e.local, "protocol", e.protocol, "err", err)
+		}
+	}
 }
 
 func (a *API) unexposeOwn(w http.ResponseWriter, r *http.Request, client netip.Addr) {
