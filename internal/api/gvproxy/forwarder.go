@@ -53,6 +53,7 @@ var (
 	errRunning  = errors.New("proxy already running")
 	errNotFound = errors.New("proxy not found")
 	errRemote   = errors.New("invalid remote addr")
+	errNoURL    = errors.New("the remote is no URL")
 )
 
 // all shows the published ports: those that were exposed here, and those of the configuration and the operator.
@@ -179,7 +180,11 @@ func (a *API) open(req ExposeRequest, owner netip.Addr) error {
 		info, warn = a.c.Log.Debug, a.c.Log.Debug
 	}
 	if err != nil {
-		warn("gvproxy: not exposed", "local", req.Local, "protocol", req.Protocol, "err", err)
+		told := err
+		if errors.As(err, new(*url.Error)) { // which has the remote in it
+			told = errNoURL
+		}
+		warn("gvproxy: not exposed", "local", req.Local, "protocol", req.Protocol, "err", told)
 		return likeGvproxy(spec.From, err)
 	}
 	info("gvproxy: exposed", "local", req.Local, "to", spec.To, "protocol", req.Protocol) // not the remote, in which there may be a passphrase

@@ -1,12 +1,14 @@
 package gvproxy
 
 import (
+	"bytes"
 	"crypto/ed25519"
 	"crypto/rand"
 	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/url"
 	"os"
@@ -190,4 +192,21 @@ func TestSilentSSHServer(t *testing.T) {
 	}
 	defer conn.Close()
 	l.want("POST", "/services/forwarder/unexpose", fmt.Sprintf(`{"local":%q,"protocol":"unix"}`, local), "200 ")
+}
+
+// A remote may have secrets, and a log is read by others: also where the remote is no URL.
+func TestRemoteIsNotLogged(t *testing.T) {
+	var log bytes.Buffer
+	l := newLab(t, func(c *Config) { c.Log = slog.New(slog.NewTextHandler(&log, nil)) })
+	for _, remote := range []string{
+		"ssh-tunnel://core:hunter2@127.0.0.2/s%zz?key=/k&passphrase=hunter2", "ssh-tunnel://core:hunter2/@127.0.0.2/s",
+		"ssh-tunnel://core:hunter2@127.0.0.2/s?key=/none&passphrase=hunter2&secure=false",
+	} {
+		body := fmt.Sprintf(`{"local":%q,"remote":%q,"protocol":"unix"}`, filepath.Join(t.TempDir(), "x.sock"), remote)
+		l.want("POST", "/services/forwarder/expose", body, "500 ")
+	}
+	l.c.CloseIdleConnections()
+	if n := strings.Count(log.String(), "not exposed"); n != 3 || strings.Contains(log.String(), "hunter2") {
+		t.Errorf("%d lines:\n%s", n, log.String())
+	}
 }
