@@ -49,12 +49,20 @@ func (g *Gateway) applyProfile(s *source) {
 	if !given("nameserver") {
 		g.Nameserver = true
 	}
-	pool, err := parsePool(g.Pool)
-	if err != nil || pool.Bits() > 29 {
-		s.fail("pool", fmt.Errorf("%s: the profile takes a network of /16 to /29", g.Pool))
+	machines, err := parsePool(g.Pool)
+	key, text := "pool", g.Pool
+	if g.Key != "" && err == nil { // devices have the upper half, for the machine is .2
+		if !given("plain_pool") {
+			g.PlainPool = netip.PrefixFrom(machines.Addr(), machines.Bits()+1).String()
+		}
+		key, text = "plain_pool", g.PlainPool
+		machines, err = parsePool(g.PlainPool)
+	}
+	if err != nil || machines.Bits() > 29 {
+		s.fail(key, fmt.Errorf("%s: the profile takes a network of /16 to /29 for machines", text))
 		return
 	}
-	device, host := pool.Addr().Next().Next(), lastHost(pool)
+	device, host := machines.Addr().Next().Next(), lastHost(machines)
 	if !given("reserved") {
 		g.Reserved = map[string]string{gvproxyMAC: device.String()}
 	}

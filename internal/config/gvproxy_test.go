@@ -51,7 +51,9 @@ func TestProfile(t *testing.T) {
 			}
 		})
 	}
-	for _, bad := range [][]string{{"--profile", "podman"}, {"--profile", "gvproxy", "--pool", "10.0.0.0/30"}, {"--profile", "gvproxy", "--pool", "x"}} {
+	for _, bad := range [][]string{
+		{"--profile", "podman"}, {"--profile", "gvproxy", "--pool", "10.0.0.0/30"}, {"--profile", "gvproxy", "--pool", "x"}, {"--profile", "gvproxy", "--pool", "10.0.0.0/29", "--key", newKey(t)},
+	} {
 		if _, err := loadGateway(t, bad...); err == nil {
 			t.Errorf("%v was taken", bad)
 		}
@@ -61,12 +63,38 @@ func TestProfile(t *testing.T) {
 	}
 }
 
-// An alias in the pool is nobody's address.
-func TestAliasInPool(t *testing.T) {
-	key := filepath.Join(t.TempDir(), "key")
-	if err := identity.NewKey().Save(key); err != nil {
+// With a key there is room for devices, too: machines, which have none, are in the lower half, with gvproxy's .2.
+func TestProfileWithKey(t *testing.T) {
+	key := newKey(t)
+	for name, tt := range map[string]struct{ more, plain, device, host string }{
+		"as it is":      {"", "192.168.127.0/25", "192.168.127.2", "192.168.127.126"},
+		"another place": {"plain_pool = \"192.168.127.64/26\"\n", "192.168.127.64/26", "192.168.127.66", "192.168.127.126"},
+		"another pool":  {"pool = \"10.9.0.0/16\"\n", "10.9.0.0/17", "10.9.0.2", "10.9.127.254"},
+	} {
+		c, err := loadGateway(t, write(t, "f", "profile = \"gvproxy\"\nkey = \""+key+"\"\n"+tt.more))
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		if c.PlainPool.String() != tt.plain || c.Reserved[gvproxyMAC].String() != tt.device || c.Forwards[0].To.String() != tt.device+":22" || !c.Alias[netip.MustParseAddr(tt.host)].IsLoopback() {
+			t.Errorf("%s: got %s, %v, %v, %v", name, c.PlainPool, c.Reserved, c.Forwards, c.Alias)
+		}
+	}
+}
+
+// newKey makes a file with a gateway's key.
+func newKey(t *testing.T) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "key")
+	if err := identity.NewKey().Save(path); err != nil {
 		t.Fatal(err)
 	}
+	return path
+}
+
+// An alias in the pool is nobody's address.
+func TestAliasInPool(t *testing.T) {
+	key := newKey(t)
 	for text, want := range map[string]string{
 		"[alias]\n\"10.0.0.254\" = \"127.0.0.1\"\n":                                  "",
 		"[alias]\n\"10.0.0.1\" = \"127.0.0.1\"\n":                                    "the gateway's own",
