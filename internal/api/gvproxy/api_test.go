@@ -648,6 +648,34 @@ func TestInside(t *testing.T) {
 	l.want("GET", path+"all", "", "200 []")
 }
 
+// One client that holds connections keeps no other away.
+func TestInsideIsForAll(t *testing.T) {
+	l := newLab(t)
+	at, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.run(Inside(at), l.api.Inside())
+	l.base = "http://" + at.Addr().String()
+	as := func(client string) *net.Dialer {
+		return &net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(client)}, Timeout: 5 * time.Second}
+	}
+	for range 2 * maxConns {
+		conn, err := as("127.0.0.2").Dial("tcp4", at.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+	}
+	tr := &http.Transport{DialContext: as("127.0.0.3").DialContext}
+	defer tr.CloseIdleConnections()
+	l.c = &http.Client{Transport: tr, Timeout: timeout / 2}
+	l.want("GET", "/services/forwarder/all", "", "200 []")
+	if n := l.api.Counts()["forbidden"]; n != 2*maxConns-maxEach {
+		t.Errorf("%d were refused", n)
+	}
+}
+
 // What an operator has removed by other means can be exposed anew.
 func TestRemovedOtherwise(t *testing.T) {
 	l := newLab(t)

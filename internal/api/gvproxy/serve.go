@@ -23,6 +23,7 @@ import (
 // Bounds for whoever speaks to a socket.
 const (
 	maxConns   = 64
+	maxEach    = 8 // of one client inside
 	maxHeaders = 8 << 10
 	maxBody    = 1 << 20
 	timeout    = 10 * time.Second
@@ -47,6 +48,9 @@ type Listener struct {
 	done   chan struct{} // closed by Close
 	close  func()
 	alien  func() // is called for each that may not come
+
+	mu   sync.Mutex         // guards what follows
+	each map[netip.Addr]int // connections of each client; nil: they are not counted
 }
 
 // Listen opens an endpoint. A unix socket is for the user of this process only.
@@ -70,7 +74,7 @@ func Listen(ctx context.Context, e endpoint.Endpoint) (*Listener, error) {
 // Inside returns a place where clients ask, on the gateway's own address.
 func Inside(l net.Listener) *Listener {
 	made := newListener(l)
-	made.names = true
+	made.names, made.each = true, map[netip.Addr]int{}
 	return made
 }
 
@@ -109,11 +113,34 @@ func (l *Listener) Accept() (net.Conn, error) {
 			return nil, err
 		}
 		if l.admits(c) {
-			return &visitor{Conn: c, leave: sync.OnceFunc(func() { <-l.room })}, nil
+			if leave, ok := l.enter(c); ok {
+				return &visitor{Conn: c, leave: sync.OnceFunc(func() { leave(); <-l.room })}, nil
+			}
 		}
 		l.alien()
 		_ = c.Close()
 	}
+}
+
+// enter makes room for a connection of a client, until leave is called; false: it has as many as it may.
+func (l *Listener) enter(c net.Conn) (leave func(), ok bool) {
+	if l.each == nil {
+		return func() {}, true
+	}
+	at, err := netip.ParseAddrPort(fmt.Sprint(c.RemoteAddr())) // which may be nil when it has gone already
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err != nil || l.each[at.Addr()] >= maxEach {
+		return nil, false
+	}
+	l.each[at.Addr()]++
+	return func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		if l.each[at.Addr()]--; l.each[at.Addr()] == 0 {
+			delete(l.each, at.Addr())
+		}
+	}, true
 }
 
 // Close implements net.Listener. It may be called more than once.
