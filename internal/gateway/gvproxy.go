@@ -13,6 +13,7 @@ import (
 	"slices"
 	"syscall"
 
+	"ferry/internal/addrpool"
 	"ferry/internal/api/gvproxy"
 	"ferry/internal/api/gvproxy/endpoint"
 	"ferry/internal/carrier"
@@ -261,7 +262,15 @@ func (p *peer) notify(what string) {
 	if l, ok := p.machine(); ok {
 		m = l.MAC()
 	}
-	p.g.notifier.Send(gvproxy.Notification{Type: what, MAC: hardware(m), Address: p.lease.Addr, Name: p.lease.Name})
+	p.g.notify(what, m, p.lease)
+}
+
+// notify tells of the client with a lease. One that has come by another connection meanwhile is not gone.
+func (g *Gateway) notify(what string, m ether.MAC, l addrpool.Lease) {
+	if what == gvproxy.Closed && g.table.Present(l.Addr) {
+		return
+	}
+	g.notifier.Send(gvproxy.Notification{Type: what, MAC: hardware(m), Address: l.Addr, Name: l.Name})
 }
 
 // insideAliases are those in the pool, in their order: no client gets them, and they lead out by the exit.

@@ -1,18 +1,24 @@
 package gateway
 
 import (
+	"context"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"ferry/internal/addrpool"
 	"ferry/internal/api"
+	"ferry/internal/api/gvproxy"
 	"ferry/internal/identity"
+	"ferry/internal/proto"
 	"ferry/internal/router"
 )
 
@@ -105,6 +111,58 @@ func TestExposedPortLeadsToSuccessor(t *testing.T) {
 	}
 	if exposed() != 0 {
 		t.Error("the device is removed, and its port is open")
+	}
+}
+
+// A client that comes by another connection, before the gateway has noticed that the old one is dead, is not told of as gone.
+func TestNotifiedOfTheLatest(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "n.sock")
+	program, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer program.Close()
+	told := make(chan string, 10)
+	go func() { // ends with the listener
+		for {
+			conn, err := program.Accept()
+			if err != nil {
+				close(told)
+				return
+			}
+			line, _ := io.ReadAll(conn)
+			told <- strings.Split(string(line), `"`)[3]
+			conn.Close()
+		}
+	}()
+	err = inMemory(t, Config{Notification: "unix://" + path}, func(l *lab) error {
+		ctx, cancel := context.WithCancel(context.Background()) // that of t is not of the bubble
+		ended := make(chan error, 1)
+		go func() { ended <- l.g.notifier.Run(ctx) }()
+		defer func() { cancel(); <-ended }()
+		first := l.dial()
+		addr, token, err := join(l, first, request("10.0.3.4", proto.FeatureConfig|proto.FeatureGoodbye))
+		if err != nil {
+			return err
+		}
+		second := l.dial()
+		if _, _, err := join(l, second, resume(addr, token)); err != nil {
+			return err
+		}
+		second.conn.Close()
+		l.settle()
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	program.Close()
+	var got []string
+	for line := range told {
+		got = append(got, line)
+	}
+	if want := []string{gvproxy.Ready, gvproxy.Established, gvproxy.Established, gvproxy.Closed}; !slices.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
 	}
 }
 

@@ -258,7 +258,7 @@ func (t *tunnel) close() {
 	delete(t.g.tunnels, t.id)
 	t.g.disown(t, t.lease.Addr)
 	if t.lease.Addr.IsValid() {
-		t.g.notifier.Send(gvproxy.Notification{Type: gvproxy.Closed, MAC: hardware(standIn(t.lease.Addr)), Address: t.lease.Addr, Name: t.lease.Name})
+		t.g.notify(gvproxy.Closed, standIn(t.lease.Addr), t.lease)
 	}
 	t.log.Info("session ended", "addr", t.lease.Addr, "cause", t.cause, "packets", t.port.Stats().Packets)
 }
