@@ -48,7 +48,7 @@ type group struct {
 func newTable(s Settings) (*table, error) {
 	t := &table{upstream: &group{servers: slices.Clone(s.Upstream)}}
 	for _, z := range slices.Backward(s.Zones) { // each goes in front
-		if err := t.zones.Add(z); err != nil {
+		if err := t.zones.add(z); err != nil {
 			return nil, err
 		}
 	}

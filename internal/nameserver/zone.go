@@ -87,6 +87,14 @@ func compile(z Zone) (zone, error) {
 // Add puts a zone behind the others. If there is one of that name, it keeps its place, the new records stand before its own, and its
 // default is replaced, also by none. So does gvproxy.
 func (z *Zones) Add(added Zone) error {
+	if len(added.Records) > maxRecords {
+		return errRecords
+	}
+	return z.add(added)
+}
+
+// add is Add for a zone of the configuration, which has as many records as the operator likes.
+func (z *Zones) add(added Zone) error {
 	fresh, err := compile(added)
 	if err != nil {
 		return err

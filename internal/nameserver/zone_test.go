@@ -2,6 +2,8 @@ package nameserver
 
 import (
 	"encoding/json"
+	"errors"
+	"fmt"
 	"net/netip"
 	"regexp"
 	"slices"
@@ -22,6 +24,30 @@ func newZones(t *testing.T, all ...Zone) *Zones {
 		}
 	}
 	return z
+}
+
+// What is added is bounded: names are looked for in all of it.
+func TestZonesAreBounded(t *testing.T) {
+	z := new(Zones)
+	if err := z.Add(Zone{Name: "x.test", Records: make([]Record, maxRecords+1)}); !errors.Is(err, errRecords) {
+		t.Errorf("too many at once: %v", err)
+	}
+	for range maxRecords {
+		if err := z.Add(Zone{Name: "x.test", Records: make([]Record, 1)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := z.Add(Zone{Name: "x.test", Records: make([]Record, 1)}); !errors.Is(err, errRecords) {
+		t.Errorf("one too many: %v", err)
+	}
+	for i := range maxZones - 1 {
+		if err := z.Add(Zone{Name: fmt.Sprintf("x%d.test", i)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := z.Add(Zone{Name: "y.test"}); !errors.Is(err, errZones) {
+		t.Errorf("a zone too many: %v", err)
+	}
 }
 
 func TestZoneJSON(t *testing.T) {
