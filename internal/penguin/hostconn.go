@@ -7,7 +7,6 @@ import (
 	"net"
 	"net/netip"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -44,7 +43,7 @@ func (n *network) Dial(ctx context.Context, _ string, _ netip.Addr, _ string) (n
 	if !n.h.c.Guest.passesHalves() {
 		g.hold = n.h.c.HoldBack
 	}
-	g.touch()
+	g.last.touch()
 	return g, nil
 }
 
@@ -87,17 +86,13 @@ type guestStream struct {
 	conn stream
 	rec  *record
 	hold time.Duration // of a client's end; 0: none
-	last atomic.Int64  // when the guest has said something, in nanoseconds since 1970
+	last voice         // the guest's
 
 	mu     sync.Mutex // guards what follows
 	stop   func()     // of what waits for the guest to be silent; nil: nothing does
 	reset  bool
 	closed bool
 }
-
-func (g *guestStream) touch() { g.last.Store(time.Now().UnixNano()) }
-
-func (g *guestStream) quiet() time.Duration { return time.Since(time.Unix(0, g.last.Load())) }
 
 // Write writes to the service. What is recorded is so before it is sent, or an answer would come before its question.
 func (g *guestStream) Write(b []byte) (int, error) {
@@ -112,7 +107,8 @@ func (g *guestStream) WriteTo(w io.Writer) (n int64, err error) {
 		return 0, err
 	}
 	to := writerFunc(func(b []byte) (int, error) {
-		g.touch()
+		g.last.begin()
+		defer g.last.end()
 		g.rec.fromGuest(b)
 		m, err := w.Write(b)
 		n += int64(m)
@@ -134,7 +130,7 @@ func (g *guestStream) CloseWrite() error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if !g.closed && g.stop == nil {
-		g.stop = relay.AfterQuiet(g.hold, g.quiet, func() { _ = g.conn.CloseWrite() })
+		g.stop = relay.AfterQuiet(g.hold, g.last.quiet, func() { _ = g.conn.CloseWrite() })
 	}
 	return nil
 }

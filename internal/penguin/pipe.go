@@ -23,7 +23,8 @@ type half interface {
 // A pipe is a connection of TCP in the guest:
 //
 //	host --> service    an end of file: shut down there, the service may go on for halfOpen
-//	host <-- service    an end of file: shut down there, and if the host is silent for rest, which it is where it does not hear of that, closed
+//	host <-- service    an end of file: shut down there, and if the host is silent for rest, which it is where it does not hear of that, closed;
+//	                    likewise if the service takes nothing for halfOpen
 //
 // An error on either resets both.
 type pipe struct {
@@ -31,8 +32,8 @@ type pipe struct {
 	service half
 	rest    time.Duration
 
-	last atomic.Int64 // when the host has said something, in nanoseconds since 1970
-	back atomic.Int64 // likewise the service
+	last voice // the host's
+	back voice // the service's
 	once sync.Once
 }
 
@@ -40,23 +41,24 @@ type pipe struct {
 func (p *pipe) run(ctx context.Context) {
 	stop := context.AfterFunc(ctx, p.abort)
 	defer stop()
-	touch(&p.last)
-	touch(&p.back)
+	p.last.touch()
+	p.back.touch()
 	var down sync.WaitGroup
-	var stops [2]func()
+	var stops [3]func()
 	down.Go(func() {
 		if copyHalf(p.host, p.service, &p.back) != nil || closeWrite(p.host) != nil {
 			p.abort()
 			return
 		}
-		touch(&p.last) // it has rest from now on, however long it was silent before
-		stops[0] = relay.AfterQuiet(p.rest, func() time.Duration { return quiet(&p.last) }, p.leave)
+		p.last.touch() // it has rest from now on, however long it was silent before
+		stops[0] = relay.AfterQuiet(p.rest, p.last.quiet, p.leave)
+		stops[2] = relay.AfterQuiet(halfOpen, p.last.since, p.abort)
 	})
 	if copyHalf(p.service, p.host, &p.last) != nil || closeWrite(p.service) != nil {
 		p.abort()
 	} else {
-		touch(&p.back)
-		stops[1] = relay.AfterQuiet(halfOpen, func() time.Duration { return quiet(&p.back) }, p.abort)
+		p.back.touch()
+		stops[1] = relay.AfterQuiet(halfOpen, p.back.since, p.abort)
 	}
 	down.Wait()
 	for _, stop := range stops {
@@ -75,8 +77,34 @@ func closeWrite(h half) error {
 	return nil
 }
 
-func touch(t *atomic.Int64)               { t.Store(time.Now().UnixNano()) }
-func quiet(t *atomic.Int64) time.Duration { return time.Since(time.Unix(0, t.Load())) }
+// A voice is when an end has said something. touch may be called by any goroutine, begin and end by the one that hands on what it says.
+type voice struct {
+	last atomic.Int64 // in nanoseconds since 1970
+	busy atomic.Bool  // what it has said is not taken yet, so it can say no more
+}
+
+func (v *voice) touch() { v.last.Store(time.Now().UnixNano()) }
+
+func (v *voice) begin() {
+	v.busy.Store(true)
+	v.touch()
+}
+
+func (v *voice) end() {
+	v.touch()
+	v.busy.Store(false)
+}
+
+// since is for how long nothing has passed.
+func (v *voice) since() time.Duration { return time.Since(time.Unix(0, v.last.Load())) }
+
+// quiet is for how long it could have said something, and has not.
+func (v *voice) quiet() time.Duration {
+	if v.busy.Load() {
+		return 0
+	}
+	return v.since()
+}
 
 // leave closes both ends in order.
 func (p *pipe) leave() {
@@ -97,10 +125,11 @@ func (p *pipe) abort() {
 	})
 }
 
-// copyHalf copies until the end of from, and notes when it has said something.
-func copyHalf(to io.Writer, from half, last *atomic.Int64) error {
+// copyHalf copies until the end of from, whose voice it notes.
+func copyHalf(to io.Writer, from half, v *voice) error {
 	w := writerFunc(func(b []byte) (int, error) {
-		touch(last)
+		v.begin()
+		defer v.end()
 		return to.Write(b)
 	})
 	if s, ok := from.(syscall.Conn); ok {
