@@ -110,3 +110,28 @@ func TestEvents(t *testing.T) {
 	b.await(t, "msg=published at="+u.String()+" proto=udp")
 	b.await(t, "4 publications are there already")
 }
+
+// 0.0.0.0 is IPv4's alone, as with the original: who publishes there has not asked for IPv6.
+func TestPublishedFamily(t *testing.T) {
+	b := newLab(t, dialects[0])
+	b.guest(t, GuestConfig{})
+	b.host(t, HostConfig{})
+	to := service(t, "127.0.0.1:0", func(c *net.TCPConn) { _, _ = c.Write([]byte("hello")) })
+	at := freePort(t, "tcp").Port()
+	b.publish(t, fmt.Sprintf("tcp,%s,0.0.0.0:%d\nudp,%s,0.0.0.0:%[2]d\n", to, at, to))
+	b.await(t, fmt.Sprintf("msg=published at=0.0.0.0:%d proto=udp", at))
+	if got, err := ask(t, netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), at), nil); string(got) != "hello" || err != nil {
+		t.Errorf("got %q, %v", got, err)
+	}
+	six := netip.AddrPortFrom(netip.IPv6Loopback(), at).String()
+	if c, err := net.Dial("tcp", six); err == nil {
+		_ = c.Close()
+		t.Error("tcp is to be had by IPv6")
+	}
+	c, err := net.ListenPacket("udp6", six)
+	if err != nil {
+		t.Errorf("udp is to be had by IPv6: %v", err)
+		return
+	}
+	_ = c.Close()
+}
