@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -97,7 +98,11 @@ func (t *tail) rewatch(changes *os.File) {
 func (t *tail) read() {
 	if err := t.reopen(); err != nil {
 		if !t.told {
-			t.log.Warn("events: the file can not be read; it is waited for", "path", t.path, "err", err)
+			level := slog.LevelError
+			if errors.Is(err, fs.ErrNotExist) { // who makes it may come later
+				level = slog.LevelWarn
+			}
+			t.log.Log(context.Background(), level, "events: the file can not be read; it is waited for", "path", t.path, "err", err)
 			t.told = true
 		}
 		return
@@ -129,9 +134,19 @@ func (t *tail) reopen() error {
 		}
 		t.drain()
 	}
-	file, err := os.Open(t.path)
+	if !now.Mode().IsRegular() { // opening a FIFO waits, and some devices have no end
+		return errors.New("it is no file with lines: move it away, or name another one")
+	}
+	// Without waiting, should it be another one by now.
+	file, err := os.OpenFile(t.path, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return err
+	}
+	if now, err = file.Stat(); err == nil && !now.Mode().IsRegular() {
+		err = errors.New("it is no file any more")
+	}
+	if err != nil {
+		return errors.Join(err, file.Close())
 	}
 	t.close()
 	t.file, t.rest, t.long = file, nil, false

@@ -8,7 +8,9 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 )
 
 // followed starts follow, and returns what lines it has found.
@@ -34,7 +36,8 @@ func want(t *testing.T, lines <-chan string, all ...string) {
 			if got != line {
 				t.Fatalf("got %q, want %q", got, line)
 			}
-		case <-t.Context().Done():
+		case <-time.After(patience):
+			t.Fatalf("no line comes; want %q", line)
 		}
 	}
 }
@@ -134,4 +137,41 @@ func TestPublishedFamily(t *testing.T) {
 		return
 	}
 	_ = c.Close()
+}
+
+// Whoever may write where the file of events is could put something else there: a FIFO that nobody writes to, a directory, a device without end. It is told once, and
+// the file is taken when it comes.
+func TestEventsAreNoFile(t *testing.T) {
+	for name, plant := range map[string]func(path string) error{
+		"fifo":      func(path string) error { return syscall.Mkfifo(path, 0o600) },
+		"directory": func(path string) error { return os.Mkdir(path, 0o700) },
+		"device":    func(path string) error { return os.Symlink("/dev/zero", path) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := &lab{events: filepath.Join(t.TempDir(), "events"), log: new(transcript)}
+			if err := plant(b.events); err != nil {
+				t.Fatal(err)
+			}
+			changes, err := watch(b.events)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer changes.Close()
+			lines := make(chan string, 1)
+			stop := background(t, func(ctx context.Context) error {
+				return follow(ctx, changes, b.events, b.logger(), func(line string) { lines <- line })
+			})
+			b.await(t, "it is no file")
+			if err := os.Remove(b.events); err != nil {
+				t.Fatal(err)
+			}
+			b.publish(t, "one\n")
+			want(t, lines, "one")
+			stop()
+			if n := strings.Count(b.log.String(), "it is no file"); n != 1 {
+				t.Errorf("it is told %d times:\n%s", n, b.log)
+			}
+		})
+	}
 }
