@@ -62,7 +62,7 @@ func eachFrame(rest, b []byte, each func([]byte) error) ([]byte, error) {
 	if len(b) == 0 {
 		return nil, nil
 	}
-	return append([]byte(nil), b...), nil
+	return append(rest[:0], b...), nil // b is a copy already, or the end of rest
 }
 
 // maxPending is how many frames wait for a writer that the socket does not keep up with.

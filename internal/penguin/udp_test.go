@@ -254,3 +254,24 @@ func TestFrameWriterAllocates(t *testing.T) {
 		t.Errorf("%v allocations for each", n)
 	}
 }
+
+// What a host sends in the smallest pieces costs no more than its length: nothing is copied, or allocated, anew with each.
+func TestFramesInPieces(t *testing.T) {
+	frame := wire.AppendFrame(nil, random(60_000))
+	pieces := func() {
+		var rest []byte
+		n := 0
+		for i := range frame {
+			var err error
+			if rest, err = eachFrame(rest, frame[i:i+1], func(b []byte) error { n += len(b); return nil }); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if n != 60_000 || rest != nil {
+			t.Fatalf("got %d bytes, %d are left", n, len(rest))
+		}
+	}
+	if n := testing.AllocsPerRun(1, pieces); n > 100 {
+		t.Errorf("%v allocations", n)
+	}
+}
