@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"ferry/internal/buffer"
 	"ferry/internal/penguin/wire"
 	"ferry/internal/relay"
 )
@@ -72,12 +73,14 @@ const maxPending = 32
 // finished by a goroutine, which is there for only so long.
 type frameWriter struct {
 	dropped *atomic.Uint64
+	budget  *buffer.Budget // of what waits; nil: no other bound than maxPending
 	work    sync.WaitGroup
 
 	mu      sync.Mutex // guards what follows; held over system calls that do not wait
 	raw     syscall.RawConn
 	conn    net.Conn // nil: there is none yet
 	pending [][]byte // with their lengths
+	waiting int      // bytes of pending, and of what the goroutine writes
 	busy    bool     // the goroutine is there
 	over    bool
 	send    func(fd uintptr) bool // sendLocked
@@ -119,14 +122,21 @@ func (w *frameWriter) write(payload []byte) {
 	switch {
 	case n == len(b):
 		return
-	case w.over, n == 0 && len(w.pending) >= maxPending, n < 0:
+	case w.over, n < 0, n == 0 && (len(w.pending) >= maxPending || w.waiting+len(b) > w.budget.Share()):
 		w.dropped.Add(1)
 		return
 	}
 	w.pending = append(w.pending, append([]byte(nil), b[n:]...))
+	w.countLocked(len(b) - n)
 	if w.conn != nil {
 		w.startLocked()
 	}
+}
+
+// countLocked counts n bytes more that wait.
+func (w *frameWriter) countLocked(n int) {
+	w.waiting += n
+	w.budget.Add(n)
 }
 
 // tryLocked writes what the socket takes at once; less than 0: it takes nothing any more.
@@ -162,17 +172,18 @@ func (w *frameWriter) finish() {
 		w.mu.Lock()
 		if len(w.pending) == 0 || w.over {
 			w.busy, w.pending = false, nil
+			w.countLocked(-w.waiting)
 			w.mu.Unlock()
 			return
 		}
 		b, conn := w.pending[0], w.conn
 		w.pending = w.pending[1:]
 		w.mu.Unlock()
-		if _, err := conn.Write(b); err != nil {
-			w.mu.Lock()
-			w.over = true
-			w.mu.Unlock()
-		}
+		_, err := conn.Write(b)
+		w.mu.Lock()
+		w.countLocked(-len(b))
+		w.over = w.over || err != nil
+		w.mu.Unlock()
 	}
 }
 
@@ -181,6 +192,10 @@ func (w *frameWriter) close() {
 	w.mu.Lock()
 	w.over = true
 	conn := w.conn
+	if !w.busy {
+		w.pending = nil
+		w.countLocked(-w.waiting)
+	}
 	w.mu.Unlock()
 	if conn != nil {
 		_ = conn.Close()

@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/time/rate"
 
+	"ferry/internal/buffer"
 	"ferry/internal/forward"
 	"ferry/internal/penguin/wire"
 )
@@ -46,6 +47,7 @@ type Host struct {
 	rec      *recorder
 	complain *rate.Limiter // of lines in the log about guests that are not reached
 	dropped  atomic.Uint64 // datagrams
+	waiting  buffer.Budget // of datagrams for a guest that does not take them
 
 	// Of the goroutine of Run:
 	all   map[published]wire.Publication
@@ -58,10 +60,20 @@ type published struct {
 	at        netip.AddrPort
 }
 
-// RunHost publishes until ctx is done; all that was recorded is in its files then. ready is called before the file of events is read.
-func RunHost(ctx context.Context, c HostConfig, ready func()) error {
+// maxWaiting is how many bytes wait for the guest in all flows together.
+const maxWaiting = 16 << 20
+
+func newHost(c HostConfig) *Host {
 	c.setDefaults()
 	h := &Host{c: c, complain: rate.NewLimiter(10, 10), all: map[published]wire.Publication{}}
+	h.waiting.SetLimit(maxWaiting)
+	return h
+}
+
+// RunHost publishes until ctx is done; all that was recorded is in its files then. ready is called before the file of events is read.
+func RunHost(ctx context.Context, c HostConfig, ready func()) error {
+	h := newHost(c)
+	c = h.c
 	changes, err := watch(c.Events)
 	if err != nil {
 		return fmt.Errorf("watch %s: is there such a directory?: %w", c.Events, err)

@@ -54,7 +54,7 @@ func (n *network) Dial(ctx context.Context, _ string, _ netip.Addr, _ string) (n
 	rec := n.h.rec.begin(n.p, forward.Source(ctx))
 	if n.p.Transport == wire.UDP {
 		ctx, cancel := context.WithCancel(n.ctx)
-		return &flow{n: n, ctx: ctx, cancel: cancel, rec: rec, w: frameWriter{dropped: &n.h.dropped}}, nil
+		return &flow{n: n, ctx: ctx, cancel: cancel, rec: rec, w: frameWriter{dropped: &n.h.dropped, budget: &n.h.waiting}}, nil
 	}
 	conn, err := n.connect(ctx)
 	if err != nil {

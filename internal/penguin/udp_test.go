@@ -2,11 +2,13 @@ package penguin
 
 import (
 	"bytes"
+	"context"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"os"
 	"sync/atomic"
 	"testing"
@@ -273,5 +275,42 @@ func TestFramesInPieces(t *testing.T) {
 	}
 	if n := testing.AllocsPerRun(1, pieces); n > 100 {
 		t.Errorf("%v allocations", n)
+	}
+}
+
+// Datagrams of many sources, which nobody proves, for a guest that hangs wait in a bounded memory, and it is free again when the flows have ended.
+func TestFlowsAreBounded(t *testing.T) {
+	h := newHost(HostConfig{})
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	n := &network{h: h, ctx: ctx, p: wire.Publication{Transport: wire.UDP, Guest: netip.MustParseAddrPort("127.0.0.1:9")}}
+	payload := make([]byte, wire.MaxDatagram)
+	const flows = 500
+	var all []net.Conn
+	waiting := 0
+	for range flows {
+		c, err := n.Dial(ctx, "udp", netip.Addr{}, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range maxPending {
+			_, _ = c.Write(payload)
+		}
+		for _, b := range c.(*flow).w.pending {
+			waiting += len(b)
+		}
+		all = append(all, c)
+	}
+	if waiting < maxWaiting/4 || waiting > maxWaiting || waiting != h.waiting.Used() {
+		t.Errorf("%d bytes wait, of %d that may; %d are counted", waiting, maxWaiting, h.waiting.Used())
+	}
+	if h.dropped.Load() == 0 {
+		t.Error("nothing was dropped")
+	}
+	for _, c := range all {
+		_ = c.Close()
+	}
+	if n := h.waiting.Used(); n != 0 {
+		t.Errorf("%d bytes are counted still", n)
 	}
 }
