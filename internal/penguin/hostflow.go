@@ -19,6 +19,9 @@ type flow struct {
 	w      frameWriter
 }
 
+// maxReply is the length of the longest datagram that can be sent to a client: what IPv4 has room for.
+const maxReply = 1<<16 - 1 - 20 - 8
+
 // Write sends a datagram, or drops it.
 func (f *flow) Write(b []byte) (int, error) {
 	if len(b) > wire.MaxDatagram { // the original's guest would end the flow
@@ -44,6 +47,10 @@ func (f *flow) WriteTo(w io.Writer) (n int64, err error) {
 		return 0, net.ErrClosed
 	}
 	err = readFrames(conn, func(b []byte) error {
+		if len(b) > maxReply {
+			f.n.h.dropped.Add(1)
+			return nil
+		}
 		f.rec.fromGuest(b)
 		m, err := w.Write(b)
 		n += int64(m)

@@ -104,8 +104,10 @@ func (s *segment) appendRecord(b []byte, at time.Time) []byte {
 	b = append(b, 0, 0, 0, 0, 0, 0, 0, 0) // both lengths
 	start := len(b)
 	b = s.appendFrame(b)
+	whole := len(b) - start
+	b = b[:start+min(whole, snapLen)] // only a datagram can be longer
 	binary.BigEndian.PutUint32(b[record+8:], uint32(len(b)-start))
-	binary.BigEndian.PutUint32(b[record+12:], uint32(len(b)-start))
+	binary.BigEndian.PutUint32(b[record+12:], uint32(whole))
 	return b
 }
 

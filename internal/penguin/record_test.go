@@ -221,3 +221,50 @@ func TestRecordFails(t *testing.T) {
 		t.Error("a full disk is no error")
 	}
 }
+
+// A guest may say more in one frame than any datagram holds. Nobody is sent that, and it does not make a packet of the capture that no program can read.
+func TestCaptureOfLongReplies(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "vpn.pcap")
+	b := newLab(t, dialects[0])
+	l, err := net.Listen("unix", b.path+"_1234")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	longest := random(maxReply)
+	go func() {
+		c, err := l.Accept()
+		if err != nil {
+			return
+		}
+		defer c.Close()
+		_, _ = c.Write(wire.AppendFrame(nil, random(maxReply+1)))
+		_, _ = c.Write(wire.AppendFrame(nil, random(65535)))
+		_, _ = c.Write(wire.AppendFrame(nil, longest))
+		_, _ = c.Read(make([]byte, 1<<16))
+		_, _ = c.Read(make([]byte, 1<<16)) // until the flow ends
+	}()
+	stop := b.host(t, HostConfig{Capture: path})
+	u := dial(t, "udp", b.published(t, "udp", "127.0.0.1:9", ""))
+	if got := exchange(t, u, []byte("what")); !bytes.Equal(got, longest) {
+		t.Errorf("got %d bytes", len(got))
+	}
+	stop()
+	b.await(t, "datagrams_dropped=2")
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var lengths []int
+	for raw = raw[24:]; len(raw) > 0; {
+		n := int(binary.BigEndian.Uint32(raw[8:]))
+		if n > snapLen || int(binary.BigEndian.Uint16(raw[16+14+2:]))+14 != int(binary.BigEndian.Uint32(raw[12:])) {
+			t.Fatalf("record %x", raw[:16+20])
+		}
+		lengths = append(lengths, n)
+		raw = raw[16+n:]
+	}
+	if fmt.Sprint(lengths) != fmt.Sprint([]int{14 + 28 + 4, snapLen}) {
+		t.Errorf("packets of %v bytes", lengths)
+	}
+}
