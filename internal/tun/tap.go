@@ -32,7 +32,7 @@ func OpenTAP(name string, mtu int, addr netip.Prefix) (*TAP, error) {
 	request.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI)
 	if err := unix.IoctlIfreq(fd, unix.TUNSETIFF, request); err != nil {
 		_ = unix.Close(fd)
-		return nil, explain(name, os.NewSyscallError("TUNSETIFF", err))
+		return nil, explainTAP(name, os.NewSyscallError("TUNSETIFF", err))
 	}
 	t := &TAP{Name: request.Name(), file: os.NewFile(uintptr(fd), name)}
 	if err = t.configure(mtu, addr); err == nil {
@@ -43,6 +43,16 @@ func OpenTAP(name string, mtu int, addr netip.Prefix) (*TAP, error) {
 		}
 	}
 	return nil, errors.Join(fmt.Errorf("open interface %s: %w", name, err), t.Close())
+}
+
+func explainTAP(name string, err error) error {
+	switch {
+	case errors.Is(err, unix.EBUSY):
+		return fmt.Errorf("open interface %s: another program has it: choose another name, or stop that program: %w", name, err)
+	case errors.Is(err, unix.EINVAL):
+		return fmt.Errorf("open interface %s: this is no name for a TAP, or a device of another kind has it: choose another: %w", name, err)
+	}
+	return explain(name, err)
 }
 
 // configure gives the interface its MTU and its address, and takes it up.
