@@ -134,7 +134,10 @@ func Raw(ctx context.Context, out io.Writer, t Transport, c RawConfig) error {
 		_ = conn.SetReadDeadline(time.Now().Add(c.Timeout))
 		return ctx.Err()
 	})
-	if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) && ctx.Err() == nil {
+	if err == nil {
+		err = io.EOF // no firewall's doing
+	}
+	if !errors.Is(err, os.ErrDeadlineExceeded) && ctx.Err() == nil {
 		return fmt.Errorf("read replies (does the guest own %s?): %w", c.Iface, err)
 	}
 	if replies == 0 {
