@@ -191,14 +191,14 @@ const attachMTU = 1500
 
 // Attach makes an interface of this host that is on the wire of one that the guest owns, until ctx is done or the guest ends it. It needs CAP_NET_ADMIN.
 func Attach(ctx context.Context, out io.Writer, t Transport, iface, name string) error {
-	conn, err := t.dial(ctx, wire.Request{Kind: wire.RawL2, Iface: iface})
-	if err != nil {
-		return err
-	}
-	defer conn.Close()
+	// The interface comes first: who is attached already is sent away by the request.
 	tap, err := tun.OpenTAP(name, attachMTU, netip.Prefix{})
 	if err != nil {
 		return err
+	}
+	conn, err := t.dial(ctx, wire.Request{Kind: wire.RawL2, Iface: iface})
+	if err != nil {
+		return errors.Join(err, tap.Close())
 	}
 	fmt.Fprintf(out, "Bridged host TAP '%s' <-> guest interface '%s'. Configure it, e.g.:\n", tap.Name, iface)
 	fmt.Fprintf(out, "  sudo ip addr add 203.0.113.9/24 dev %s\n", tap.Name)
