@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -93,6 +95,7 @@ type owned struct {
 	mu   sync.Mutex // guards what follows
 	taps map[*tap]struct{}
 	l2   *tap // of all frames; the last one that came
+	gone bool // somebody has deleted the interface
 }
 
 // maxTaps is how many may listen on an interface.
@@ -124,9 +127,38 @@ func (g *Guest) own(ctx context.Context, work *sync.WaitGroup, c OwnedConfig) {
 		stop := context.AfterFunc(ctx, func() { _ = t.Close() })
 		defer stop()
 		o.run()
-		o.neighbour.Close()
+		if ctx.Err() == nil {
+			g.c.Log.Error("own-iface: the interface was deleted; start the guest again to have it back", "iface", c.Name)
+		}
+		o.end()
 		_ = t.Close()
 	})
+}
+
+// end ends who listens, and what passes.
+func (o *owned) end() {
+	o.mu.Lock()
+	o.gone = true
+	taps := slices.Collect(maps.Keys(o.taps))
+	o.mu.Unlock()
+	for _, t := range taps {
+		t.w.close()
+	}
+	o.neighbour.Close()
+}
+
+// interfaceOf returns the interface of a name; nil: there is none, or none any more.
+func (g *Guest) interfaceOf(name string) *owned {
+	o := g.owned[name]
+	if o == nil {
+		return nil
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.gone {
+		return nil
+	}
+	return o
 }
 
 // run hands on what the kernel sends, until the TAP is closed.
@@ -144,7 +176,7 @@ func (o *owned) run() {
 
 // routed serves a Forward through an interface, of which only the port counts.
 func (g *Guest) routed(ctx context.Context, conn stream, r wire.Request) {
-	o := g.owned[r.Iface]
+	o := g.interfaceOf(r.Iface)
 	if o == nil || r.Transport != wire.TCP {
 		g.answer(conn, wire.Failed)
 		g.count[reasonInterface].Add(1)

@@ -19,7 +19,7 @@ type tap struct {
 func (o *owned) join(t *tap) bool {
 	o.mu.Lock()
 	before := o.l2
-	ok := len(o.taps) < maxTaps || t.l2 && before != nil
+	ok := !o.gone && (len(o.taps) < maxTaps || t.l2 && before != nil)
 	if ok {
 		o.taps[t] = struct{}{}
 		if t.l2 {
@@ -75,7 +75,7 @@ func packetOf(frame []byte) (packet []byte, protocol uint8, ok bool) {
 
 // raw copies between a host and an interface, until either ends; take writes what the host sends.
 func (g *Guest) raw(conn stream, r wire.Request, t *tap, take func(o *owned, b []byte)) {
-	o := g.owned[r.Iface]
+	o := g.interfaceOf(r.Iface)
 	if o == nil {
 		g.refuse(conn, reasonInterface, fmt.Errorf("no interface is called %q here", r.Iface))
 		return
@@ -86,7 +86,7 @@ func (g *Guest) raw(conn stream, r wire.Request, t *tap, take func(o *owned, b [
 	}
 	defer t.w.close()
 	if !o.join(t) {
-		g.refuse(conn, reasonFull, fmt.Errorf("%d listen on %s already", maxTaps, r.Iface))
+		g.refuse(conn, reasonFull, fmt.Errorf("%d listen on %s already, or it is gone", maxTaps, r.Iface))
 		return
 	}
 	defer o.leave(t)

@@ -168,3 +168,35 @@ func TestPenguinAttach(t *testing.T) {
 	}
 	stop(t, p)
 }
+
+// An interface that somebody has deleted is told, counted as one that is not there, and ends who listens on it.
+func TestPenguinInterfaceDeleted(t *testing.T) {
+	t.Parallel()
+	n := newPenguin(t)
+	attached := n.call(t, "raw-attach")
+	await(t, attached, "Ctrl-C to detach.", 0)
+	if got := n.output(t, "raw-attach"); !strings.Contains(got, "open interface vpnguin0: another program has it: choose another name, or stop that program") {
+		t.Errorf("got\n%s", got)
+	}
+	select {
+	case <-attached.Done():
+		t.Error("one that could not attach has ended another that is attached")
+	default:
+	}
+	run(t, n.vm, "ip link del wan0")
+	await(t, n.guest, "own-iface: the interface was deleted; start the guest again to have it back", 0)
+	select {
+	case <-attached.Done():
+	case <-time.After(patience):
+		t.Error("a bridge to it goes on")
+	}
+	if got := n.output(t, "raw", "--timeout", "5"); !strings.Contains(got, "does the guest own wan0?") {
+		t.Errorf("got\n%s", got)
+	}
+	if got := n.output(t, "wan-probe", "--ports", "1"); !strings.HasSuffix(got, "1/tcp  error") {
+		t.Errorf("got\n%s", got)
+	}
+	if got := n.output(t, "wan-probe", "--ports", "8012", "--iface", "wan1"); !strings.HasSuffix(got, "8012/tcp  refused") {
+		t.Errorf("got\n%s", got)
+	}
+}
