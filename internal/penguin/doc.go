@@ -12,7 +12,7 @@
 //     ends both directions when the service has ended its own and the client has been silent for restTime. Over AF_VSOCK the Host passes it on at once.
 //   - A flow of UDP is one vsock connection. It connects while others go on, nobody waits for a reply, and a datagram keeps its length. One
 //     that is longer than the original reads (8192 bytes) is dropped and counted by who would send it; longer ones that come are taken.
-//   - A Guest has no idle time for flows, for hosts of the original never make one anew.
+//   - A Guest has no idle time for flows, for hosts of the original never make one anew. They have half of its room, and the one that was silent for longest gives way.
 //   - A record that was asked for is whole: who is recorded waits for the disk (recorder.go).
 //   - Nothing is allocated by a length that the other end claims, and all that it can make grow is bounded: requests, connections, queues.
 //

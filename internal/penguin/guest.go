@@ -40,6 +40,9 @@ type Guest struct {
 	complain *rate.Limiter // of lines in the log about hosts
 	owned    map[string]*owned
 	count    guestCounters
+
+	mu    sync.Mutex // guards what follows
+	flows map[*guestFlow]struct{}
 }
 
 // RunGuest serves until ctx is done. ready is called when it listens.
@@ -49,7 +52,7 @@ func RunGuest(ctx context.Context, c GuestConfig, ready func()) error {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
 	c.Max, c.RestTime = cmp.Or(c.Max, 1024), cmp.Or(c.RestTime, restTime)
-	g := &Guest{c: c, room: make(chan struct{}, c.Max), complain: rate.NewLimiter(10, 10), owned: map[string]*owned{}}
+	g := &Guest{c: c, room: make(chan struct{}, c.Max), complain: rate.NewLimiter(10, 10), owned: map[string]*owned{}, flows: map[*guestFlow]struct{}{}}
 	ctx, cancel := context.WithCancel(ctx)
 	var work sync.WaitGroup
 	defer g.tell()

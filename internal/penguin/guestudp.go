@@ -18,6 +18,8 @@ func (g *Guest) datagrams(ctx context.Context, conn stream, r wire.Request) {
 		g.refuse(conn, reasonDial, err)
 		return
 	}
+	w := g.admit(conn)
+	defer g.leave(w)
 	service := far.(*net.UDPConn) // connected: nobody else's datagrams come
 	end := func() { _ = service.Close() }
 	defer end()
@@ -26,9 +28,10 @@ func (g *Guest) datagrams(ctx context.Context, conn stream, r wire.Request) {
 	var back sync.WaitGroup
 	back.Go(func() {
 		defer conn.Close()
-		g.replies(conn, service)
+		g.replies(w, service)
 	})
 	_ = readFrames(conn, func(b []byte) error {
+		w.last.touch()
 		_, err := service.Write(b)
 		if isUnreachable(err) { // of an earlier one, which has kept this one from being sent (udp(7))
 			_, err = service.Write(b)
@@ -45,13 +48,48 @@ func (g *Guest) datagrams(ctx context.Context, conn stream, r wire.Request) {
 	back.Wait()
 }
 
+// A guestFlow is a flow of UDP as one of those that there are.
+type guestFlow struct {
+	conn stream
+	last voice // of either end
+}
+
+// admit makes room for a flow. Flows have half of what there is at most: their hosts need not end them ever, and whoever sends datagrams makes them. The one that
+// was silent for longest gives way.
+func (g *Guest) admit(conn stream) *guestFlow {
+	w := &guestFlow{conn: conn}
+	w.last.touch()
+	g.mu.Lock()
+	var first *guestFlow
+	if len(g.flows) >= max(g.c.Max/2, 1) {
+		for f := range g.flows {
+			if first == nil || f.last.since() > first.last.since() {
+				first = f
+			}
+		}
+		delete(g.flows, first)
+	}
+	g.flows[w] = struct{}{}
+	g.mu.Unlock()
+	if first != nil {
+		g.refuse(first.conn, reasonFull, errors.New("a flow of UDP gives way to another"))
+	}
+	return w
+}
+
+func (g *Guest) leave(w *guestFlow) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	delete(g.flows, w)
+}
+
 // isUnreachable tells whether a datagram before was answered by ICMP.
 func isUnreachable(err error) bool {
 	return errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.EHOSTUNREACH) || errors.Is(err, syscall.ENETUNREACH)
 }
 
 // replies sends the host what the service says. The socket is read no faster than the host takes it; what does not fit there the kernel drops.
-func (g *Guest) replies(conn stream, service *net.UDPConn) {
+func (g *Guest) replies(w *guestFlow, service *net.UDPConn) {
 	raw, err := service.SyscallConn()
 	if err != nil {
 		return
@@ -59,6 +97,7 @@ func (g *Guest) replies(conn stream, service *net.UDPConn) {
 	in := relay.NewReader(raw)
 	for {
 		b, err := in.Next()
+		w.last.touch()
 		switch {
 		case isUnreachable(err):
 			continue // nobody listens there just now
@@ -70,7 +109,7 @@ func (g *Guest) replies(conn stream, service *net.UDPConn) {
 			continue
 		}
 		block := relay.Borrow()
-		_, err = conn.Write(wire.AppendFrame(block[:0], b))
+		_, err = w.conn.Write(wire.AppendFrame(block[:0], b))
 		relay.GiveBack(block)
 		in.Release()
 		if err != nil {

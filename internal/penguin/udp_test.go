@@ -314,3 +314,35 @@ func TestFlowsAreBounded(t *testing.T) {
 		t.Errorf("%d bytes are counted still", n)
 	}
 }
+
+// Hosts of the original end no flow, and whoever sends datagrams makes some: they leave room for TCP, and for other flows.
+func TestFlowsLeaveRoom(t *testing.T) {
+	b := newLab(t, dialects[0])
+	b.guest(t, GuestConfig{Max: 8})
+	at := packets(t, echoes)
+	flow := func() *net.UnixConn { return b.connect(t, 1234, request(t, at, wire.UDP)) }
+	say := func(c *net.UnixConn) error {
+		_, _ = c.Write(wire.AppendFrame(nil, []byte("x")))
+		_, err := io.ReadFull(c, make([]byte, 3))
+		return err
+	}
+	first := flow()
+	var others []*net.UnixConn
+	for range 12 {
+		c := flow()
+		others = append(others, c)
+		for _, c := range []*net.UnixConn{first, c} { // the first one goes on all the time
+			if err := say(c); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if err := say(others[0]); err == nil {
+		t.Error("a flow that was silent for longest did not give way")
+	}
+	b.await(t, "gives way")
+	to := service(t, "127.0.0.1:0", func(c *net.TCPConn) { _, _ = c.Write([]byte("hello")) })
+	if got, err := io.ReadAll(b.connect(t, 1234, request(t, to, wire.TCP))); string(got) != "hello" || err != nil {
+		t.Errorf("got %q, %v", got, err)
+	}
+}
