@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	"ferry/internal/packet"
@@ -266,5 +267,54 @@ func TestCaptureOfLongReplies(t *testing.T) {
 	}
 	if fmt.Sprint(lengths) != fmt.Sprint([]int{14 + 28 + 4, snapLen}) {
 		t.Errorf("packets of %v bytes", lengths)
+	}
+}
+
+// A connection that is reset while something passes has ended once, in all files: what comes later was told nobody.
+func TestRecordEndsOnce(t *testing.T) {
+	dir := t.TempDir()
+	b := newLab(t, dialects[0])
+	w, err := openRecorder(dir, filepath.Join(dir, "pcap"), b.logger())
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := wire.Publication{Guest: netip.MustParseAddrPort("127.0.0.1:80")}
+	const connections = 300
+	for range connections {
+		r := w.begin(p, netip.MustParseAddrPort("127.0.0.1:999"))
+		var copying sync.WaitGroup
+		for range 4 {
+			copying.Go(func() {
+				for range 20 {
+					r.fromGuest([]byte("x"))
+				}
+			})
+		}
+		for range 20 { // as fast as they are
+			r.fromGuest([]byte("x"))
+		}
+		r.end()
+		copying.Wait()
+	}
+	w.close()
+	response, _ := os.ReadFile(filepath.Join(dir, "vpn_response_127.0.0.1_80"))
+	summary, _ := os.ReadFile(filepath.Join(dir, "vpn_127.0.0.1_80"))
+	total := 0
+	for line := range strings.Lines(string(summary)) {
+		var up, down int
+		if _, err := fmt.Sscanf(line, "%d,%d\n", &up, &down); err != nil {
+			t.Fatal(err)
+		}
+		total += down
+	}
+	ends := 0
+	for _, c := range readCapture(t, filepath.Join(dir, "pcap")) {
+		if c.flags == flagFIN {
+			ends++
+		}
+		total -= len(c.payload)
+	}
+	if ends != connections || total != 0 || len(response) == 0 {
+		t.Errorf("%d ends; the summary has %d bytes more than the capture, of %d", ends, total, len(response))
 	}
 }

@@ -117,6 +117,7 @@ type record struct {
 	gone   atomic.Bool
 
 	// Of the recorder's goroutine:
+	isOver     bool
 	up, down   uint64 // bytes
 	seq, reply uint32 // of the next byte in packets
 }
@@ -127,7 +128,7 @@ func (r *record) toGuest(b []byte) { r.send(toGuest, b) }
 
 func (r *record) fromGuest(b []byte) { r.send(fromGuest, b) }
 
-// end is called behind all others, and may be called more than once.
+// end is called when nothing can be sent any more, and may be called more than once. What is on its way here then was told nobody, and is left out.
 func (r *record) end() {
 	if r != nil {
 		r.over.Do(func() { r.send(ended, nil) })
@@ -160,12 +161,13 @@ func (w *recorder) run() {
 		if e.block != nil {
 			b = e.block[:e.n]
 		}
-		if w.dir != "" && e.r.p.Transport == wire.TCP {
+		if !e.r.isOver && w.dir != "" && e.r.p.Transport == wire.TCP {
 			w.note(e, b)
 		}
-		if w.capture != nil {
+		if !e.r.isOver && w.capture != nil {
 			w.packets(e, b)
 		}
+		e.r.isOver = e.r.isOver || e.what == ended
 		if e.block != nil {
 			relay.GiveBack(e.block)
 		}
