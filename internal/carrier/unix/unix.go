@@ -135,7 +135,7 @@ func connect(ctx context.Context, conn net.Conn, port uint32) error {
 			if ctx.Err() != nil {
 				err = ctx.Err()
 			}
-			return fmt.Errorf("the hypervisor refused port %d: does vpnsrv listen on vsock in the guest?: %w", port, err)
+			return fmt.Errorf("the hypervisor refused port %d: does a program listen on it in the guest?: %w", port, err)
 		}
 		if b[0] == '\n' {
 			break

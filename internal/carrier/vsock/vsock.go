@@ -65,7 +65,7 @@ func Dial(ctx context.Context, e carrier.Endpoint, _ carrier.Opener) (net.Conn, 
 	conn, err := vsock.DialContext(ctx, e.CID, e.Port, nil)
 	switch {
 	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.ECONNREFUSED):
-		return nil, fmt.Errorf("dial %s: nothing listens there: is vpnsrv running?: %w", e, err)
+		return nil, fmt.Errorf("dial %s: nothing listens there: is the program at the other end running?: %w", e, err)
 	case err != nil:
 		return nil, explain("dial", e, err)
 	}
