@@ -26,7 +26,7 @@ const lookTime = time.Second
 func follow(ctx context.Context, changes *os.File, path string, log *slog.Logger, line func(string)) error {
 	stop := context.AfterFunc(ctx, func() { _ = changes.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
-	t := tail{path: path, log: log, line: line}
+	t := tail{path: path, log: log, line: line, done: ctx.Done()}
 	defer t.close()
 	b := make([]byte, 4<<10) // notices are merged, and what they say is of no interest
 	for {
@@ -62,6 +62,7 @@ type tail struct {
 	path string
 	log  *slog.Logger
 	line func(string)
+	done <-chan struct{} // closed: no more is read
 
 	file    *os.File // nil: it was not there
 	watched *os.File // the one that is watched
@@ -110,6 +111,11 @@ func (t *tail) read() {
 	t.told = false
 	var b [4 << 10]byte
 	for {
+		select {
+		case <-t.done:
+			return
+		default:
+		}
 		n, err := t.file.Read(b[:])
 		t.take(b[:n])
 		if err != nil {

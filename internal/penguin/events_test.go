@@ -175,3 +175,20 @@ func TestEventsAreNoFile(t *testing.T) {
 		})
 	}
 }
+
+// The end does not wait for a file to be read whole: who is told to stop is killed soon.
+func TestEventsEnd(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "events")
+	const all = 100_000
+	write(t, path, strings.Repeat("line\n", all))
+	changes, err := watch(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer changes.Close()
+	ctx, cancel := context.WithCancel(t.Context())
+	n := 0
+	if err := follow(ctx, changes, path, (&lab{log: new(transcript)}).logger(), func(string) { n++; cancel() }); err != nil || n > all/10 {
+		t.Errorf("%d lines of %d were read, %v", n, all, err)
+	}
+}
