@@ -76,6 +76,12 @@ func (m *memory) release() { m.budget.Add(-2 * leastWindow) }
 // window returns how large a window may be now, where largest would do.
 func (m *memory) window(largest int) int { return max(leastWindow, min(largest, m.budget.Share()/2)) }
 
+// grown returns how large a window may become that is filled again and again. Such may have more than a share, or they would crawl while others stall: a
+// quarter of what sweep keeps free for them, which is above the half of it where it resets also who has just begun to wait.
+func (m *memory) grown(largest int) int {
+	return max(m.window(largest), min(largest, (m.left()-m.limit/32)/4))
+}
+
 // add counts n bytes more.
 func (m *memory) add(n int) {
 	m.budget.Add(n)
@@ -245,7 +251,7 @@ func (w *windows) grow(p *pace, n int, now int64, size *int, set func(int)) {
 		return
 	}
 	w.need.Store(now)
-	if more := w.m.window(min(2**size, maxWindow)); more > *size && !w.gone {
+	if more := w.m.grown(min(2**size, maxWindow)); more > *size && !w.gone {
 		set(more)
 	}
 }
