@@ -41,6 +41,7 @@ type Flows[K comparable] struct {
 	mu     sync.Mutex // guards what follows
 	all    map[K]*flow[K]
 	oldest *list.List // of *flow: in front that which was sent to longest ago
+	early  int        // bytes in the early of all
 	over   bool
 }
 
@@ -64,8 +65,12 @@ type flow[K comparable] struct {
 	b   []byte          // what try sends
 }
 
-// MaxEarly is how many datagrams of a flow wait for it to be dialled.
-const MaxEarly = 8
+// MaxEarly is how many datagrams of a flow wait for it to be dialled, and maxEarlyBytes how much those of all flows of a table may have: sources cost a
+// stranger nothing.
+const (
+	MaxEarly      = 8
+	maxEarlyBytes = 1 << 20
+)
 
 // NewFlows returns a table without flows.
 func NewFlows[K comparable](c FlowConfig[K]) *Flows[K] {
@@ -128,12 +133,23 @@ func (t *Flows[K]) waits(w *flow[K], b []byte) bool {
 	if w.open {
 		return false
 	}
-	if len(w.early) < MaxEarly {
+	if !w.over && len(w.early) < MaxEarly && t.early+len(b) <= maxEarlyBytes {
 		w.early = append(w.early, bytes.Clone(b))
+		t.early += len(b)
 	} else {
 		t.c.Full()
 	}
 	return true
+}
+
+// takeEarly returns what has waited for a flow. The caller holds mu.
+func (t *Flows[K]) takeEarly(w *flow[K]) [][]byte {
+	early := w.early
+	for _, b := range early {
+		t.early -= len(b)
+	}
+	w.early = nil
+	return early
 }
 
 // flow returns the flow of a key, which is made if there is none; nil: it can not be dialled.
@@ -185,8 +201,8 @@ func (t *Flows[K]) reach(w *flow[K]) bool {
 	t.mu.Unlock()
 	for {
 		t.mu.Lock()
-		early := w.early
-		w.early, w.open = nil, len(early) == 0
+		early := t.takeEarly(w)
+		w.open = len(early) == 0
 		t.mu.Unlock()
 		if len(early) == 0 {
 			return true
@@ -237,6 +253,7 @@ func (t *Flows[K]) remove(w *flow[K]) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.forget(w)
+	t.takeEarly(w)
 	w.end()
 }
 
