@@ -2,8 +2,10 @@ package relay
 
 import (
 	"errors"
+	"io"
 	"net"
 	"runtime"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -51,5 +53,40 @@ func TestEarlyIsBounded(t *testing.T) {
 			t.Errorf("%d bytes are counted of flows that ended", f.early)
 		}
 		f.Close()
+	}
+}
+
+// A late flow is one whose replies are read after its table was closed.
+type late struct {
+	net.Conn
+	closed, late *atomic.Bool
+}
+
+func (c late) WriteTo(io.Writer) (int64, error) {
+	if c.closed.Load() {
+		c.late.Store(true)
+	}
+	return 0, nil
+}
+func (c late) Write(b []byte) (int, error) { return len(b), nil }
+func (c late) Close() error                { return nil }
+
+// Close waits for a flow that is made at that moment, too.
+func TestCloseWhileOneIsMade(t *testing.T) {
+	var tooLate atomic.Bool
+	for range 20000 {
+		var closed atomic.Bool
+		made := make(chan struct{})
+		f := table(func() (net.Conn, error) { return late{closed: &closed, late: &tooLate}, nil }, false, func() { close(made) }, func() {})
+		var sending sync.WaitGroup
+		sending.Go(func() { f.Send(1, nil) })
+		<-made
+		f.Close()
+		closed.Store(true)
+		sending.Wait()
+		f.Close()
+	}
+	if tooLate.Load() {
+		t.Error("a flow goes on after Close")
 	}
 }
