@@ -100,7 +100,7 @@ func Serve(ctx context.Context, l net.Listener, h http.Handler, log *slog.Logger
 // ListenOpen listens on host:port, for as many connections at once as the control socket has.
 func ListenOpen(ctx context.Context, addr string) (net.Listener, error) {
 	var lc net.ListenConfig
-	l, err := lc.Listen(ctx, "tcp", addr)
+	l, err := lc.Listen(ctx, carrier.Family("tcp", addr), addr)
 	if err != nil {
 		return nil, err
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"net/url"
 	"slices"
 	"strconv"
@@ -233,4 +234,13 @@ func (u *unreadWaiter) Wait(idle func()) error {
 		return nil
 	}
 	return u.waiter.Wait(idle)
+}
+
+// Family returns the network of package net that listens at an address and nowhere else: with "tcp" and "udp" 0.0.0.0 is all of IPv6, too. Who wants both
+// leaves the host out.
+func Family(network, address string) string {
+	if at, err := netip.ParseAddrPort(address); err == nil && at.Addr().Is4() {
+		return network + "4"
+	}
+	return network
 }

@@ -64,13 +64,13 @@ func (Sockets) Listen(ctx context.Context, network, address string) (net.Listene
 	}
 	var lc net.ListenConfig
 	lc.SetMultipathTCP(false) // splice(2) knows TCP
-	return lc.Listen(ctx, network, address)
+	return lc.Listen(ctx, carrier.Family(network, address), address)
 }
 
 // ListenPacket implements Listener.
 func (Sockets) ListenPacket(ctx context.Context, address string) (PacketConn, error) {
 	var lc net.ListenConfig
-	l, err := lc.ListenPacket(ctx, "udp", address)
+	l, err := lc.ListenPacket(ctx, carrier.Family("udp", address), address)
 	if err != nil {
 		return nil, err
 	}

@@ -397,3 +397,20 @@ func (n curious) Dial(ctx context.Context, network string, from netip.Addr, to s
 	n.heard <- Source(ctx)
 	return n.Sockets.Dial(ctx, network, from, to)
 }
+
+// 0.0.0.0 is IPv4's alone: who publishes there has not asked for IPv6. Without an address it is both.
+func TestFamily(t *testing.T) {
+	to := serve(t, echo)
+	for from, six := range map[string]bool{"tcp://0.0.0.0:0": false, "tcp://:0": true} {
+		f := open(t, from, to.String(), Config{})
+		for host, want := range map[string]bool{"127.0.0.1": true, "::1": six} {
+			c, err := net.Dial("tcp", netip.AddrPortFrom(netip.MustParseAddr(host), f.Bound().Port).String())
+			if (err == nil) != want {
+				t.Errorf("%s by %s: %v", from, host, err)
+			}
+			if err == nil {
+				_ = c.Close()
+			}
+		}
+	}
+}

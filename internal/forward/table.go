@@ -17,7 +17,7 @@ const MaxForwards = 256
 var (
 	ErrUnknown = errors.New("there is no such forward ('forward list' names them)")
 	ErrTaken   = errors.New("there is such a forward already")
-	ErrFull    = fmt.Errorf("there are %d forwards already: remove one", MaxForwards)
+	ErrFull    = errors.New("there are as many forwards as there may be: remove one")
 )
 
 // A Table has forwards by where they listen. Its methods may be called from any goroutine, but one at a time those that change it.

@@ -39,13 +39,13 @@ func (a *admin) listen(ctx context.Context, network, address string) (fd int, er
 	lc.SetMultipathTCP(false) // splice(2) knows TCP
 	switch network {
 	case "tcp":
-		l, err := lc.Listen(ctx, network, address)
+		l, err := lc.Listen(ctx, carrier.Family(network, address), address)
 		if err != nil {
 			return -1, err
 		}
 		s = l.(*net.TCPListener)
 	case "udp":
-		l, err := lc.ListenPacket(ctx, network, address)
+		l, err := lc.ListenPacket(ctx, carrier.Family(network, address), address)
 		if err != nil {
 			return -1, err
 		}

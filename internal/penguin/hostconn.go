@@ -26,29 +26,6 @@ type network struct {
 
 var _ forward.Network = (*network)(nil)
 
-// only returns the network of package net that has the family of the address and no other: with "tcp" 0.0.0.0 is all of IPv6, too.
-func (n *network) only(transport string) string {
-	if n.p.Host.Addr().Is4() {
-		return transport + "4"
-	}
-	return transport
-}
-
-// Listen implements forward.Network.
-func (n *network) Listen(ctx context.Context, transport, address string) (net.Listener, error) {
-	return n.Sockets.Listen(ctx, n.only(transport), address)
-}
-
-// ListenPacket implements forward.Network.
-func (n *network) ListenPacket(ctx context.Context, address string) (forward.PacketConn, error) {
-	var lc net.ListenConfig
-	l, err := lc.ListenPacket(ctx, n.only("udp"), address)
-	if err != nil {
-		return nil, err
-	}
-	return l.(*net.UDPConn), nil
-}
-
 // Dial implements forward.Network. Where it leads is the publication's.
 func (n *network) Dial(ctx context.Context, _ string, _ netip.Addr, _ string) (net.Conn, error) {
 	rec := n.h.rec.begin(n.p, forward.Source(ctx))

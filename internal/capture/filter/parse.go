@@ -37,8 +37,12 @@ func Parse(text string) (f Filter, err error) {
 	}
 	p := parser{tokens: scan(text), end: len(text)}
 	defer func() { // the one way out of the recursion
-		if e, ok := recover().(*Error); ok {
+		switch e := recover().(type) {
+		case nil:
+		case *Error:
 			f, err = Filter{}, e
+		default:
+			panic(e)
 		}
 	}()
 	if len(p.tokens) == 0 {

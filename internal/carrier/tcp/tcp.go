@@ -18,7 +18,8 @@ import (
 
 // Listen serves the host and the port of an endpoint, on IPv4 and IPv6 where no host is given.
 func Listen(ctx context.Context, e carrier.Endpoint) (net.Listener, error) {
-	l, err := carrier.TCPListenConfig().Listen(ctx, "tcp", net.JoinHostPort(e.Host, strconv.Itoa(int(e.Port))))
+	at := net.JoinHostPort(e.Host, strconv.Itoa(int(e.Port)))
+	l, err := carrier.TCPListenConfig().Listen(ctx, carrier.Family("tcp", at), at)
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):
 		return nil, fmt.Errorf("listen on %s: port %d is taken: stop the other program ('ss -ltnp sport = %d' shows it) or use --listen with another port: %w", e, e.Port, e.Port, err)
