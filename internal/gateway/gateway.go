@@ -90,6 +90,7 @@ type Gateway struct {
 	gvproxy    *gvproxy.API
 	clientDoor *gvproxy.Listener // nil: clients do not ask it
 	notifier   *gvproxy.Notifier // nil: nobody is told
+	notifying  sync.Mutex        // what is told is so until it stands in the notifier's queue, which nobody waits for
 
 	publisher *publisher
 

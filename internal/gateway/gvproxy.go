@@ -265,8 +265,11 @@ func (p *peer) notify(what string) {
 	p.g.notify(what, m, p.lease)
 }
 
-// notify tells of the client with a lease. One that has come by another connection meanwhile is not gone.
+// notify tells of the client with a lease. One that has come by another connection meanwhile is not gone; one that comes at this moment is told of as there
+// behind that.
 func (g *Gateway) notify(what string, m ether.MAC, l addrpool.Lease) {
+	g.notifying.Lock()
+	defer g.notifying.Unlock()
 	if what == gvproxy.Closed && g.table.Present(l.Addr) {
 		return
 	}

@@ -9,7 +9,6 @@ import (
 	"net/http/httptest"
 	"net/netip"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -18,7 +17,6 @@ import (
 	"ferry/internal/api"
 	"ferry/internal/api/gvproxy"
 	"ferry/internal/identity"
-	"ferry/internal/proto"
 	"ferry/internal/router"
 )
 
@@ -122,47 +120,35 @@ func TestNotifiedOfTheLatest(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer program.Close()
-	told := make(chan string, 10)
-	go func() { // ends with the listener
-		for {
-			conn, err := program.Accept()
-			if err != nil {
-				close(told)
-				return
-			}
-			line, _ := io.ReadAll(conn)
-			told <- strings.Split(string(line), `"`)[3]
-			conn.Close()
-		}
-	}()
-	err = inMemory(t, Config{Notification: "unix://" + path}, func(l *lab) error {
-		ctx, cancel := context.WithCancel(context.Background()) // that of t is not of the bubble
-		ended := make(chan error, 1)
-		go func() { ended <- l.g.notifier.Run(ctx) }()
-		defer func() { cancel(); <-ended }()
-		first := l.dial()
-		addr, token, err := join(l, first, request("10.0.3.4", proto.FeatureConfig|proto.FeatureGoodbye))
+	g, end := forwarding(t, Config{StateDir: t.TempDir(), Notification: "unix://" + path})
+	defer end()
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- g.notifier.Run(ctx) }()
+	defer func() { cancel(); <-ended }()
+	lease := addrpool.Lease{Addr: netip.MustParseAddr("10.0.3.4")}
+	again := router.NewPort(2, router.Caps{}, nil)
+	g.notify(gvproxy.Established, standIn(lease.Addr), lease)
+	g.table.Bind(again, lease.Addr) // by another connection
+	g.notify(gvproxy.Established, standIn(lease.Addr), lease)
+	g.notify(gvproxy.Closed, standIn(lease.Addr), lease) // the first one
+	g.table.Unbind(again)
+	lease.Name = "again"
+	g.notify(gvproxy.Closed, standIn(lease.Addr), lease)
+	for _, want := range []string{gvproxy.Established, gvproxy.Established, lease.Name} {
+		_ = program.(*net.UnixListener).SetDeadline(time.Now().Add(10 * time.Second))
+		conn, err := program.Accept()
 		if err != nil {
-			return err
+			t.Fatal(err)
 		}
-		second := l.dial()
-		if _, _, err := join(l, second, resume(addr, token)); err != nil {
-			return err
+		line, _ := io.ReadAll(conn)
+		conn.Close()
+		if !strings.Contains(string(line), `"`+want+`"`) {
+			t.Errorf("got %s, want %s", line, want)
 		}
-		second.conn.Close()
-		l.settle()
-		return nil
-	})
-	if err != nil {
-		t.Fatal(err)
 	}
-	program.Close()
-	var got []string
-	for line := range told {
-		got = append(got, line)
-	}
-	if want := []string{gvproxy.Ready, gvproxy.Established, gvproxy.Established, gvproxy.Closed}; !slices.Equal(got, want) {
-		t.Errorf("got %v, want %v", got, want)
+	if n := g.notifier.Counts()["notifications_dropped"]; n != 0 {
+		t.Errorf("%d were dropped", n)
 	}
 }
 
