@@ -99,6 +99,7 @@ var arrows = map[string][]string{
 	"cmd/ferry-penguin":    {"internal/background", "internal/cmdline", "internal/penguin"},
 	"bench":                {"internal/carrier", "test/lab", "test/wire"},
 	"test/browser":         {},
+	"test/service":         {},
 	"test/hypervisor":      {},
 	"test/lab":             {},
 	"test/rawvpn":          {},

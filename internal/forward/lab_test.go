@@ -9,10 +9,11 @@ import (
 	"os"
 	"runtime"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
+
+	"ferry/test/service"
 )
 
 // patience is how long anything may take on a busy machine.
@@ -38,26 +39,7 @@ func TestMain(m *testing.M) {
 // serve is a client of the gateway: it serves connections with f, each on a goroutine, until the test ends.
 func serve(t *testing.T, f func(*net.TCPConn)) netip.AddrPort {
 	t.Helper()
-	l, err := net.Listen("tcp4", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var all sync.WaitGroup
-	all.Go(func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			all.Go(func() {
-				defer c.Close()
-				_ = c.SetDeadline(time.Now().Add(patience))
-				f(c.(*net.TCPConn))
-			})
-		}
-	})
-	t.Cleanup(func() { _ = l.Close(); all.Wait() })
-	return addrPort(l.Addr())
+	return service.TCP(t, "127.0.0.1:0", f)
 }
 
 // open opens a forward until the test ends.

@@ -11,34 +11,14 @@ import (
 	"time"
 
 	"ferry/internal/relay"
+	"ferry/test/service"
 )
 
 // answer is a client of the gateway that answers each datagram with as many as f returns.
 func answer(t *testing.T, f func([]byte) [][]byte) string {
 	t.Helper()
-	l, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		b := make([]byte, 1<<16)
-		for {
-			n, from, err := l.ReadFromUDPAddrPort(b)
-			if err != nil {
-				return
-			}
-			for _, reply := range f(b[:n]) {
-				_, _ = l.WriteToUDPAddrPort(reply, from)
-			}
-		}
-	}()
-	t.Cleanup(func() { _ = l.Close(); <-done })
-	return l.LocalAddr().String()
+	return service.UDP(t, f).String()
 }
-
-func same(b []byte) [][]byte { return [][]byte{b} }
 
 func dialUDP(t *testing.T, f *Forward) net.Conn {
 	t.Helper()
@@ -81,7 +61,7 @@ func exchange(t *testing.T, c net.Conn, b []byte) {
 func TestVpnguinUDPLengths(t *testing.T) {
 	for name, network := range networks {
 		t.Run(name, func(t *testing.T) {
-			c := dialUDP(t, open(t, "udp://127.0.0.1:0", answer(t, same), Config{Network: network}))
+			c := dialUDP(t, open(t, "udp://127.0.0.1:0", answer(t, service.Same), Config{Network: network}))
 			for _, n := range []int{1, 0, 7, 1472, 8191, 8192, 8193, 65507} {
 				exchange(t, c, random(n))
 			}
@@ -108,7 +88,7 @@ func TestVpnguinUDPLockStep(t *testing.T) {
 
 // vpnguin bug 2.5-4: flows never expire. Here they do, and the source may come again.
 func TestVpnguinUDPIdle(t *testing.T) {
-	f := open(t, "udp://127.0.0.1:0", answer(t, same), Config{FlowIdle: 100 * time.Millisecond})
+	f := open(t, "udp://127.0.0.1:0", answer(t, service.Same), Config{FlowIdle: 100 * time.Millisecond})
 	c := dialUDP(t, f)
 	exchange(t, c, []byte("x"))
 	eventually(t, "the flow has ended", func() bool { return f.Stats().Live == 0 })
@@ -120,7 +100,7 @@ func TestVpnguinUDPIdle(t *testing.T) {
 
 // When there is no room, the flow ends whose source was silent for longest.
 func TestUDPBound(t *testing.T) {
-	f := open(t, "udp://127.0.0.1:0", answer(t, same), Config{Flows: 2})
+	f := open(t, "udp://127.0.0.1:0", answer(t, service.Same), Config{Flows: 2})
 	first, second, third := dialUDP(t, f), dialUDP(t, f), dialUDP(t, f)
 	exchange(t, first, []byte("1"))
 	exchange(t, second, []byte("2"))
@@ -142,7 +122,7 @@ func TestUDPBound(t *testing.T) {
 // A reply comes from the address that was asked, also where the socket has all of them: 127.0.0.2 would be answered from 127.0.0.1 else.
 func TestUDPReplySource(t *testing.T) {
 	for _, host := range []string{"0.0.0.0", ""} {
-		f := open(t, "udp://"+host+":0", answer(t, same), Config{})
+		f := open(t, "udp://"+host+":0", answer(t, service.Same), Config{})
 		at := f.Bound()
 		c, err := net.Dial("udp4", "127.0.0.2:"+portOf(at))
 		if err != nil {
@@ -212,7 +192,7 @@ func TestUDPSlowName(t *testing.T) {
 	}
 	_, _ = two.Write([]byte("two"))
 	eventually(t, "there are two flows, and two datagrams too many", func() bool { s := f.Stats(); return s.Live == 2 && s.Full == 2 })
-	at := answer(t, same)
+	at := answer(t, service.Same)
 	network.found <- at
 	network.found <- at
 	b := make([]byte, 10)

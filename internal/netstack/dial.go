@@ -23,7 +23,7 @@ import (
 	"ferry/internal/relay"
 )
 
-// A Conn is a connection of the stack's own: of the gateway with a client, or of a device with what is in the tunnel.
+// A Conn is a connection of the stack's own: of the gateway with a client, of a device with what is in the tunnel, of a Neighbour.
 type Conn struct {
 	net.Conn        // gonet's
 	windows         // what is written by the net.Conn is not written with mu held: up to one block more may wait than is counted

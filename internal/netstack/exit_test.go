@@ -27,6 +27,7 @@ import (
 	"ferry/internal/hostnet"
 	"ferry/internal/proto"
 	"ferry/internal/router"
+	"ferry/test/service"
 )
 
 // A client is another stack, whose packets go through a router to the exit, and back:
@@ -126,26 +127,7 @@ func (c *client) mustDial(port uint16) *gonet.TCPConn {
 // listen serves connections with f, each on a goroutine, until the test ends.
 func listen(t testing.TB, f func(*net.TCPConn)) uint16 {
 	t.Helper()
-	l, err := net.Listen("tcp4", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var all sync.WaitGroup
-	all.Go(func() {
-		for {
-			x, err := l.Accept()
-			if err != nil {
-				return
-			}
-			all.Go(func() {
-				defer x.Close()
-				_ = x.SetDeadline(time.Now().Add(patience))
-				f(x.(*net.TCPConn))
-			})
-		}
-	})
-	t.Cleanup(func() { _ = l.Close(); all.Wait() })
-	return l.Addr().(*net.TCPAddr).AddrPort().Port()
+	return service.TCP(t, "127.0.0.1:0", f).Port()
 }
 
 func echo(x *net.TCPConn) { _, _ = io.Copy(x, x) }

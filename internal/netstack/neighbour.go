@@ -3,25 +3,17 @@ package netstack
 import (
 	"context"
 	"fmt"
-	"io"
 	"net"
 	"net/netip"
-	"sync"
 	"sync/atomic"
-	"time"
 
 	"gvisor.dev/gvisor/pkg/buffer"
 	"gvisor.dev/gvisor/pkg/tcpip"
-	"gvisor.dev/gvisor/pkg/tcpip/adapters/gonet"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"gvisor.dev/gvisor/pkg/tcpip/link/ethernet"
 	"gvisor.dev/gvisor/pkg/tcpip/network/arp"
 	"gvisor.dev/gvisor/pkg/tcpip/network/ipv4"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
-	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
-	"gvisor.dev/gvisor/pkg/waiter"
-
-	"ferry/internal/relay"
 )
 
 // A Neighbour is another host on an Ethernet, which this process is: it answers ARP and pings, and connects by TCP.
@@ -59,85 +51,8 @@ func (n *Neighbour) Deliver(frame []byte) {
 }
 
 // Dial connects by TCP.
-func (n *Neighbour) Dial(ctx context.Context, to netip.AddrPort) (*NeighbourConn, error) {
-	c := &NeighbourConn{queue: new(waiter.Queue), gone: make(chan struct{})}
-	var problem tcpip.Error
-	if c.in, problem = n.stack.NewEndpoint(tcp.ProtocolNumber, ipv4.ProtocolNumber, c.queue); problem != nil {
-		return nil, errno(problem)
-	}
-	if err := connect(ctx, c.in, c.queue, n.addr, to); err != nil {
-		c.in.Abort()
-		return nil, err
-	}
-	idle := tcpip.KeepaliveIdleOption(keepAlive)
-	_ = c.in.SetSockOpt(&idle)
-	c.in.SocketOptions().SetKeepAlive(true)
-	c.TCPConn = gonet.NewTCPConn(c.queue, c.in)
-	return c, nil
-}
-
-// A NeighbourConn is a connection of TCP of a Neighbour.
-type NeighbourConn struct {
-	*gonet.TCPConn
-	in     tcpip.Endpoint
-	queue  *waiter.Queue
-	linger atomic.Bool
-	once   sync.Once
-	gone   chan struct{} // closed by Close
-}
-
-var _ io.WriterTo = (*NeighbourConn)(nil)
-
-// SetLinger makes Close reset the connection, if seconds is 0. There is no other choice.
-func (c *NeighbourConn) SetLinger(seconds int) error {
-	c.linger.Store(seconds == 0)
-	return nil
-}
-
-// Close implements net.Conn. It wakes who reads and who writes, and may be called more than once.
-func (c *NeighbourConn) Close() error {
-	c.once.Do(func() {
-		close(c.gone)
-		_ = c.SetDeadline(time.Unix(1, 0))
-		if c.linger.Load() {
-			c.in.Abort()
-		}
-		_ = c.TCPConn.Close()
-	})
-	return nil
-}
-
-// WriteTo implements io.WriterTo: it copies what comes until its end, or until Close. No buffer is held while nothing comes.
-func (c *NeighbourConn) WriteTo(w io.Writer) (n int64, err error) {
-	entry, ready := waiter.NewChannelEntry(waiter.ReadableEvents)
-	c.queue.EventRegister(&entry)
-	defer c.queue.EventUnregister(&entry)
-	for {
-		block := relay.Borrow()
-		b := tcpip.SliceWriter(block[:])
-		result, problem := c.in.Read(&b, tcpip.ReadOptions{})
-		if result.Count > 0 {
-			_, err = w.Write(block[:result.Count])
-			n += int64(result.Count)
-		}
-		relay.GiveBack(block)
-		if err != nil {
-			return n, err
-		}
-		switch problem.(type) {
-		case nil:
-		case *tcpip.ErrWouldBlock:
-			select {
-			case <-ready:
-			case <-c.gone:
-				return n, net.ErrClosed
-			}
-		case *tcpip.ErrClosedForReceive:
-			return n, nil
-		default:
-			return n, errno(problem)
-		}
-	}
+func (n *Neighbour) Dial(ctx context.Context, to netip.AddrPort) (*Conn, error) {
+	return dial(ctx, n.stack, "tcp", n.addr, to)
 }
 
 // Close ends all connections. Nobody calls Deliver then.

@@ -1,7 +1,6 @@
 package penguin
 
 import (
-	"bytes"
 	"context"
 	"crypto/rand"
 	"fmt"
@@ -19,6 +18,7 @@ import (
 	"ferry/internal/carrier/carriertest"
 	"ferry/internal/penguin/wire"
 	"ferry/test/hypervisor"
+	serving "ferry/test/service"
 )
 
 var dialects = hypervisor.Dialects
@@ -37,22 +37,7 @@ type lab struct {
 }
 
 // A transcript is what was logged.
-type transcript struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (t *transcript) Write(b []byte) (int, error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.b.Write(b)
-}
-
-func (t *transcript) String() string {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.b.String()
-}
+type transcript struct{ serving.Transcript }
 
 // background runs f until the test ends.
 func background(t testing.TB, f func(context.Context) error) (stop func()) {
@@ -176,51 +161,13 @@ func freePort(t testing.TB, proto string) netip.AddrPort {
 // service serves TCP connections with f until the test ends.
 func service(t testing.TB, address string, f func(*net.TCPConn)) string {
 	t.Helper()
-	l, err := net.Listen("tcp", address)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var all sync.WaitGroup
-	all.Go(func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			all.Go(func() {
-				defer c.Close()
-				_ = c.SetDeadline(time.Now().Add(patience))
-				f(c.(*net.TCPConn))
-			})
-		}
-	})
-	t.Cleanup(func() { _ = l.Close(); all.Wait() })
-	return l.Addr().String()
+	return serving.TCP(t, address, f).String()
 }
 
 // packets serves UDP until the test ends: f returns the replies to a datagram.
 func packets(t testing.TB, f func([]byte) [][]byte) string {
 	t.Helper()
-	c, err := net.ListenPacket("udp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		b := make([]byte, 1<<16)
-		for {
-			n, from, err := c.ReadFrom(b)
-			if err != nil {
-				return
-			}
-			for _, reply := range f(b[:n]) {
-				_, _ = c.WriteTo(reply, from)
-			}
-		}
-	}()
-	t.Cleanup(func() { _ = c.Close(); <-done })
-	return c.LocalAddr().String()
+	return serving.UDP(t, f).String()
 }
 
 func echoes(b []byte) [][]byte { return [][]byte{b} }

@@ -9,29 +9,14 @@ import (
 	"net/netip"
 	"testing"
 	"time"
+
+	"ferry/test/service"
 )
 
 // udpEcho returns where a server of UDP is that sends back what it reads, until the test ends.
 func udpEcho(t *testing.T) netip.AddrPort {
 	t.Helper()
-	l, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		b := make([]byte, 1<<16)
-		for {
-			n, from, err := l.ReadFromUDPAddrPort(b)
-			if err != nil {
-				return
-			}
-			_, _ = l.WriteToUDPAddrPort(b[:n], from)
-		}
-	}()
-	t.Cleanup(func() { _ = l.Close(); <-done })
-	return l.LocalAddr().(*net.UDPAddr).AddrPort()
+	return service.UDP(t, service.Same)
 }
 
 // A talker is a program with an association.

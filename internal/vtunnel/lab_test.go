@@ -2,7 +2,6 @@ package vtunnel
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -14,6 +13,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"ferry/test/service"
 )
 
 const patience = 20 * time.Second
@@ -25,22 +26,7 @@ type lab struct {
 }
 
 // A transcript is what a program has printed.
-type transcript struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (t *transcript) Write(b []byte) (int, error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.b.Write(b)
-}
-
-func (t *transcript) String() string {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.b.String()
-}
+type transcript struct{ service.Transcript }
 
 // await waits for a line.
 func (t *transcript) await(tb testing.TB, line string) {
@@ -182,27 +168,7 @@ func echo(conn *net.TCPConn) {
 // echoUDP is a destination of UDP which returns each datagram with a mark before and behind it.
 func echoUDP(t testing.TB) uint16 {
 	t.Helper()
-	c, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		b := make([]byte, 1<<16)
-		for {
-			n, from, err := c.ReadFromUDPAddrPort(b)
-			if err != nil {
-				return
-			}
-			_, _ = c.WriteToUDPAddrPort(fmt.Appendf(nil, "<%s>", b[:n]), from)
-		}
-	}()
-	t.Cleanup(func() {
-		_ = c.Close()
-		<-done
-	})
-	return port(c.LocalAddr())
+	return service.UDP(t, func(b []byte) [][]byte { return [][]byte{fmt.Appendf(nil, "<%s>", b)} }).Port()
 }
 
 // original does what a client of the original does: the request in one write, one read, which has to return as many bytes as a reply
