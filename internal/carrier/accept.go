@@ -12,6 +12,7 @@ import (
 // Accept calls handle with each connection that a listener has, until ctx is done: then it closes the listener and returns nil. It waits for no handle, and
 // handle must not wait. Where there are no descriptors, or there is no memory, those who are here go on, and it tries again after a pause.
 func Accept(ctx context.Context, l net.Listener, log *slog.Logger, handle func(net.Conn)) error {
+	defer l.Close() // who comes as ctx ends may end the loop before what follows has begun
 	stop := context.AfterFunc(ctx, func() { _ = l.Close() })
 	defer stop()
 	return AcceptAll(ctx, l.Accept, func(err error, pause time.Duration) {

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"log/slog"
 	"net"
+	"path/filepath"
+	"sync"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -16,6 +18,7 @@ type poor struct {
 	net.Listener
 	next chan any // error or net.Conn
 	done chan struct{}
+	once sync.Once
 }
 
 func (p *poor) Accept() (net.Conn, error) {
@@ -29,7 +32,7 @@ func (p *poor) Accept() (net.Conn, error) {
 		return nil, net.ErrClosed
 	}
 }
-func (p *poor) Close() error   { close(p.done); return nil }
+func (p *poor) Close() error   { p.once.Do(func() { close(p.done) }); return nil }
 func (p *poor) Addr() net.Addr { return &net.UnixAddr{Name: "poor", Net: "unix"} }
 
 // Who is out of descriptors pauses, longer each time up to a second, and begins anew with the next connection; a listener that somebody else closed is an error.
@@ -71,3 +74,39 @@ func TestAccept(t *testing.T) {
 type closed struct{ *poor }
 
 func (closed) Close() error { return nil }
+
+// Who comes in the moment of the end keeps no listener open, and no socket in the file system.
+func TestAcceptAtTheEnd(t *testing.T) {
+	for range 100 {
+		path := filepath.Join(t.TempDir(), "s")
+		l, err := net.Listen("unix", path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		conn, err := net.Dial("unix", path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		if err := Accept(ctx, &last{l, cancel}, slog.New(slog.DiscardHandler), func(net.Conn) {}); err != nil {
+			t.Error(err)
+		}
+		_ = conn.Close()
+		if conn, err := net.Dial("unix", path); err == nil {
+			_ = conn.Close()
+			t.Fatal("it listens still")
+		}
+	}
+}
+
+// A last listener is told to end when somebody comes.
+type last struct {
+	net.Listener
+	end context.CancelFunc
+}
+
+func (l *last) Accept() (net.Conn, error) {
+	conn, err := l.Listener.Accept()
+	l.end()
+	return conn, err
+}

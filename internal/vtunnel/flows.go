@@ -55,6 +55,7 @@ type flow struct {
 func (c *Client) ServeUDP(ctx context.Context, socket *net.UDPConn) error {
 	ctx, cancel := context.WithCancel(ctx)
 	f := &flows{c: c, socket: socket, ctx: ctx, all: map[netip.AddrPort]*list.Element{}}
+	defer socket.Close()
 	stop := context.AfterFunc(ctx, func() { _ = socket.Close() })
 	defer stop()
 	defer f.work.Wait()
