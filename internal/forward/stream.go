@@ -266,7 +266,7 @@ func (p *pair) transfer(dst, src net.Conn, count *atomic.Uint64) error {
 		if err != nil {
 			return err
 		}
-		return relay.NewReader(raw).Stream(w)
+		return relay.NewReader(raw, relay.StreamSize).Stream(w)
 	}
 	_, err := src.(io.WriterTo).WriteTo(w)
 	return err

@@ -219,7 +219,7 @@ func (x *conn) down() error {
 	x.queue.EventRegister(&entry)
 	defer x.queue.EventUnregister(&entry)
 	var rest bytes.Reader
-	r := relay.NewReader(x.raw)
+	r := relay.NewReader(x.raw, relay.StreamSize)
 	for {
 		b, err := r.Next()
 		if err != nil {

@@ -118,7 +118,7 @@ func New(c Config) (*Exit, error) {
 	e := &Exit{c: c, link: newLink(), memory: newMemory(c.Memory)}
 	e.port = router.NewPort(0, router.Caps{Super: true, Exit: true}, e)
 	var err error
-	if e.stack, err = newStack(e.link); err != nil {
+	if e.stack, err = newStack(e.link, maxWindow); err != nil {
 		return nil, err
 	}
 	e.flows = newFlows(e)

@@ -25,6 +25,7 @@ import (
 	"gvisor.dev/gvisor/pkg/waiter"
 
 	"ferry/internal/hostnet"
+	"ferry/internal/packet"
 	"ferry/internal/proto"
 	"ferry/internal/router"
 	"ferry/test/service"
@@ -131,6 +132,32 @@ func listen(t testing.TB, f func(*net.TCPConn)) uint16 {
 }
 
 func echo(x *net.TCPConn) { _, _ = io.Copy(x, x) }
+
+// What is read of a socket at once is one packet for the client, where its windows allow that, and not one with a very short one behind it.
+func TestPacketsAreFull(t *testing.T) {
+	c := newClient(t, Config{})
+	var packets, short atomic.Int64
+	c.through.Store(new(func(run []byte) []byte {
+		for b := run; len(b) > 0; {
+			n := proto.DataLen(b)
+			if ip := packet.IPv4(b[proto.DataHeaderLen:n]); len(ip) > 100 {
+				packets.Add(1)
+				if len(ip) < 1000 {
+					short.Add(1)
+				}
+			}
+			b = b[n:]
+		}
+		return run
+	}))
+	port := listen(t, func(x *net.TCPConn) { _, _ = x.Write(make([]byte, 64<<20)) })
+	if n, err := io.Copy(io.Discard, c.mustDial(port)); err != nil || n != 64<<20 {
+		t.Fatalf("%d bytes, %v", n, err)
+	}
+	if short.Load() > packets.Load()/5 {
+		t.Errorf("%d of %d packets are short", short.Load(), packets.Load())
+	}
+}
 
 // Many bytes pass both ways unchanged, and the end of each direction comes alone.
 func TestHalfClose(t *testing.T) {

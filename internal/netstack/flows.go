@@ -259,7 +259,7 @@ func (f *flow) write(fd uintptr) bool {
 
 // receive hands the client what comes back, until nothing has passed for too long.
 func (t *flows) receive(f *flow) {
-	r := relay.NewReader(f.raw)
+	r := relay.NewReader(f.raw, relay.Size)
 	for {
 		_ = f.file.SetReadDeadline(time.Unix(0, f.last.Load()).Add(f.idle))
 		b, err := r.Next()

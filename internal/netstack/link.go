@@ -2,6 +2,7 @@ package netstack
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -47,10 +48,14 @@ func (l *link) deliver(ip []byte) bool {
 	return true
 }
 
+// runBytes is how many bytes of segments are handed to the router at once, about.
+const runBytes = 256 << 10
+
 // run hands what the stack sends to f until ctx is done.
 func (l *link) run(ctx context.Context, f *router.Forwarder) {
+	run := make([]byte, 0, runBytes+proto.DataHeaderLen+proto.MaxPacket)
 	for {
-		b, err := l.out.take(ctx)
+		segments, b, err := l.out.take(ctx)
 		if err != nil {
 			return
 		}
@@ -60,7 +65,33 @@ func (l *link) run(ctx context.Context, f *router.Forwarder) {
 			i = next
 		}
 		f.Flush()
+		run = run[:0]
+		for i, pkt := range segments {
+			at := len(run)
+			run = appendFrame(run, pkt)
+			pkt.DecRef()
+			segments[i] = nil
+			f.Frame(run, at, len(run))
+			if len(run) >= runBytes {
+				f.Flush()
+				run = run[:0]
+			}
+		}
+		f.Flush()
 	}
+}
+
+// appendFrame appends a data frame with what the stack sends.
+func appendFrame(b []byte, pkt *stack.PacketBuffer) []byte {
+	n := pkt.Size()
+	at := len(b)
+	b = slices.Grow(b, proto.DataHeaderLen+n)[:at+proto.DataHeaderLen]
+	proto.PutDataHeader(b[at:], n)
+	offload(pkt, n).Put(b[at+proto.FrameHeaderLen:])
+	for _, part := range pkt.AsSlices() {
+		b = append(b, part...)
+	}
+	return b
 }
 
 // WritePackets implements stack.LinkWriter.
@@ -102,85 +133,78 @@ func (l *link) Close()                                  {}
 // outboxBytes is how much may wait for Run: more than one connection has on its way before the first loss shows.
 const outboxBytes = 2 << 20
 
-// An outbox has data frames, back to back, until Run hands them to the router. (The stack calls WritePackets with locks held that a packet which comes
+// An outbox has what goes to clients, until Run hands it to the router. (The stack calls WritePackets with locks held that a packet which comes
 // in may need, so it does not go into the router at once.)
 type outbox struct {
 	ready chan struct{} // has one token while there may be something
 
 	mu    sync.Mutex // guards what follows
-	b     []byte
-	spare []byte // what Run had before
-	full  uint64 // frames that found no room
+	bytes int        // of all
+	full  uint64     // packets that found no room
+	// Segments of the stack, each with a reference that is ours, and other packets: data frames, back to back. What Run had before is spare.
+	segments, spareSegments []*stack.PacketBuffer
+	b, spare                []byte
 }
 
-// room makes room for a frame with a packet of n bytes, and tells the reader. It returns nil where there is none. The caller holds mu.
-func (o *outbox) room(n int) []byte {
+// room makes room for a packet of n bytes, and tells the reader; false: there is none. The caller holds mu.
+func (o *outbox) room(n int) bool {
 	n += proto.DataHeaderLen
-	if len(o.b)+n > outboxBytes {
+	if o.bytes+n > outboxBytes {
 		o.full++
-		return nil
+		return false
 	}
-	if len(o.b) == 0 {
+	if o.bytes == 0 {
 		select {
 		case o.ready <- struct{}{}:
 		default:
 		}
 	}
-	at := len(o.b)
-	if cap(o.b) < at+n {
-		o.b = append(make([]byte, 0, min(outboxBytes, max(2*cap(o.b), at+n, 64<<10))), o.b...)
-	}
-	o.b = o.b[:at+n]
-	return o.b[at:]
+	o.bytes += n
+	return true
 }
 
 // segment adds what the stack sends.
 func (o *outbox) segment(pkt *stack.PacketBuffer) bool {
-	n := pkt.Size()
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	frame := o.room(n)
-	if frame == nil {
+	if !o.room(pkt.Size()) {
 		return false
 	}
-	proto.PutDataHeader(frame, n)
-	offload(pkt, n).Put(frame[proto.FrameHeaderLen:])
-	b := frame[proto.DataHeaderLen:]
-	for _, part := range pkt.AsSlices() {
-		b = b[copy(b, part):]
-	}
+	o.segments = append(o.segments, pkt.IncRef())
 	return true
 }
 
 // packet adds a packet that is complete: of a header of its own, and a payload.
 func (o *outbox) packet(head, payload []byte) bool {
+	n := len(head) + len(payload)
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	frame := o.room(len(head) + len(payload))
-	if frame == nil {
+	if !o.room(n) {
 		return false
 	}
-	proto.PutBareHeader(frame, len(head)+len(payload))
-	copy(frame[proto.DataHeaderLen+copy(frame[proto.DataHeaderLen:], head):], payload)
+	at := len(o.b)
+	o.b = slices.Grow(o.b, proto.DataHeaderLen+n)[:at+proto.DataHeaderLen]
+	proto.PutBareHeader(o.b[at:], n)
+	o.b = append(append(o.b, head...), payload...)
 	return true
 }
 
-// take returns all frames, which are valid until the next call, and waits for one.
-func (o *outbox) take(ctx context.Context) ([]byte, error) {
+// take returns all segments, whose references are the caller's, and all other packets, and waits for one. Both are valid until the next call.
+func (o *outbox) take(ctx context.Context) (segments []*stack.PacketBuffer, b []byte, err error) {
 	for {
 		o.mu.Lock()
-		b := o.b
-		if len(b) > 0 {
-			o.b, o.spare = o.spare[:0], b
+		if o.bytes > 0 {
+			segments, o.segments, o.spareSegments = o.segments, o.spareSegments[:0], o.segments
+			b, o.b, o.spare = o.b, o.spare[:0], o.b
+			o.bytes = 0
+			o.mu.Unlock()
+			return segments, b, nil
 		}
 		o.mu.Unlock()
-		if len(b) > 0 {
-			return b, nil
-		}
 		select {
 		case <-o.ready:
 		case <-ctx.Done():
-			return nil, ctx.Err()
+			return nil, nil, ctx.Err()
 		}
 	}
 }

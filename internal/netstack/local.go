@@ -40,7 +40,7 @@ func NewLocal(name string) (*Local, error) {
 	l := &Local{name: name, link: newLink(), up: make(chan struct{})}
 	l.port = router.NewPort(0, router.Caps{Super: true, Exit: true}, l)
 	var err error
-	l.stack, err = newStack(l.link)
+	l.stack, err = newStack(l.link, maxAlone)
 	return l, err
 }
 

@@ -30,7 +30,7 @@ type Neighbour struct {
 func NewNeighbour(addr netip.Prefix, mac net.HardwareAddr, mtu int, write func([]byte) error) (*Neighbour, error) {
 	n := &Neighbour{addr: addr.Addr(), link: &frameLink{addr: tcpip.LinkAddress(mac), mtu: uint32(mtu + header.EthernetMinimumSize), write: write}}
 	var err error
-	if n.stack, err = newStack(ethernet.New(n.link), arp.NewProtocol); err != nil {
+	if n.stack, err = newStack(ethernet.New(n.link), maxAlone, arp.NewProtocol); err != nil {
 		return nil, err
 	}
 	full := tcpip.ProtocolAddress{Protocol: ipv4.ProtocolNumber, AddressWithPrefix: tcpip.AddressWithPrefix{Address: toStack(n.addr), PrefixLen: addr.Bits()}}

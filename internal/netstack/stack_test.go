@@ -11,7 +11,7 @@ import (
 
 // A stack that can not have another address keeps the one that it has.
 func TestMoveFails(t *testing.T) {
-	s, err := newStack(newLink())
+	s, err := newStack(newLink(), maxWindow)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -22,7 +22,7 @@ func readFrames(conn syscall.Conn, each func([]byte) error) error {
 	if err != nil {
 		return err
 	}
-	in := relay.NewReader(raw)
+	in := relay.NewReader(raw, relay.StreamSize)
 	var rest []byte
 	for {
 		b, err := in.Next()

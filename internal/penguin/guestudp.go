@@ -94,7 +94,7 @@ func (g *Guest) replies(w *guestFlow, service *net.UDPConn) {
 	if err != nil {
 		return
 	}
-	in := relay.NewReader(raw)
+	in := relay.NewReader(raw, relay.Size)
 	for {
 		b, err := in.Next()
 		w.last.touch()

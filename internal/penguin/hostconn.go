@@ -114,7 +114,7 @@ func (g *guestStream) WriteTo(w io.Writer) (n int64, err error) {
 		n += int64(m)
 		return m, err
 	})
-	err = relay.NewReader(raw).Stream(to)
+	err = relay.NewReader(raw, relay.StreamSize).Stream(to)
 	return n, err
 }
 

@@ -137,7 +137,7 @@ func copyHalf(to io.Writer, from half, v *voice) error {
 		if err != nil {
 			return err
 		}
-		return relay.NewReader(raw).Stream(w)
+		return relay.NewReader(raw, relay.StreamSize).Stream(w)
 	}
 	_, err := from.(io.WriterTo).WriteTo(w)
 	return err

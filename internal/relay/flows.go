@@ -294,7 +294,7 @@ func (t *Flows[K]) receive(w *flow[K]) {
 		_, _ = w.far.(io.WriterTo).WriteTo(reply)
 		return
 	}
-	r := NewReader(w.raw)
+	r := NewReader(w.raw, Size)
 	for {
 		b, err := r.Next()
 		switch {

@@ -14,8 +14,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Size is the length of a block in bytes: what a datagram can hold.
-const Size = 64 << 10
+const (
+	// Size is the length of a block in bytes: what a datagram can hold.
+	Size = 64 << 10
+	// StreamSize is how much is read of a stream at once, bytes: with headers around it, it is one packet still. What is a little longer than that is
+	// sent by a TCP in user mode (gVisor) as a long packet and a very short one, each time.
+	StreamSize = Size - 1<<10
+)
 
 // pool has the blocks. One get (Borrow), one put (GiveBack).
 var pool = sync.Pool{New: func() any { return new([Size]byte) }}
@@ -29,15 +34,16 @@ func GiveBack(b *[Size]byte) { pool.Put(b) }
 // A Reader reads from a socket. It belongs to one goroutine.
 type Reader struct {
 	raw   syscall.RawConn
+	most  int // bytes read at once
 	try   func(fd uintptr) bool
 	block *[Size]byte // nil: nothing is borrowed
 	n     int
 	fault error
 }
 
-// NewReader returns a Reader of a socket.
-func NewReader(raw syscall.RawConn) *Reader {
-	r := &Reader{raw: raw}
+// NewReader returns a Reader of a socket, which reads so many bytes at once: Size of datagrams, StreamSize of a stream.
+func NewReader(raw syscall.RawConn, most int) *Reader {
+	r := &Reader{raw: raw, most: most}
 	r.try = r.read
 	return r
 }
@@ -67,7 +73,7 @@ func (r *Reader) Release() {
 func (r *Reader) read(fd uintptr) bool {
 	r.block = Borrow()
 	for {
-		if r.n, r.fault = unix.Read(int(fd), r.block[:]); r.fault != unix.EINTR {
+		if r.n, r.fault = unix.Read(int(fd), r.block[:r.most]); r.fault != unix.EINTR {
 			break
 		}
 	}

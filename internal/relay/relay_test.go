@@ -38,7 +38,7 @@ func reader(t *testing.T, c *net.TCPConn) *Reader {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return NewReader(raw)
+	return NewReader(raw, Size)
 }
 
 // Every byte of a stream comes, in its order, until the end.

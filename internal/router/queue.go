@@ -25,7 +25,7 @@ type Stream interface {
 
 // QueueConfig is what a Queue is made of.
 type QueueConfig struct {
-	Limit  int            // bytes that may wait
+	Limit  int            // bytes that may wait; more if the stream is fast (lately)
 	Budget *buffer.Budget // shared by all queues
 }
 
@@ -51,6 +51,7 @@ type Queue struct {
 	blocks  []*buffer.Block
 	bytes   int  // in blocks, and in those that Run took
 	held    int  // Stream.Held, as of the last write
+	lately  lately
 	last    bool // nothing more is taken; Run returns when all is written
 	closed  bool // what waits is lost; implies last
 
@@ -232,6 +233,7 @@ func (q *Queue) begin() bool {
 func (q *Queue) end(run []byte, n int) (lost []byte, why Reason) {
 	q.mu.Lock()
 	q.writing = false
+	q.lately.add(n, time.Now())
 	q.hold(q.s.Held())
 	switch {
 	case n == len(run):
@@ -262,7 +264,7 @@ func (q *Queue) end(run []byte, n int) (lost []byte, why Reason) {
 
 // room returns how many bytes more may wait, and why no more. The caller holds mu.
 func (q *Queue) room() (int, Reason) {
-	limit, why := q.c.Limit, DropQueueFull
+	limit, why := max(q.c.Limit, min(q.lately.bytes(time.Now()), maxLately*q.c.Limit)), DropQueueFull
 	if share := q.c.Budget.Share(); share < limit {
 		limit, why = share, DropMemory
 	}

@@ -257,6 +257,39 @@ func TestRestIsBounded(t *testing.T) {
 	})
 }
 
+// Of a stream that is fast, as much may wait as it took lately; when it stalls, no more than of others.
+func TestFastQueue(t *testing.T) {
+	for _, x := range []struct {
+		name       string
+		took, want int
+		after      time.Duration
+	}{
+		{"slow", 120, 200, 0},
+		{"fast", 1000, 1000, 0},
+		{"fast, a moment ago", 1000, 1000, latelyTime},
+		{"stalled", 1000, 200, 2 * latelyTime},
+		{"very fast", 4000, maxLately * 200, 0},
+	} {
+		t.Run(x.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newPipe(x.took)
+				q := startQueue(t, p, QueueConfig{Limit: 200})
+				q.Send(bytes.Repeat(item(40, 1), x.took/40))
+				time.Sleep(x.after)
+				for range 100 {
+					if n, why := q.Send(item(40, 2)); n > 0 && why != DropQueueFull {
+						t.Errorf("reason %s", why)
+					}
+				}
+				if n := q.Queued(); n != x.want {
+					t.Errorf("%d bytes wait, want %d", n, x.want)
+				}
+				p.allow(1 << 20)
+			})
+		})
+	}
+}
+
 // Answers wait for room instead of being dropped.
 // exam: P6
 func TestSendControlWaits(t *testing.T) {

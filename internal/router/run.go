@@ -84,6 +84,7 @@ func (q *Queue) took(n int) {
 	q.grain.Store(int32(q.s.Grain()))
 	q.mu.Lock()
 	q.bytes -= n
+	q.lately.add(n, time.Now())
 	room := q.onRoom
 	q.mu.Unlock()
 	notify(q.less)

@@ -92,7 +92,7 @@ func (r *relay) drain(to, from stream, moved func()) error {
 	if err != nil {
 		return err
 	}
-	in := ferryrelay.NewReader(raw)
+	in := ferryrelay.NewReader(raw, ferryrelay.StreamSize)
 	for {
 		if r.half.Load() {
 			r.limit(to, from)
