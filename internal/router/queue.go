@@ -49,8 +49,8 @@ type Queue struct {
 	mu      sync.Mutex
 	writing bool // somebody is in TryWrite or Write
 	blocks  []*buffer.Block
-	bytes   int  // in blocks, and in those that Run took
-	held    int  // Stream.Held, as of the last write
+	bytes   int // in blocks, and in those that Run took
+	held    int // Stream.Held, as of the last write
 	lately  lately
 	last    bool // nothing more is taken; Run returns when all is written
 	closed  bool // what waits is lost; implies last
