@@ -21,6 +21,9 @@ func (h kernelHost) Networks(name string) (local, remote forward.Network) {
 	return forward.Sides{Listener: lent, Dialer: forward.Via{Interface: name}}, forward.Sides{Listener: lent, Dialer: services{h.Host}}
 }
 
+// HasAddress implements client.Publisher.
+func (h kernelHost) HasAddress() bool { return true }
+
 // services are those of this device. Their unix sockets are out of this process's reach.
 type services struct{ host *cli.Host }
 

@@ -44,11 +44,11 @@ func howToConnect(state string) string {
 
 // connectAsUser is connect without rights: nothing of the host is changed.
 func connectAsUser(ctx context.Context, keys *config.Client, c client.Config) (err error) {
-	if c.SOCKS5 == "" && c.HTTPProxy == "" && len(c.Local)+len(c.Remote) == 0 {
-		return &config.UsageError{Err: errors.New("--user: nothing would lead into the tunnel: add --socks5 127.0.0.1:1080, --http-proxy 127.0.0.1:3128, -L or -R")}
+	if c.SOCKS5 == "" && c.HTTPProxy == "" && len(c.Local)+len(c.Remote) == 0 && c.Publish.IsZero() {
+		return &config.UsageError{Err: errors.New("--user: nothing would lead into the tunnel: add --socks5 127.0.0.1:1080, --http-proxy 127.0.0.1:3128, -L, -R or --publish auto")}
 	}
-	if !c.Publish.IsZero() {
-		return &config.UsageError{Err: errors.New("--publish: with --user the address in the tunnel reaches nothing of this device: leave --user out")}
+	if c.Publish.Names {
+		return &config.UsageError{Err: errors.New("--publish: with --user the names of programs are out of reach: leave 'names' out")}
 	}
 	// Nothing of this host's goes into the tunnel by itself, so nothing that the gateway pushes does harm; its name servers are asked for all names.
 	c.TUN, c.Policy.DefaultRoute = userTunnel, true
@@ -117,8 +117,11 @@ func (h userHost) Opener() carrier.Opener              { return nil }
 func (h userHost) Open(path string) (*os.File, error)  { return os.Open(path) }
 func (h userHost) Replace(path string, b []byte) error { return durable.Replace(path, b) }
 
-// Names implements client.Publisher: nothing is published.
+// Names implements client.Publisher: nobody asks for them.
 func (h userHost) Names([]uint32) (map[uint32]string, error) { return nil, nil }
+
+// HasAddress implements client.Publisher.
+func (h userHost) HasAddress() bool { return false }
 
 // Networks implements client.Host.
 func (h userHost) Networks(string) (local, remote forward.Network) {

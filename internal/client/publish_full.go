@@ -22,6 +22,8 @@ type Publisher interface {
 	netHost
 	// Names are those of the programs that have sockets, by inode, as far as they may be seen.
 	Names(inodes []uint32) (map[uint32]string, error)
+	// HasAddress tells whether the address in the tunnel is one of this device, where a socket on all addresses is reached, as with an interface.
+	HasAddress() bool
 }
 
 // An announcer tells the gateway which services this device has.
@@ -163,11 +165,11 @@ func (a *announcer) doubles(s publish.Socket) bool {
 }
 
 // relay opens what lets services be reached at the address in the tunnel, and closes what is not needed any more. A relay has a port that nobody
-// chose: a program of this device that wants all addresses finds its own free.
+// chose: a program of this device that wants all addresses finds its own free. Where that address is none of this device it has the service's, if that is free.
 func (a *announcer) relay(announced []publish.Socket, tunnel netip.Addr) {
 	needed := map[publish.Socket]bool{}
 	for _, s := range announced {
-		if _, direct := s.Reach(tunnel); !direct {
+		if _, direct := a.reach(s, tunnel); !direct {
 			needed[key(s)] = true
 		}
 	}
@@ -185,9 +187,12 @@ func (a *announcer) relay(announced []publish.Socket, tunnel netip.Addr) {
 		if ok && before.err == nil {
 			continue
 		}
-		ask, _ := s.Reach(tunnel)
-		from := forward.Entrance{Scheme: s.Protocol(), Host: tunnel}
-		status, err := a.relays.Add(forward.Spec{From: from, To: forward.Target{Addr: ask.Addr(), Port: ask.Port()}}, 0, false, false)
+		ask, _ := a.reach(s, tunnel)
+		from, prefer := forward.Entrance{Scheme: s.Protocol(), Host: tunnel}, uint16(0)
+		if !a.host.HasAddress() {
+			prefer = s.Port
+		}
+		status, err := a.relays.Add(forward.Spec{From: from, To: forward.Target{Addr: ask.Addr(), Port: ask.Port()}}, prefer, false, false)
 		a.relayed[s] = relay{status.Bound, err}
 		if err != nil && (!ok || err.Error() != before.err.Error()) { // it is tried again at the next look
 			a.tell("relay", fmt.Errorf("to %s: %w", ask, err))
@@ -198,6 +203,14 @@ func (a *announcer) relay(announced []publish.Socket, tunnel netip.Addr) {
 	}
 }
 
+// reach tells where a service is: direct, at the address in the tunnel as it is; else whoever relays has to ask the returned address.
+func (a *announcer) reach(s publish.Socket, tunnel netip.Addr) (ask netip.AddrPort, direct bool) {
+	if ask, direct = s.Reach(tunnel); direct && !a.host.HasAddress() {
+		return netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), s.Port), false
+	}
+	return ask, direct
+}
+
 // key is a service whatever program has it, which may start anew.
 func key(s publish.Socket) publish.Socket {
 	s.Inode = 0
@@ -206,7 +219,7 @@ func key(s publish.Socket) publish.Socket {
 
 // reached is the port of the address in the tunnel where a service is; 0: it is not reached.
 func (a *announcer) reached(s publish.Socket, tunnel netip.Addr) uint16 {
-	if _, direct := s.Reach(tunnel); direct {
+	if _, direct := a.reach(s, tunnel); direct {
 		return s.Port
 	}
 	if r := a.relayed[key(s)]; r.err == nil {

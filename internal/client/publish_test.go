@@ -23,6 +23,7 @@ import (
 type noRelays struct{}
 
 func (noRelays) Networks(string) (local, remote forward.Network) { return nil, nil }
+func (noRelays) HasAddress() bool                                { return true }
 func (noRelays) Names(inodes []uint32) (map[uint32]string, error) {
 	all := map[uint32]string{}
 	for _, i := range inodes {

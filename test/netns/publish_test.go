@@ -1,6 +1,7 @@
 package netns
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -19,23 +20,32 @@ import (
 
 // Services that publish themselves, with the programs as they are: what listens on a device gets a port of the gateway's host, and loses it when it ends.
 //
-//	lan -- tcp, udp ports of publish_host -- gw == tunnel == c1: cam1 -- 0.0.0.0, and by a relay 127.0.0.1
+//	lan -- tcp, udp ports of publish_host -- gw == tunnel == c1: cam1 -- 0.0.0.0, and by a relay 127.0.0.1; without an interface both by relays
 func TestPublish(t *testing.T) {
 	t.Parallel()
-	for _, exit := range []string{"kernel", "user"} {
-		t.Run(exit, func(t *testing.T) {
+	for _, x := range []struct {
+		name, exit string
+		device     []string
+		what       string
+		program    string
+	}{
+		{"kernel", "kernel", nil, "auto,loopback,names", "netns.test"},
+		{"user", "user", nil, "auto,loopback,names", "netns.test"},
+		{"device of a user", "kernel", []string{"--user"}, "auto,loopback", ""},
+	} {
+		t.Run(x.name, func(t *testing.T) {
 			t.Parallel()
 			dir := openDir(t)
-			n := newSecureFile(t, "publish_host = \"0.0.0.0\"", "--exit", exit, "--publish", "cam1", "--publish-dir", dir)
+			n := newSecureFile(t, "publish_host = \"0.0.0.0\"", "--exit", x.exit, "--publish", "cam1", "--publish-dir", dir)
 			state := n.join(n.c1, "cam1")
 			everywhere, _ := serveWebAt(t, n.c1, "0.0.0.0:0")
 			inside, end := serveWebAt(t, n.c1, "127.0.0.1:0")
 			echo := serveEcho(t, n.c1)
 			file := filepath.Join(t.TempDir(), "vpncli.toml")
-			writeFile(t, file, fmt.Sprintf("publish = \"auto,loopback,names,udp:%d\"\npublish_debounce = \"400ms\"\n", echo))
-			args := []string{"--state", state, "--config", file}
+			writeFile(t, file, fmt.Sprintf("publish = \"%s,udp:%d\"\npublish_debounce = \"400ms\"\n", x.what, echo))
+			args := append([]string{"--state", state, "--config", file}, x.device...)
 			cam := newClient(t, n.c1, args...)
-			cam.waitConnected()
+			addr := cam.waitConnected()
 
 			before := awaitServices(t, n, 3)
 			check := func() {
@@ -52,14 +62,14 @@ func TestPublish(t *testing.T) {
 					default:
 						t.Errorf("nobody serves %+v", p)
 					}
-					if was := before[p.GuestPort]; was.HostPort != p.HostPort || p.ClientName != "cam1" || p.Name != "netns.test" {
-						t.Errorf("got %+v, want it as %+v, of the program netns.test", p, was)
+					if was := before[p.GuestPort]; was.HostPort != p.HostPort || p.ClientName != "cam1" || p.Name != x.program {
+						t.Errorf("got %+v, want it as %+v, of the program %q", p, was, x.program)
 					}
 				}
 			}
 			check()
 			lines := strings.Split(string(readFile(t, filepath.Join(dir, publish.BridgesFile))), "\n")
-			if want := fmt.Sprintf("netns.test,ipv4,tcp,127.0.0.1,%d,%d", inside, before[uint16(inside)].HostPort); len(lines) != 5 || !strings.Contains(strings.Join(lines, "\n"), want) {
+			if want := fmt.Sprintf("%s,ipv4,tcp,127.0.0.1,%d,%d", cmp.Or(x.program, "unknown"), inside, before[uint16(inside)].HostPort); len(lines) != 5 || !strings.Contains(strings.Join(lines, "\n"), want) {
 				t.Errorf("%s: got %q, want a line %q", publish.BridgesFile, lines, want)
 			}
 			if info, err := os.Stat(filepath.Join(dir, publish.EndpointsFile)); err != nil || info.Mode().Perm() != 0o644 {
@@ -107,6 +117,9 @@ func TestPublish(t *testing.T) {
 			stranger.waitConnected()
 			until(t, patience, "the refusal is counted", func() bool { return strings.Contains(n.vpnsrv("status"), "publish_who") })
 			awaitServices(t, n, 2)
+			if at := fmt.Sprintf("%s:%d", addr, everywhere); fetch(t, n.c2, "tcp", at) != "hello from cam1" { // also by a relay
+				t.Errorf("another client does not reach %s", at)
+			}
 
 			// With a goodbye all is gone at once.
 			stop(t, cam.Proc)
