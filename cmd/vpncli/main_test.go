@@ -24,7 +24,8 @@ func TestCommand(t *testing.T) {
 	const ended = "Completion ended with directive: ShellCompDirectiveNoFileComp"
 	clitest.Check(t, bin, []clitest.Call{
 		{Name: "no root", Args: noRoot, Nobody: true, Status: 1, Stderr: noRootText + "; or with --user --socks5 127.0.0.1:1080, which needs neither rights nor an interface"},
-		{Name: "no way in", Args: noRoot + " --user", Status: 2, Stderr: "vpncli: --user: nothing would lead into the tunnel: add --socks5 127.0.0.1:1080, --http-proxy 127.0.0.1:3128, -L or -R"},
+		{Name: "names of programs", Args: noRoot + " --user --publish auto,names", Status: 2, Stderr: "vpncli: --publish: with --user the names of programs are out of reach: leave 'names' out"},
+		{Name: "no way in", Args: noRoot + " --user", Status: 2, Stderr: "vpncli: --user: nothing would lead into the tunnel: add --socks5 127.0.0.1:1080, --http-proxy 127.0.0.1:3128, -L, -R or --publish auto"},
 		{Name: "a proxy beside an interface", Args: noRoot + " --socks5 127.0.0.1:1080", Status: 2, Stderr: "vpncli: --socks5 and --http-proxy lead into a tunnel without an interface: add --user"},
 		{Name: "a forward of -L", Args: noRoot + " -L 8080:localhost:80", Status: 2, Stderr: `vpncli: --local-forward: forward "8080:localhost:80": localhost:80 would be this device itself: write an address in the tunnel, as that of the gateway`},
 		{Name: "a forward of -R", Args: noRoot + " -R /x:localhost:80", Status: 2, Stderr: `vpncli: --remote-forward: forward "/x:localhost:80": in the tunnel there are no unix sockets: write a port to listen on`},
