@@ -53,7 +53,8 @@ const runBytes = 256 << 10
 
 // run hands what the stack sends to f until ctx is done.
 func (l *link) run(ctx context.Context, f *router.Forwarder) {
-	run := make([]byte, 0, runBytes+proto.DataHeaderLen+proto.MaxPacket)
+	defer l.out.end()
+	run := make([]byte, 0, runBytes+proto.MaxData) // it is not moved while f has a part of it
 	for {
 		segments, b, err := l.out.take(ctx)
 		if err != nil {
@@ -88,8 +89,11 @@ func appendFrame(b []byte, pkt *stack.PacketBuffer) []byte {
 	b = slices.Grow(b, proto.DataHeaderLen+n)[:at+proto.DataHeaderLen]
 	proto.PutDataHeader(b[at:], n)
 	offload(pkt, n).Put(b[at+proto.FrameHeaderLen:])
-	for _, part := range pkt.AsSlices() {
-		b = append(b, part...)
+	views, skip := pkt.AsViewList()
+	for v := views.Front(); v != nil; v = v.Next() {
+		part := v.AsSlice()
+		b = append(b, part[min(skip, len(part)):]...)
+		skip -= min(skip, len(part))
 	}
 	return b
 }
@@ -139,17 +143,17 @@ type outbox struct {
 	ready chan struct{} // has one token while there may be something
 
 	mu    sync.Mutex // guards what follows
-	bytes int        // of all
+	bytes int        // of memory, of all
 	full  uint64     // packets that found no room
+	ended bool       // nothing more is taken
 	// Segments of the stack, each with a reference that is ours, and other packets: data frames, back to back. What Run had before is spare.
 	segments, spareSegments []*stack.PacketBuffer
 	b, spare                []byte
 }
 
-// room makes room for a packet of n bytes, and tells the reader; false: there is none. The caller holds mu.
+// room makes room for n bytes, and tells the reader; false: there is none. The caller holds mu.
 func (o *outbox) room(n int) bool {
-	n += proto.DataHeaderLen
-	if o.bytes+n > outboxBytes {
+	if o.ended || o.bytes+n > outboxBytes {
 		o.full++
 		return false
 	}
@@ -163,11 +167,11 @@ func (o *outbox) room(n int) bool {
 	return true
 }
 
-// segment adds what the stack sends.
+// segment adds what the stack sends. It counts with all that the reference holds: of an ACK that is more than ten times its length.
 func (o *outbox) segment(pkt *stack.PacketBuffer) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if !o.room(pkt.Size()) {
+	if !o.room(pkt.MemSize()) {
 		return false
 	}
 	o.segments = append(o.segments, pkt.IncRef())
@@ -179,7 +183,7 @@ func (o *outbox) packet(head, payload []byte) bool {
 	n := len(head) + len(payload)
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if !o.room(n) {
+	if !o.room(proto.DataHeaderLen + n) {
 		return false
 	}
 	at := len(o.b)
@@ -207,6 +211,17 @@ func (o *outbox) take(ctx context.Context) (segments []*stack.PacketBuffer, b []
 			return nil, nil, ctx.Err()
 		}
 	}
+}
+
+// end gives back what nobody takes any more.
+func (o *outbox) end() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, pkt := range o.segments {
+		pkt.DecRef()
+	}
+	o.segments, o.spareSegments, o.b, o.spare = nil, nil, nil, nil
+	o.bytes, o.ended = 0, true
 }
 
 // offload says what remains to be done to a packet of n bytes.
