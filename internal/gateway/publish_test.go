@@ -216,6 +216,79 @@ func TestPublishRefused(t *testing.T) {
 	}
 }
 
+// step lets a publisher that does not run settle, and returns how many services there are then.
+func step(t *testing.T, g *Gateway, a announcement, client netip.Addr) int {
+	t.Helper()
+	g.publisher.announce(client, a)
+	g.publisher.settle(t.Context(), time.Now())
+	return len(g.publisher.list())
+}
+
+func stopped(t *testing.T, c Config) *Gateway {
+	t.Helper()
+	c.StateDir, c.Publish.All = t.TempDir(), true
+	g, end := forwarding(t, c)
+	t.Cleanup(end)
+	if err := g.openPublisher(t.Context(), openFiles{}, shortcut{}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = g.publisher.close() })
+	return g
+}
+
+// Services that are more than all may have together are counted once, and published as soon as there is room.
+func TestPublishFull(t *testing.T) {
+	g := stopped(t, Config{PublishLimit: maxPublished, PublishPorts: publish.Range{First: 23000, Last: 24999}})
+	all := make([]proto.Service, maxPublished+2)
+	for i := range all {
+		port := uint16(23001 + i)
+		all[i] = proto.Service{At: port, Addr: netip.IPv4Unspecified(), Port: port}
+	}
+	all, late := all[:maxPublished], all[maxPublished:]
+	var first []proto.Service // of cam
+	client, n := cam, 0
+	for some := range slices.Chunk(all, proto.MaxServices) {
+		if first == nil {
+			first = some
+		}
+		n = step(t, g, announcement{owner: 1, serial: 1, services: some}, client)
+		client = client.Next()
+	}
+	if n != maxPublished {
+		t.Fatalf("%d are published, want %d", n, maxPublished)
+	}
+	next := client
+	for serial := range uint64(3) { // they are tried again, and not counted
+		if n := step(t, g, announcement{owner: 2, serial: serial + 1, services: late}, next); n != maxPublished {
+			t.Errorf("%d are published, want %d", n, maxPublished)
+		}
+	}
+	if n := step(t, g, announcement{owner: 1, serial: 2, services: first[1:]}, cam); n != maxPublished {
+		t.Errorf("with room for one of two: %d, want %d", n, maxPublished)
+	}
+	if n := step(t, g, announcement{owner: 1, serial: 3}, cam); n != maxPublished-len(first)+len(late) {
+		t.Errorf("with room for all: %d", n)
+	}
+	if _, refused := g.publisher.stats(); refused[refusedFull] != 2 || len(refused) != 1 {
+		t.Errorf("refused %v, want 2 for %s", refused, refusedFull)
+	}
+}
+
+// A service that the host lets have no port is counted once, until it was withdrawn.
+func TestPublishBinding(t *testing.T) {
+	g := stopped(t, Config{PublishHost: netip.MustParseAddr("203.0.113.9")}) // not of this host
+	one := []proto.Service{{At: 24003, Addr: netip.IPv4Unspecified(), Port: 24003}}
+	for i, s := range []struct {
+		services []proto.Service
+		refused  uint64
+	}{{one, 1}, {one, 1}, {nil, 1}, {one, 2}} {
+		n := step(t, g, announcement{owner: 1, serial: uint64(i + 1), services: s.services}, cam)
+		if _, refused := g.publisher.stats(); n != 0 || refused[refusedBinding] != s.refused || refused[refusedPort] != 0 {
+			t.Errorf("step %d: %d published, refused %v, want %d for %s", i, n, refused, s.refused, refusedBinding)
+		}
+	}
+}
+
 // Who has vanished keeps its ports for a while, who has said goodbye does not.
 func TestPublishHolds(t *testing.T) {
 	one := []proto.Service{{At: 22001, Addr: netip.IPv4Unspecified(), Port: 22001}}
