@@ -258,12 +258,30 @@ func TestModel(t *testing.T) {
 			},
 			"": func(t *rapid.T) {
 				checkLists(t, p)
+				for mark := range byte(2) {
+					for _, name := range []string{"", "a", "b", "c"} {
+						got, _ := p.Held(name, Mark{5: mark})
+						if want := m.held(name, mark); got != want {
+							t.Fatalf("of %q, %d %+v is held, want %+v", name, mark, got, want)
+						}
+					}
+				}
 				if s := p.Stats(); len(disk) != s.Live+s.Held || len(disk) != len(m.leases) {
 					t.Fatalf("%d leases on disk, pool %+v, %d of the twin", len(disk), s, len(m.leases))
 				}
 			},
 		})
 	})
+}
+
+// held is the first lease of a name that is held, with the last byte of its token.
+func (m *twin) held(name string, mark byte) Lease {
+	for _, l := range m.leases {
+		if l.owner == 0 && l.Name == name && l.Token[15] == mark {
+			return l.Lease
+		}
+	}
+	return Lease{}
 }
 
 func (m *twin) reconfigure(c Config, now time.Time) (displaced []uint64, events []Event) {
@@ -320,7 +338,7 @@ func (m *twin) restore(leases []Lease, now time.Time) (events []Event) {
 
 // drawRequest draws few names, tokens and addresses, so that they meet.
 func drawRequest(t *rapid.T, prefix netip.Prefix, owner uint64) Request {
-	token := rapid.Map(rapid.IntRange(0, 6), func(i int) Token { return Token{byte(i)} })
+	token := rapid.Map(rapid.IntRange(0, 6), func(i int) Token { return Token{byte(i), 15: byte(i) & 1} }) // which has the last byte for its mark
 	address := rapid.Custom(func(t *rapid.T) netip.Addr { return drawAddress(t, prefix) })
 	r := Request{Owner: owner, Token: token.Draw(t, "token"), Name: rapid.SampledFrom([]string{"", "", "a", "b", "c"}).Draw(t, "name")}
 	if rapid.IntRange(0, 2).Draw(t, "static?") == 0 {
@@ -363,11 +381,18 @@ func checkLists(t interface {
 		in[off] = free
 	}
 	var until time.Time
+	spare := 0
 	for off, ok := p.holds.front(); ok; off, ok = p.holds.after(off) {
 		if in[off] = held; p.slots[off].until.Before(until) {
 			t.Errorf("%s is held until %s and stands behind %s", p.addr(off), p.slots[off].until, until)
 		}
 		until = p.slots[off].until
+		if p.dynamic(off) {
+			spare++
+		}
+	}
+	if spare != p.spare {
+		t.Errorf("%d can be spared, want %d", p.spare, spare)
 	}
 	for owner, off := range p.owners {
 		if in[off] = live; p.slots[off].owner != owner {

@@ -89,6 +89,8 @@ type slot struct {
 	lease Lease
 	owner uint64    // while live
 	until time.Time // while held
+
+	prev, next *slot // while held: those of its kin, in a ring
 }
 
 // A Pool gives out addresses.
@@ -103,6 +105,8 @@ type Pool struct {
 	asked    map[uint32]bool // Config.OnRequest
 	order    list            // free addresses for dynamic requests
 	holds    list            // held addresses, the one that ends first in front
+	kin      relatives       // the same, by whose they are
+	spare    int             // of them, those that are dynamic
 	live     int
 }
 
@@ -115,7 +119,7 @@ func New(c Config) (*Pool, error) {
 	c.Prefix = c.Prefix.Masked()
 	p := &Pool{
 		c: c, base: toUint(c.Prefix.Addr()), size: 1 << (32 - bits),
-		slots: map[uint32]*slot{}, owners: map[uint64]uint32{},
+		slots: map[uint32]*slot{}, owners: map[uint64]uint32{}, kin: relatives{},
 	}
 	p.states = make([]state, p.size)
 	p.states[0], p.states[1], p.states[p.size-1] = taken, taken, taken
@@ -231,12 +235,14 @@ func (p *Pool) choose(r Request) (uint32, error) {
 	if off, ok := p.order.front(); ok {
 		return off, nil
 	}
-	for off, ok := p.holds.front(); ok; off, ok = p.holds.after(off) {
-		if p.dynamic(off) {
-			return off, nil
-		}
+	if p.spare == 0 { // who is refused asks again at once, and nothing is to be looked for meanwhile
+		return 0, ErrExhausted
 	}
-	return 0, ErrExhausted
+	off, _ := p.holds.front()
+	for !p.dynamic(off) {
+		off, _ = p.holds.after(off)
+	}
+	return off, nil
 }
 
 func (p *Pool) chooseStatic(addr netip.Addr, name string) (uint32, error) {
@@ -279,6 +285,10 @@ func (p *Pool) unlink(off uint32) {
 		p.order.remove(off)
 	case held:
 		p.holds.remove(off)
+		p.kin.remove(p.slots[off])
+		if p.dynamic(off) {
+			p.spare--
+		}
 	}
 }
 
@@ -304,6 +314,10 @@ func (p *Pool) hold(off uint32, s *slot, now time.Time) {
 	p.states[off] = held
 	s.owner, s.until = 0, now.Add(p.c.Hold)
 	p.holds.pushBack(off)
+	p.kin.add(s)
+	if p.dynamic(off) {
+		p.spare++
+	}
 }
 
 // release frees a live or held address.
@@ -376,16 +390,6 @@ func (p *Pool) Holdings() []Holding {
 		all = append(all, Holding{s.lease, s.owner, s.until})
 	}
 	return all
-}
-
-// Held returns the lease that has been held the longest of those which want says yes to.
-func (p *Pool) Held(want func(Lease) bool) (Lease, bool) {
-	for off, ok := p.holds.front(); ok; off, ok = p.holds.after(off) {
-		if l := p.slots[off].lease; want(l) {
-			return l, true
-		}
-	}
-	return Lease{}, false
 }
 
 // Stats count the addresses that clients can have, each in one state: the first four add up to Total.

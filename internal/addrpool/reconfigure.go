@@ -47,6 +47,7 @@ func (p *Pool) Reconfigure(c Config, now time.Time) (displaced []uint64, events 
 		}
 	}
 	p.shorten(now)
+	p.countSpare()
 	return displaced, events, nil
 }
 

@@ -92,7 +92,7 @@ func ofMachine(l addrpool.Lease, m ether.MAC) bool {
 func (l *leases) grantMachine(ctx context.Context, owner uint64, mac ether.MAC, wanted netip.Addr) (addrpool.Grant, error) {
 	r := addrpool.Request{Owner: owner, Hint: wanted, Name: mac.String(), Token: machineToken(mac)}
 	granted, err := l.grantBy(ctx, func(pool *addrpool.Pool) addrpool.Request {
-		if held, ok := pool.Held(func(l addrpool.Lease) bool { return ofMachine(l, mac) }); ok {
+		if held, ok := pool.Held(mac.String(), addrpool.Mark(mac)); ok {
 			r.Resume, r.ResumeToken = held.Addr, held.Token
 		}
 		return r
