@@ -5,7 +5,8 @@ import "sync/atomic"
 // Counters count the connections of Servers by what became of them. They are safe for concurrent use.
 type Counters struct {
 	made, ended                         atomic.Uint64
-	full, evicted, source, silent       atomic.Uint64
+	full, share, evicted, source        atomic.Uint64
+	silent                              atomic.Uint64
 	request, address, auth, destination atomic.Uint64
 }
 
@@ -26,7 +27,7 @@ func (c *Counters) of(r reply) *atomic.Uint64 {
 func (c *Counters) Stats() map[string]uint64 {
 	return map[string]uint64{
 		"made": c.made.Load(), "ended": c.ended.Load(),
-		"full": c.full.Load(), "unasked": c.evicted.Load(), "source": c.source.Load(), "silent": c.silent.Load(),
+		"full": c.full.Load(), "share": c.share.Load(), "unasked": c.evicted.Load(), "source": c.source.Load(), "silent": c.silent.Load(),
 		"request": c.request.Load(), "address": c.address.Load(), "auth": c.auth.Load(), "destination": c.destination.Load(),
 	}
 }

@@ -2,6 +2,7 @@ package vtunnel
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
@@ -117,17 +118,18 @@ func (l Listening) Path() string {
 // String returns the URL without the auth string.
 func (l Listening) String() string { return l.at.String() }
 
-// Admit tells whether a connection comes from where it may.
-func (l Listening) Admit(conn net.Conn) error {
+// Admit returns the source of a connection, which is an address, or the number of a context or a user in the form of one; or why it may not come in.
+func (l Listening) Admit(conn net.Conn) (source netip.Addr, err error) {
 	from := listeners[l.at.Scheme].from
-	if len(l.at.From) == 0 || from == nil {
-		return nil
+	if from == nil {
+		at, err := netip.ParseAddrPort(conn.RemoteAddr().String())
+		return at.Addr(), err
 	}
 	id, err := from(conn)
 	if err == nil && !l.at.Admits(id) {
 		err = fmt.Errorf("%d is not among those that may come in", id)
 	}
-	return err
+	return netip.AddrFrom4([4]byte(binary.BigEndian.AppendUint32(nil, id))), err
 }
 
 // ParseDial reads where a server is: vsock://cid:port, unix:///path, unix:///path?vsock=port or tcp://host:port.

@@ -27,13 +27,14 @@ var Loopback = []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")}
 
 // ServerConfig is what a Server can be told. The zero value of a field means its default, which is what it says in the comment.
 type ServerConfig struct {
-	Auth   string               // DefaultAuth; 31 bytes of it count
-	Accept []netip.Prefix       // destinations that may be asked for, IPv4: Loopback
-	Admit  func(net.Conn) error // everybody
-	Max    int                  // tunnels at once, with connections that have not asked yet, a quarter at most: 1024
-	Count  *Counters            // its own
-	Log    *slog.Logger         // nothing
-	Lines  *Lines               // nothing
+	Auth   string         // DefaultAuth; 31 bytes of it count
+	Accept []netip.Prefix // destinations that may be asked for, IPv4: Loopback
+	// Admit returns the source of a connection, or why it may not come in: everybody may, and nobody has a source.
+	Admit func(net.Conn) (netip.Addr, error)
+	Max   int          // tunnels at once, with connections that have not asked yet, a quarter at most: 1024. One source has half of them
+	Count *Counters    // its own
+	Log   *slog.Logger // nothing
+	Lines *Lines       // nothing
 
 	RequestTimeout time.Duration // for a request: 10 s
 	// PieceTimeout is how long the next piece of a request may take before what is there has to do: 1 s.
@@ -80,32 +81,39 @@ func serve(ctx context.Context, l net.Listener, log *slog.Logger, handle func(ne
 	return carrier.Accept(ctx, l, log, func(conn net.Conn) { all.Go(func() { handle(conn) }) })
 }
 
-// crowd returns how many may be there. Who has not asked proves nothing, and no source is known by which others would be told from it: so one of those has to go
-// when there are too many.
+// crowd returns how many may be there. Who has not asked proves nothing, and behind one source may be many who have nothing to do with each other: so of those
+// one has to go when there are too many, whoever comes. Tunnels stay, and one source that opened them all would keep the others out.
 func crowd(most int) admission.Limits {
 	const noLimit = 1 << 30
 	return admission.Limits{
-		Sessions: most, Plain: most, Unknown: max(most/4, 1),
-		SourceSessions: noLimit, SourceUnknown: noLimit, SourceRate: noLimit, SourceBurst: noLimit, Rate: noLimit,
+		Sessions: most, Plain: most, Unknown: max(most/4, 1), SourceSessions: max(most/2, 1),
+		SourceUnknown: noLimit, SourceRate: noLimit, SourceBurst: noLimit, Rate: noLimit,
 	}
 }
 
 // enter serves a connection if there is room and it may come in.
 func (s *Server) enter(ctx context.Context, conn net.Conn) {
-	visit, why := s.gate.Enter(netip.Addr{}, time.Now(), func() { _ = conn.Close() })
+	var source netip.Addr
+	if s.c.Admit != nil {
+		var err error
+		if source, err = s.c.Admit(conn); err != nil {
+			s.refuse(conn, &s.c.Count.source, err)
+			_ = conn.Close()
+			return
+		}
+	}
+	visit, why := s.gate.Enter(source, time.Now(), func() { _ = conn.Close() })
 	if why != admission.Admitted {
-		s.refuse(conn, &s.c.Count.full, fmt.Errorf("%d tunnels are there already", s.c.Max))
+		count, err := &s.c.Count.full, fmt.Errorf("%d tunnels are there already", s.c.Max)
+		if why == admission.SourceSessions {
+			count, err = &s.c.Count.share, fmt.Errorf("half of the %d tunnels that there may be are of its source already", s.c.Max)
+		}
+		s.refuse(conn, count, err)
 		carrier.Reset(conn)
 		return
 	}
 	defer func() { visit.Leave(time.Now()) }()
 	defer conn.Close()
-	if s.c.Admit != nil {
-		if err := s.c.Admit(conn); err != nil {
-			s.refuse(conn, &s.c.Count.source, err)
-			return
-		}
-	}
 	c, ok := conn.(stream)
 	if !ok {
 		panic("vtunnel: a listener has no streams")

@@ -2,6 +2,7 @@ package vtunnel
 
 import (
 	"bytes"
+	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -309,6 +310,83 @@ func TestServerIsFull(t *testing.T) {
 	ask(t, first, "still here")
 }
 
+// One source has half of the tunnels, however many it asks for: the others are for others. What it had comes back to it.
+func TestSourceHasItsShare(t *testing.T) {
+	at, err := ParseListen(fmt.Sprintf("tcp://127.0.0.1:%d", freePort(t)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := at.Listen(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	count := new(Counters)
+	background(t, func(ctx context.Context) error {
+		return NewServer(ServerConfig{Max: 8, Admit: at.Admit, Count: count}).Serve(ctx, l)
+	})
+	line := fmt.Sprintf("VTUNNEL 127.0.0.1 %d tcp", destination(t, echo))
+	open := func(from string) (net.Conn, error) {
+		d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}}
+		conn, err := d.DialContext(t.Context(), "tcp", l.Addr().String())
+		if err != nil {
+			return nil, err
+		}
+		t.Cleanup(func() { _ = conn.Close() })
+		_ = conn.SetDeadline(time.Now().Add(patience))
+		if got, err := original(conn, line); err != nil || got != ready {
+			return nil, fmt.Errorf("%q, %w", got, err)
+		}
+		return conn, nil
+	}
+	var first net.Conn
+	made := 0
+	for range 8 {
+		if conn, err := open("127.0.0.2"); err == nil {
+			first = conn
+			made++
+		}
+	}
+	if n := count.Stats(); made != 4 || n["share"] != 4 || n["full"] != 0 {
+		t.Errorf("one source has %d of 8 tunnels, want half of them; counted %v", made, n)
+	}
+	for range 4 {
+		if _, err := open("127.0.0.3"); err != nil {
+			t.Errorf("another source: %v", err)
+		}
+	}
+	_ = first.Close()
+	await(t, func() bool { return count.Stats()["ended"] == 1 })
+	await(t, func() bool { _, err := open("127.0.0.2"); return err == nil })
+}
+
+// Those who come by a unix socket are told by their users.
+func TestSourceOfUser(t *testing.T) {
+	at, err := ParseListen("unix://" + t.TempDir() + "/s")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := at.Listen(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	near, err := net.Dial("unix", at.Path())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer near.Close()
+	far, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer far.Close()
+	uid := os.Getuid()
+	want := netip.AddrFrom4([4]byte{byte(uid >> 24), byte(uid >> 16), byte(uid >> 8), byte(uid)})
+	if got, err := at.Admit(far); got != want || err != nil {
+		t.Errorf("got %s, %v, want %s for user %d", got, err, want, uid)
+	}
+}
+
 func TestAdmit(t *testing.T) {
 	l, err := ParseListen(fmt.Sprintf("unix:///s?uid=%d", os.Getuid()+1))
 	if err != nil {
@@ -439,7 +517,7 @@ func TestCounters(t *testing.T) {
 		_ = conn.CloseWrite()
 		_, _ = io.ReadAll(conn)
 	}
-	want := map[string]uint64{"made": 1, "ended": 1, "full": 0, "unasked": 0, "source": 0, "silent": 1, "request": 1, "auth": 1, "address": 1, "destination": 1}
+	want := map[string]uint64{"made": 1, "ended": 1, "full": 0, "share": 0, "unasked": 0, "source": 0, "silent": 1, "request": 1, "auth": 1, "address": 1, "destination": 1}
 	await(t, func() bool { return maps.Equal(count.Stats(), want) })
 	_ = b.connect(t) // silent, and the next one takes its place
 	for range 5 {
