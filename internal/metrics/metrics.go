@@ -28,6 +28,8 @@ const (
 	ForwardTotal    = "ferry_forward_connections_total"
 	ForwardBytes    = "ferry_forward_bytes_total"
 	ForwardRefused  = "ferry_forward_refused_total"
+	Gvproxy         = "ferry_gvproxy_requests_total"
+	Notifications   = "ferry_notifications_total"
 	Published       = "ferry_published_services"
 	Unpublished     = "ferry_refused_services_total"
 	Queued          = "ferry_queued_bytes"
@@ -50,6 +52,8 @@ var (
 	forwardTotal    = describe(ForwardTotal, "Those that there were.", "scheme")
 	forwardBytes    = describe(ForwardBytes, "Bytes that they carried, those of connections when they have ended.", "scheme", "direction")
 	forwardRefused  = describe(ForwardRefused, "Connections, flows and datagrams to published ports that came to nothing, by reason.", "scheme", "reason")
+	gvproxy         = describe(Gvproxy, "Tunnels and machines that came by gvproxy's API, and requests that it has refused, by what became of them.", "outcome")
+	notifications   = describe(Notifications, "Notifications of gvproxy's kind, by what became of them.", "outcome")
 	published       = describe(Published, "Services of clients that are published as these announce them.")
 	unpublished     = describe(Unpublished, "Services that clients have announced and that are not published, by reason.", "reason")
 	queued          = describe(Queued, "Bytes that wait for clients.")
@@ -93,6 +97,12 @@ func (c collector) Collect(to chan<- prometheus.Metric) {
 	}
 	for outcome, n := range s.Tunnels {
 		counter(tunnels, n, outcome)
+	}
+	for outcome, n := range s.Gvproxy {
+		counter(gvproxy, n, outcome)
+	}
+	for outcome, n := range s.Notifications {
+		counter(notifications, n, outcome)
 	}
 	for scheme, f := range s.Forwards {
 		gauge(forwardConns, float64(f.Connections), scheme)

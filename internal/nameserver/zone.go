@@ -81,11 +81,44 @@ func compile(z Zone) (zone, error) {
 		}
 		c.records = append(c.records, own)
 	}
+	c.only(nil)
 	return c, nil
 }
 
+// only leaves each record once, and puts older ones behind that are not among them: what is added again makes nothing grow.
+func (z *zone) only(older []record) {
+	type same struct {
+		label, expression string
+		ip                netip.Addr
+	}
+	of := func(r record) same {
+		s := same{label: r.label, ip: r.IP}
+		if r.Regexp != nil {
+			s.expression = r.Regexp.String()
+		}
+		return s
+	}
+	seen := make(map[same]bool, len(z.records))
+	kept := make([]record, 0, len(z.records)+len(older))
+	for _, r := range z.records {
+		if !seen[of(r)] {
+			seen[of(r)] = true
+			kept = append(kept, r)
+		}
+	}
+	for _, r := range older {
+		if !seen[of(r)] {
+			kept = append(kept, r)
+		}
+	}
+	z.records, z.Records = kept, slices.Grow([]Record(nil), len(kept)) // none is null in JSON
+	for _, r := range kept {
+		z.Records = append(z.Records, r.Record)
+	}
+}
+
 // Add puts a zone behind the others. If there is one of that name, it keeps its place, the new records stand before its own, and its
-// default is replaced, also by none. So does gvproxy.
+// default is replaced, also by none. So does gvproxy, which has a record as often as it was added.
 func (z *Zones) Add(added Zone) error {
 	if len(added.Records) > maxRecords {
 		return errRecords
@@ -110,12 +143,10 @@ func (z *Zones) add(added Zone) error {
 		return nil
 	}
 	old := z.all[i]
-	if len(old.records)+len(fresh.records) > maxRecords {
+	fresh.Name = old.Name
+	if fresh.only(old.records); len(fresh.records) > max(maxRecords, len(old.records)) {
 		return errRecords
 	}
-	fresh.Name = old.Name
-	fresh.Records = slices.Concat(fresh.Records, old.Records)
-	fresh.records = slices.Concat(fresh.records, old.records)
 	z.all = slices.Clone(z.all)
 	z.all[i] = fresh
 	return nil

@@ -32,13 +32,21 @@ func TestZonesAreBounded(t *testing.T) {
 	if err := z.Add(Zone{Name: "x.test", Records: make([]Record, maxRecords+1)}); !errors.Is(err, errRecords) {
 		t.Errorf("too many at once: %v", err)
 	}
+	ip := addr("10.0.0.0")
+	add := func() error {
+		ip = ip.Next()
+		return z.Add(Zone{Name: "x.test", Records: []Record{{Name: "a", IP: ip}}})
+	}
 	for range maxRecords {
-		if err := z.Add(Zone{Name: "x.test", Records: make([]Record, 1)}); err != nil {
+		if err := add(); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := z.Add(Zone{Name: "x.test", Records: make([]Record, 1)}); !errors.Is(err, errRecords) {
+	if err := add(); !errors.Is(err, errRecords) {
 		t.Errorf("one too many: %v", err)
+	}
+	if err := z.Add(Zone{Name: "x.test", Records: []Record{{Name: "a", IP: addr("10.0.0.1")}}}); err != nil {
+		t.Errorf("one that is there: %v", err)
 	}
 	for i := range maxZones - 1 {
 		if err := z.Add(Zone{Name: fmt.Sprintf("x%d.test", i)}); err != nil {
@@ -47,6 +55,30 @@ func TestZonesAreBounded(t *testing.T) {
 	}
 	if err := z.Add(Zone{Name: "y.test"}); !errors.Is(err, errZones) {
 		t.Errorf("a zone too many: %v", err)
+	}
+}
+
+// Whoever adds the same again and again, as programs do at each start, fills nothing, and what was added last wins still.
+func TestZoneAddedAgain(t *testing.T) {
+	a1, a2, all := Record{Name: "a", IP: addr("10.0.0.1")}, Record{Name: "a", IP: addr("10.0.0.2")}, Record{Regexp: regexp.MustCompile("^w.*$"), IP: addr("10.0.0.1")}
+	other := Record{Regexp: regexp.MustCompile("^v.*$"), IP: addr("10.0.0.1")}
+	z := new(Zones)
+	for i, step := range []struct{ add, want []Record }{
+		{[]Record{a1, a1}, []Record{a1}},
+		{[]Record{a2}, []Record{a2, a1}},
+		{[]Record{{Name: "A", IP: a1.IP}}, []Record{{Name: "A", IP: a1.IP}, a2}},
+		{[]Record{all, other}, []Record{all, other, {Name: "A", IP: a1.IP}, a2}},
+		{[]Record{{Regexp: regexp.MustCompile("^w.*$"), IP: all.IP}}, []Record{all, other, {Name: "A", IP: a1.IP}, a2}},
+	} {
+		if err := z.Add(Zone{Name: "x.test", Records: step.add}); err != nil {
+			t.Fatal(err)
+		}
+		if got := z.All()[0].Records; fmt.Sprint(got) != fmt.Sprint(step.want) {
+			t.Errorf("step %d: got %v, want %v", i, got, step.want)
+		}
+	}
+	if got, _ := z.find("a.x.test.").lookup("a.x.test."); len(got) != 1 || got[0] != a1.IP {
+		t.Errorf("got %v, want %s, which was added last", got, a1.IP)
 	}
 }
 
