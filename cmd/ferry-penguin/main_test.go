@@ -216,8 +216,11 @@ func TestBugIdle(t *testing.T) {
 func TestDaemonize(t *testing.T) {
 	n := newLab(t)
 	for _, args := range [][]string{{"-d", "guest", "--socket", "a"}, {"guest", "-d", "--socket", "b"}} {
-		cmd := exec.Command(n.bin, args...)
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		defer cancel()
+		cmd := exec.CommandContext(ctx, n.bin, args...)
 		cmd.Dir = n.dir
+		cmd.Env = append(os.Environ(), inherited) // which is another's, and keeps nothing in front
 		if out, err := cmd.CombinedOutput(); err != nil || len(out) > 0 {
 			t.Fatalf("%v: %v, %s", args, err, out)
 		}
@@ -238,6 +241,26 @@ func TestDaemonize(t *testing.T) {
 		if left, _ := filepath.Glob(filepath.Join(n.dir, args[len(args)-1]+"_*")); len(left) > 0 {
 			t.Errorf("%v are there still", left)
 		}
+	}
+}
+
+// inherited is what a child of a program in the background has in its environment, if that is not kept from it.
+const inherited = "FERRY_BACKGROUND=1"
+
+// Without -d a host stays in front and on its terminal, whatever it has inherited.
+func TestInFront(t *testing.T) {
+	n := newLab(t)
+	var log bytes.Buffer
+	host := exec.Command(n.bin, "host", "-e", n.events, "-u", n.uds)
+	host.Stderr, host.Env = &log, append(os.Environ(), inherited, "RUST_LOG=info")
+	if err := host.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = host.Process.Kill(); _ = host.Wait() })
+	n.publish(t)
+	end(t, host)
+	if text := log.String(); !strings.Contains(text, "msg=published") || !strings.Contains(text, "host ends") {
+		t.Errorf("it has said %q", text)
 	}
 }
 

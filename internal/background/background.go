@@ -11,19 +11,28 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"strconv"
+	"sync"
 	"syscall"
 
 	"golang.org/x/sys/unix"
 )
 
-// variable is in the environment of a child.
+// variable is in the environment of a child: the number of the process that has started it. Whoever inherits it from somebody else has another parent.
 const variable = "FERRY_BACKGROUND"
 
 // ready is what a child says last: a byte that is in no text.
 const ready = 0
 
+// isChild is found out once, for the parent may end at any time. What this process starts is none.
+var isChild = sync.OnceValue(func() bool {
+	parent := os.Getenv(variable)
+	_ = os.Unsetenv(variable)
+	return parent == strconv.Itoa(os.Getppid())
+})
+
 // IsChild tells whether this process was started by Start.
-func IsChild() bool { return os.Getenv(variable) != "" }
+func IsChild() bool { return isChild() }
 
 // Start runs the command line of this process anew until that detaches, or ends. It writes to stdout what the child says until then, and returns the exit status of
 // one that has ended, which has said why.
@@ -33,7 +42,7 @@ func Start() (status int, err error) {
 		return 0, err
 	}
 	child := exec.Command(self, os.Args[1:]...)
-	child.Env = append(os.Environ(), variable+"=1")
+	child.Env = append(os.Environ(), variable+"="+strconv.Itoa(os.Getpid()))
 	child.Stderr = os.Stderr
 	child.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	out, err := child.StdoutPipe()

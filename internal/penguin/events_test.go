@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -112,6 +113,28 @@ func TestEvents(t *testing.T) {
 	b.publish(t, fmt.Sprintf("udp,%s,%s\ntcp,%s,%s\n", to, u, to, at()))
 	b.await(t, "msg=published at="+u.String()+" proto=udp")
 	b.await(t, "4 publications are there already")
+}
+
+// Who names no port gets one for each service, and is told which.
+func TestPublishedAnywhere(t *testing.T) {
+	b := newLab(t, dialects[0])
+	b.guest(t, GuestConfig{})
+	b.host(t, HostConfig{})
+	for _, text := range []string{"one", "two"} {
+		to := service(t, "127.0.0.1:0", func(c *net.TCPConn) { _, _ = c.Write([]byte(text)) })
+		b.publish(t, strings.Repeat(fmt.Sprintf("tcp,%s,127.0.0.1:0\n", to), 2)) // twice, as when the file is written anew
+		b.await(t, "guest="+to)
+		line := regexp.MustCompile(`msg=published at=(\S+) proto=tcp guest=` + to).FindStringSubmatch(b.log.String())
+		if line == nil {
+			t.Fatalf("%s is not published:\n%s", to, b.log)
+		}
+		if got, err := ask(t, netip.MustParseAddrPort(line[1]), nil); string(got) != text || err != nil {
+			t.Errorf("%s: got %q, %v", line[1], got, err)
+		}
+	}
+	if n := strings.Count(b.log.String(), "msg=published"); n != 2 || strings.Contains(b.log.String(), "unable") {
+		t.Errorf("%d are published, want 2:\n%s", n, b.log)
+	}
 }
 
 // 0.0.0.0 is IPv4's alone, as with the original: who publishes there has not asked for IPv6.

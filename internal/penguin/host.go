@@ -58,6 +58,7 @@ type Host struct {
 type published struct {
 	transport wire.Transport
 	at        netip.AddrPort
+	guest     netip.AddrPort // where at has port 0, for then each service gets a port of its own
 }
 
 // maxWaiting is how many bytes wait for the guest in all flows together.
@@ -115,7 +116,10 @@ func (h *Host) read(ctx context.Context, line string) {
 		h.c.Log.Error("Unable to parse line", "line", line, "err", err)
 		return
 	}
-	at := published{p.Transport, p.Host}
+	at := published{transport: p.Transport, at: p.Host}
+	if p.Host.Port() == 0 {
+		at.guest = p.Guest
+	}
 	was, taken := h.all[at]
 	switch {
 	case taken && was == p: // the file was written anew
@@ -144,7 +148,7 @@ func (h *Host) publish(ctx context.Context, at published, p wire.Publication) {
 	}
 	h.all[at] = p
 	h.doors = append(h.doors, f)
-	h.c.Log.Info("published", "at", p.Host, "proto", p.Transport, "guest", p.Guest, "src", p.Src, "iface", p.Iface)
+	h.c.Log.Info("published", "at", netip.AddrPortFrom(p.Host.Addr(), f.Bound().Port), "proto", p.Transport, "guest", p.Guest, "src", p.Src, "iface", p.Iface)
 }
 
 // failed says that a service was not reached, which a stranger may make happen as often as he likes.
