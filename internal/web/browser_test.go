@@ -230,6 +230,42 @@ func checkLooks(t *testing.T, p *browser.Page) {
 	}
 }
 
+// A capture that ends, one that breaks off and one that is stopped leave what they have, and each says what became of it.
+func TestPageCapture(t *testing.T) {
+	p := browser.New(t)
+	seen := make(chan struct{}) // by the page: what comes together with the break is lost to it
+	f := newFake(t, map[string]http.Handler{"GET " + capture: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, _ = w.Write(make([]byte, 100))
+		_ = http.NewResponseController(w).Flush()
+		select {
+		case <-seen:
+		case <-r.Context().Done(): // it was stopped
+		}
+		if r.URL.Query().Get("filter") == "broken" {
+			panic(http.ErrAbortHandler) // as api.Send does, and as it is when the gateway goes away
+		}
+	})})
+	p.Open(lead(t, f.dir).URL())
+	p.Wait(`document.querySelector('#state')?.textContent === 'live' && document.querySelector('#capture-card').checkVisibility()`)
+	for _, c := range []struct{ filter, said, kind string }{
+		{"whole", "100 B saved", "said good"}, {"broken", "the capture broke off (network error): the 100 B before are saved", "said bad"}, {"stopped", "100 B saved", "said good"},
+	} {
+		p.Type("#capture-filter", c.filter)
+		p.Click("#capture-start")
+		p.Wait(`document.querySelector('#capture-said').textContent === 'capturing: 100 B'`)
+		if c.filter == "stopped" {
+			p.Click("#capture-start")
+		} else {
+			seen <- struct{}{}
+		}
+		p.Wait(`document.querySelector('#capture-start').textContent === 'Capture'`)
+		said, kind := p.Text("document.querySelector('#capture-said').textContent"), p.Text("document.querySelector('#capture-said').className")
+		if said != c.said || kind != c.kind {
+			t.Errorf("%s: it says %q, %q, want %q, %q", c.filter, said, kind, c.said, c.kind)
+		}
+	}
+}
+
 // Without the fragment there is no key: the page says what to do, and asks no more.
 func TestPageWithoutKey(t *testing.T) {
 	p := browser.New(t)

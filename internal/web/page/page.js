@@ -247,7 +247,7 @@ async function capture(event) {
   const asked = new URLSearchParams({ seconds: $('capture-seconds').value, bytes: String($('capture-size').value * 2 ** 20) });
   for (const name of ['peer', 'filter']) if ($('capture-' + name).value.trim()) asked.set(name, $('capture-' + name).value.trim());
   const parts = [];
-  let size = 0;
+  let size = 0, broken = null;
   try {
     const answer = await fetch('/v1/capture?' + asked, { headers: { 'Ferry-Key': key }, signal: capturing.signal });
     if (!answer.ok) throw new Error((await answer.json().catch(() => ({}))).error || `the gateway answers ${answer.status}`);
@@ -260,12 +260,11 @@ async function capture(event) {
       say('capture-said', `capturing: ${bytes(size)}`);
     }
   } catch (e) {
-    if (e.name !== 'AbortError') say('capture-said', e.message, 'bad');
+    if (e.name !== 'AbortError') broken = e.message;
   }
-  if (size > 0) {
-    save(new Blob(parts, { type: 'application/vnd.tcpdump.pcap' }));
-    say('capture-said', `${bytes(size)} saved`, 'good');
-  }
+  if (size > 0) save(new Blob(parts, { type: 'application/vnd.tcpdump.pcap' }));
+  if (broken) say('capture-said', size > 0 ? `the capture broke off (${broken}): the ${bytes(size)} before are saved` : broken, 'bad');
+  else if (size > 0) say('capture-said', `${bytes(size)} saved`, 'good');
   capturing = null;
   set($('capture-start'), 'Capture');
 }
