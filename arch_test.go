@@ -71,7 +71,7 @@ var arrows = map[string][]string{
 	"internal/exit":              {"internal/hostnet", "internal/proto", "internal/router", "internal/tun"},
 	"internal/admission":         {},
 	"internal/background":        {},
-	"internal/penguin":           {"internal/buffer", "internal/carrier", "internal/carrier/unix", "internal/carrier/vsock", "internal/forward", "internal/netstack", "internal/packet", "internal/penguin/wire", "internal/relay", "internal/tun"},
+	"internal/penguin":           {"internal/buffer", "internal/capture/pcap", "internal/carrier", "internal/carrier/unix", "internal/carrier/vsock", "internal/forward", "internal/netstack", "internal/packet", "internal/penguin/wire", "internal/relay", "internal/tun"},
 	"internal/penguin/wire":      {},
 	"internal/vtunnel":           {"internal/admission", "internal/carrier", "internal/carrier/tcp", "internal/carrier/unix", "internal/carrier/vsock", "internal/relay"},
 	"internal/netadmin":          {"internal/carrier", "internal/carrier/netsock", "internal/carrier/unix", "internal/confine", "internal/durable", "internal/flowlist", "internal/hostnet", "internal/policy", "internal/tun"},

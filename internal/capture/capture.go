@@ -235,7 +235,7 @@ func (c *Capture) put(now time.Time, o packet.Offload, ip []byte) {
 		return
 	default:
 		at := len(f.b) + pcap.RecordHeaderLen
-		f.b = pcap.AppendRecord(f.b, now, ip[:n], len(ip))
+		f.b = pcap.IP.AppendRecord(f.b, now, ip[:n], len(ip))
 		if n == len(ip) && o.Flags&packet.NeedsCsum != 0 {
 			f.fixes = append(f.fixes, fix{at, at + n, o})
 		}
@@ -256,7 +256,7 @@ func (c *Capture) Run(ctx context.Context, write func([]byte) error) error {
 		late := time.AfterFunc(c.o.Time, c.End)
 		defer late.Stop()
 	}
-	if err := write(pcap.AppendHeader(nil, c.o.Snaplen)); err != nil {
+	if err := write(pcap.IP.AppendHeader(nil, c.o.Snaplen)); err != nil {
 		return err
 	}
 	for {

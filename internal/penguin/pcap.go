@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"time"
 
+	"ferry/internal/capture/pcap"
 	"ferry/internal/packet"
 	"ferry/internal/penguin/wire"
 )
@@ -13,24 +14,17 @@ import (
 // connection opens, segments with what has passed, without ACK, and FINs where it ends. Numbers begin with 0. The client has the address that the guest sees, and
 // its own port.
 
-const (
-	snapLen  = 65535
-	ethernet = 1 // LINKTYPE_ETHERNET
-	// maxPayload is what fits into snapLen behind the headers of IPv6 and TCP.
-	maxPayload = snapLen - 14 - 40 - 20
-)
+// maxPayload is what fits into a record behind the headers of IPv6 and TCP, in bytes.
+const maxPayload = pcap.MaxSnaplen - ethernetLen - 40 - 20
+
+// ethernetLen is the length of the header of a frame in bytes.
+const ethernetLen = 14
 
 // The hardware addresses of both ends: "HOST" and "GUEST".
 var (
 	hostMAC  = [6]byte{0x48, 0x4f, 0x53, 0x54}
 	guestMAC = [6]byte{0x47, 0x55, 0x45, 0x53, 0x54}
 )
-
-func appendCaptureHeader(b []byte) []byte {
-	b = append(b, 0xa1, 0xb2, 0xc3, 0xd4, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0)
-	b = binary.BigEndian.AppendUint32(b, snapLen)
-	return binary.BigEndian.AppendUint32(b, ethernet)
-}
 
 // Flags of TCP (RFC 9293, section 3.1).
 const (
@@ -98,17 +92,28 @@ type segment struct {
 
 // appendRecord appends the segment with the header of a record.
 func (s *segment) appendRecord(b []byte, at time.Time) []byte {
-	record := len(b)
-	b = binary.BigEndian.AppendUint32(b, uint32(at.Unix()))
-	b = binary.BigEndian.AppendUint32(b, uint32(at.Nanosecond()/1000))
-	b = append(b, 0, 0, 0, 0, 0, 0, 0, 0) // both lengths
-	start := len(b)
-	b = s.appendFrame(b)
-	whole := len(b) - start
-	b = b[:start+min(whole, snapLen)] // only a datagram can be longer
-	binary.BigEndian.PutUint32(b[record+8:], uint32(len(b)-start))
-	binary.BigEndian.PutUint32(b[record+12:], uint32(whole))
-	return b
+	whole := s.frameLen()
+	captured := min(whole, pcap.MaxSnaplen) // only a datagram can be longer
+	b = pcap.Ethernet.AppendRecordHeader(b, at, captured, whole)
+	end := len(b) + captured
+	return s.appendFrame(b)[:end]
+}
+
+// headers are the lengths of those of IP and of what is inside.
+func (s *segment) headers() (ip, inner int) {
+	ip, inner = 40, 20
+	if s.dst.Addr().Is4() {
+		ip = 20
+	}
+	if s.transport == wire.UDP {
+		inner = 8
+	}
+	return ip, inner
+}
+
+func (s *segment) frameLen() int {
+	ip, inner := s.headers()
+	return ethernetLen + ip + inner + len(s.payload)
 }
 
 // Protocols of IP.
@@ -119,10 +124,11 @@ const (
 )
 
 func (s *segment) appendFrame(b []byte) []byte {
-	protocol, header := uint8(protoTCP), 20
+	protocol := uint8(protoTCP)
 	if s.transport == wire.UDP {
-		protocol, header = protoUDP, 8
+		protocol = protoUDP
 	}
+	_, header := s.headers()
 	n := header + len(s.payload)
 	b = append(append(b, s.dstMAC[:]...), s.srcMAC[:]...)
 	ip := len(b) + 2

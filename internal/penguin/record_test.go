@@ -3,6 +3,7 @@ package penguin
 import (
 	"bytes"
 	"encoding/binary"
+	"encoding/hex"
 	"fmt"
 	"net"
 	"net/netip"
@@ -11,7 +12,9 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
+	"ferry/internal/capture/pcap"
 	"ferry/internal/packet"
 	"ferry/internal/penguin/wire"
 )
@@ -82,7 +85,7 @@ func readCapture(t *testing.T, path string) (all []captured) {
 	b = b[24:]
 	for len(b) > 0 {
 		n := int(binary.BigEndian.Uint32(b[8:]))
-		if n > snapLen || n != int(binary.BigEndian.Uint32(b[12:])) || binary.BigEndian.Uint32(b[4:]) >= 1e6 {
+		if n > pcap.MaxSnaplen || n != int(binary.BigEndian.Uint32(b[12:])) || binary.BigEndian.Uint32(b[4:]) >= 1e6 {
 			t.Fatalf("record %x", b[:16])
 		}
 		all = append(all, parseFrame(t, b[16:16+n]))
@@ -259,13 +262,13 @@ func TestCaptureOfLongReplies(t *testing.T) {
 	var lengths []int
 	for raw = raw[24:]; len(raw) > 0; {
 		n := int(binary.BigEndian.Uint32(raw[8:]))
-		if n > snapLen || int(binary.BigEndian.Uint16(raw[16+14+2:]))+14 != int(binary.BigEndian.Uint32(raw[12:])) {
+		if n > pcap.MaxSnaplen || int(binary.BigEndian.Uint16(raw[16+14+2:]))+14 != int(binary.BigEndian.Uint32(raw[12:])) {
 			t.Fatalf("record %x", raw[:16+20])
 		}
 		lengths = append(lengths, n)
 		raw = raw[16+n:]
 	}
-	if fmt.Sprint(lengths) != fmt.Sprint([]int{14 + 28 + 4, snapLen}) {
+	if fmt.Sprint(lengths) != fmt.Sprint([]int{14 + 28 + 4, pcap.MaxSnaplen}) {
 		t.Errorf("packets of %v bytes", lengths)
 	}
 }
@@ -316,5 +319,31 @@ func TestRecordEndsOnce(t *testing.T) {
 	}
 	if ends != connections || total != 0 || len(response) == 0 {
 		t.Errorf("%d ends; the summary has %d bytes more than the capture, of %d", ends, total, len(response))
+	}
+}
+
+// The bytes of records: whoever reads the files of the original reads these.
+func TestCaptureBytes(t *testing.T) {
+	four, six := netip.MustParseAddrPort("192.0.2.1:80"), netip.MustParseAddrPort("[2001:db8::1]:53")
+	at := time.Unix(0x01020304, 5_000_999)
+	tests := map[string]struct {
+		s    segment
+		want string
+	}{
+		"tcp": {segment{src: four, dst: netip.MustParseAddrPort("127.0.0.1:4000"), srcMAC: guestMAC, dstMAC: hostMAC, transport: wire.TCP, seq: 7, ack: 1, flags: flagSYN | flagACK},
+			"01020304000013880000003600000036" + "484f535400004755455354000800" +
+				"45000028000040004006f9cdc00002017f00000100500fa00000000700000001501200005ed80000"},
+		"udp": {segment{src: netip.MustParseAddrPort("[::1]:4000"), dst: six, srcMAC: hostMAC, dstMAC: guestMAC, transport: wire.UDP, payload: []byte("what")},
+			"01020304000013880000004200000042" + "475545535400484f5354000086dd" +
+				"60000000000c11400000000000000000000000000000000120010db80000000000000000000000010fa00035000ce96977686174"},
+	}
+	for name, tt := range tests {
+		if got := hex.EncodeToString(tt.s.appendRecord(nil, at)); got != tt.want {
+			t.Errorf("%s: got  %s\nwant %s", name, got, tt.want)
+		}
+	}
+	long := segment{src: four, dst: four, transport: wire.UDP, payload: make([]byte, 65535-28)}
+	if b := long.appendRecord([]byte("x"), at); len(b) != 1+16+65535 || hex.EncodeToString(b[9:17]) != "0000ffff0001000d" {
+		t.Errorf("a datagram that is too long: %d bytes, %x", len(b), b[9:17])
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"ferry/internal/capture/pcap"
 	"ferry/internal/penguin/wire"
 	"ferry/internal/relay"
 )
@@ -79,7 +80,7 @@ func openRecorder(dir, capture string, log *slog.Logger) (*recorder, error) {
 		if w.capture, err = os.Create(capture); err != nil {
 			return nil, err
 		}
-		if _, err := w.capture.Write(appendCaptureHeader(nil)); err != nil {
+		if _, err := w.capture.Write(pcap.Ethernet.AppendHeader(nil, pcap.MaxSnaplen)); err != nil {
 			return nil, errors.Join(err, w.capture.Close())
 		}
 	}

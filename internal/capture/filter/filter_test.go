@@ -181,9 +181,9 @@ func TestAsTcpdump(t *testing.T) {
 		t.Skip("tcpdump is not installed")
 	}
 	all := zoo()
-	file := pcap.AppendHeader(nil, pcap.MaxSnaplen)
+	file := pcap.IP.AppendHeader(nil, pcap.MaxSnaplen)
 	for i, ip := range all {
-		file = pcap.AppendRecord(file, time.Unix(int64(i), 0), ip, len(ip))
+		file = pcap.IP.AppendRecord(file, time.Unix(int64(i), 0), ip, len(ip))
 	}
 	r := rand.New(rand.NewPCG(1, 2))
 	matched := 0
@@ -207,7 +207,7 @@ func TestAsTcpdump(t *testing.T) {
 		err = cmd.Run()
 		if err != nil && strings.Contains(problem.String(), "expression rejects all packets") {
 			err = nil
-			out.Write(pcap.AppendHeader(nil, pcap.MaxSnaplen))
+			out.Write(pcap.IP.AppendHeader(nil, pcap.MaxSnaplen))
 		}
 		if err != nil {
 			t.Errorf("%q: tcpdump: %v, %s", text, err, &problem)

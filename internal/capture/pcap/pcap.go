@@ -1,10 +1,9 @@
-// Package pcap writes and reads files of captured packets, as tcpdump and wireshark do (https://www.ietf.org/archive/id/draft-ietf-opsawg-pcap-05.html), of
-// the link type LINKTYPE_RAW: each packet begins with its IP header.
+// Package pcap writes and reads files of captured packets, as tcpdump and wireshark do (https://www.ietf.org/archive/id/draft-ietf-opsawg-pcap-05.html).
 //
 //	header 24   magic 4, version 2 2, zone 4, accuracy 4, snaplen 4, link type 4
 //	record 16   seconds 4, microseconds 4, captured 4, length 4, then the bytes that were captured
 //
-// Numbers are little endian. A Reader takes nothing but what is written here.
+// The byte order of the numbers is that of the magic. A Reader takes nothing but what is written here as IP.
 package pcap
 
 import (
@@ -24,29 +23,46 @@ const (
 )
 
 const (
-	magic   = 0xa1b2c3d4 // times are in microseconds
-	major   = 2
-	minor   = 4
-	linkRaw = 101
+	magic = 0xa1b2c3d4 // times are in microseconds
+	major = 2
+	minor = 4
+)
+
+// A Form is one in which files are written.
+type Form struct {
+	order binary.AppendByteOrder
+	link  uint32 // LINKTYPE
+}
+
+// The forms.
+var (
+	// IP has packets that begin with their IP header (LINKTYPE_RAW).
+	IP = Form{binary.LittleEndian, 101}
+	// Ethernet has frames (LINKTYPE_ETHERNET), and numbers as vpnguin writes them.
+	Ethernet = Form{binary.BigEndian, 1}
 )
 
 // AppendHeader appends that of a file with packets of up to snaplen bytes.
-func AppendHeader(b []byte, snaplen int) []byte {
-	b = binary.LittleEndian.AppendUint32(b, magic)
-	b = binary.LittleEndian.AppendUint16(b, major)
-	b = binary.LittleEndian.AppendUint16(b, minor)
+func (f Form) AppendHeader(b []byte, snaplen int) []byte {
+	b = f.order.AppendUint32(b, magic)
+	b = f.order.AppendUint16(b, major)
+	b = f.order.AppendUint16(b, minor)
 	b = append(b, 0, 0, 0, 0, 0, 0, 0, 0)
-	b = binary.LittleEndian.AppendUint32(b, uint32(snaplen))
-	return binary.LittleEndian.AppendUint32(b, linkRaw)
+	b = f.order.AppendUint32(b, uint32(snaplen))
+	return f.order.AppendUint32(b, f.link)
 }
 
-// AppendRecord appends a packet that was length bytes long, of which ip was captured.
-func AppendRecord(b []byte, t time.Time, ip []byte, length int) []byte {
-	b = binary.LittleEndian.AppendUint32(b, uint32(t.Unix()))
-	b = binary.LittleEndian.AppendUint32(b, uint32(t.Nanosecond()/1000))
-	b = binary.LittleEndian.AppendUint32(b, uint32(len(ip)))
-	b = binary.LittleEndian.AppendUint32(b, uint32(length))
-	return append(b, ip...)
+// AppendRecord appends a packet that was length bytes long, of which data was captured.
+func (f Form) AppendRecord(b []byte, t time.Time, data []byte, length int) []byte {
+	return append(f.AppendRecordHeader(b, t, len(data), length), data...)
+}
+
+// AppendRecordHeader appends what stands before the captured bytes of a packet that was length bytes long.
+func (f Form) AppendRecordHeader(b []byte, t time.Time, captured, length int) []byte {
+	b = f.order.AppendUint32(b, uint32(t.Unix()))
+	b = f.order.AppendUint32(b, uint32(t.Nanosecond()/1000))
+	b = f.order.AppendUint32(b, uint32(captured))
+	return f.order.AppendUint32(b, uint32(length))
 }
 
 // ErrFormat is that of bytes which are no file of this kind.
@@ -72,7 +88,7 @@ func NewReader(from io.Reader) (*Reader, error) {
 	if _, err := io.ReadFull(from, b); err != nil {
 		return nil, err
 	}
-	if binary.LittleEndian.Uint32(b) != magic || binary.LittleEndian.Uint32(b[20:]) != linkRaw {
+	if binary.LittleEndian.Uint32(b) != magic || binary.LittleEndian.Uint32(b[20:]) != IP.link {
 		return nil, ErrFormat
 	}
 	return r, nil

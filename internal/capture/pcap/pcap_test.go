@@ -23,17 +23,26 @@ func sample(t *testing.T) []byte {
 
 // The bytes of the format.
 func TestVector(t *testing.T) {
-	b := AppendRecord(AppendHeader(nil, 128), time.Unix(0x01020304, 5_000_999), []byte{0x45, 0x00}, 84)
+	b := IP.AppendRecord(IP.AppendHeader(nil, 128), time.Unix(0x01020304, 5_000_999), []byte{0x45, 0x00}, 84)
 	want := "d4c3b2a1" + "0200" + "0400" + "00000000" + "00000000" + "80000000" + "65000000" +
 		"04030201" + "88130000" + "02000000" + "54000000" + "4500"
 	if got := hex.EncodeToString(b); got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}
+	b = Ethernet.AppendRecord(Ethernet.AppendHeader(nil, 128), time.Unix(0x01020304, 5_000_999), []byte{0x48, 0x4f}, 84)
+	want = "a1b2c3d4" + "0002" + "0004" + "00000000" + "00000000" + "00000080" + "00000001" +
+		"01020304" + "00001388" + "00000002" + "00000054" + "484f"
+	if got := hex.EncodeToString(b); got != want {
+		t.Errorf("of frames: got  %s\nwant %s", got, want)
+	}
+	if _, err := NewReader(bytes.NewReader(b)); !errors.Is(err, ErrFormat) {
+		t.Errorf("a file of frames is none of packets: %v", err)
+	}
 }
 
 func TestRead(t *testing.T) {
 	ip, at := sample(t), time.Unix(1000, 2000)
-	file := AppendRecord(AppendRecord(AppendHeader(nil, MaxSnaplen), at, ip, 84), at.Add(time.Second), ip[:20], 84)
+	file := IP.AppendRecord(IP.AppendRecord(IP.AppendHeader(nil, MaxSnaplen), at, ip, 84), at.Add(time.Second), ip[:20], 84)
 	r, err := NewReader(bytes.NewReader(file))
 	if err != nil {
 		t.Fatal(err)
@@ -58,7 +67,7 @@ func TestRead(t *testing.T) {
 	if _, err := NewReader(strings.NewReader(strings.Repeat("x", HeaderLen))); !errors.Is(err, ErrFormat) {
 		t.Errorf("no capture: %v", err)
 	}
-	long := append(AppendHeader(nil, MaxSnaplen), 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0)
+	long := append(IP.AppendHeader(nil, MaxSnaplen), 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0)
 	if r, err = NewReader(bytes.NewReader(long)); err != nil {
 		t.Fatal(err)
 	}
@@ -100,7 +109,7 @@ func FuzzRead(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	f.Add(AppendRecord(AppendHeader(nil, 100), time.Unix(1, 0), b, 84))
+	f.Add(IP.AppendRecord(IP.AppendHeader(nil, 100), time.Unix(1, 0), b, 84))
 	f.Fuzz(func(t *testing.T, file []byte) {
 		r, err := NewReader(bytes.NewReader(file))
 		for err == nil {
