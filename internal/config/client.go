@@ -81,7 +81,7 @@ func NewClient(fs *pflag.FlagSet) *Client {
 	fs.StringVar(&c.SOCKS5, "socks5", "", "`host:port` of a SOCKS5 proxy into the tunnel, with --user (default: none)")
 	fs.StringVar(&c.HTTPProxy, "http-proxy", "", "`host:port` of an HTTP proxy into the tunnel, with --user (default: none)")
 	fs.StringArrayVarP(&c.Local, "local-forward", "L", nil, "`forward` as ssh has it, [udp:][bind:]port:host:hostport or /path:host:hostport: listen on this device,\nconnect through the tunnel; repeatable (port 0: any; 8080+: the next that is free)")
-	fs.StringArrayVarP(&c.Remote, "remote-forward", "R", nil, "`forward` as ssh has it, [udp:]port:host:hostport or port:/path: listen on this device's address in the\ntunnel, connect on this device; repeatable")
+	fs.StringArrayVarP(&c.Remote, "remote-forward", "R", nil, "`forward` as ssh has it, [udp:]port:host:hostport or port:/path: listen on this device's address in the\ntunnel, connect on this device; repeatable (?from=10.0.3.4 behind it: who may come; also with -L)")
 	fs.StringVar(&c.Publish, "publish", "", "`services` of this device that the gateway publishes on ports of its host, while they listen: auto (all), tcp:80,\nudp:53; with auto also loopback (those for this device alone), names (tell their programs), -tcp:22 (but this one)")
 	fs.IntVar(&c.MTU, "mtu", 0, "of the interface, in `bytes` (default: what the gateway says, or 1500)")
 	fs.StringArrayVar(&c.Route, "route", nil, "`CIDR` to route into the tunnel; repeatable")

@@ -20,6 +20,7 @@ import (
 //   - Port 0 is any, 8080+ the next that is free, 8080+1000 the next that is in strides of 1000.
 //   - What has a '/' at its beginning is the path of a unix socket. In the tunnel there are addresses, and no paths.
 //   - IPv6 addresses stand in brackets. A '\' takes its meaning from what follows it.
+//   - Behind a '?' stands who may come, and whether a header says who has, as with an Entrance: ?from=10.0.3.4&proxy=2. There is no source to choose.
 
 // errGrammar says how a forward is written.
 var errGrammar = errors.New("write [bind:]port:host:hostport, with udp: before it if that is meant, or the path of a unix socket on this device's side")
@@ -67,7 +68,7 @@ func named(text string, s Spec, err error) (Spec, error) {
 
 // parseSSH reads a forward. bind is localhost where none was written, and * for an empty one.
 func parseSSH(text string) (s Spec, bind string, err error) {
-	fields, err := splitSSH(text)
+	fields, options, err := splitSSH(text)
 	if err != nil {
 		return s, "", err
 	}
@@ -93,16 +94,18 @@ func parseSSH(text string) (s Spec, bind string, err error) {
 	default:
 		err = errGrammar
 	}
-	if s.From.Path == "" && s.To.Path == "" || err != nil {
+	switch {
+	case err != nil:
 		return s, bind, err
-	}
-	if s.From.Scheme == "udp" {
+	case s.From.Scheme == "udp" && s.From.Path+s.To.Path != "":
 		return s, bind, errors.New("unix sockets are for tcp")
-	}
-	if s.From.Path != "" {
+	case s.From.Path != "":
 		s.From.Scheme = "unix"
 	}
-	return s, bind, errors.Join(checkPath(s.From.Path), checkPath(s.To.Path))
+	if err = s.From.parseQuery(options); err == nil && s.From.Source.IsValid() {
+		err = errors.New("a device has one address in the tunnel: leave out source")
+	}
+	return s, bind, errors.Join(checkPath(s.From.Path), checkPath(s.To.Path), err)
 }
 
 func checkPath(path string) error {
@@ -150,21 +153,24 @@ func (t *Target) parseSSH(fields []string) (before []string, err error) {
 // maxHost bounds the name of a host, bytes (RFC 1035, section 2.3.4).
 const maxHost = 253
 
-// splitSSH cuts a text at its colons that are not in brackets. A field has neither the brackets nor a backslash that takes a meaning away.
-func splitSSH(text string) (fields []string, err error) {
+// splitSSH cuts a text at its colons that are not in brackets, up to a '?'. A field has neither the brackets nor a backslash that takes a meaning away.
+func splitSSH(text string) (fields []string, options string, err error) {
 	if strings.ContainsAny(text, "\x00\n\r") {
-		return nil, errGrammar
+		return nil, "", errGrammar
 	}
 	var field strings.Builder
 	inside := false
 	for i := 0; i < len(text); i++ {
 		switch c := text[i]; {
+		case c == '?' && !inside:
+			options = text[i+1:]
+			i = len(text)
 		case c == '\\' && i+1 < len(text):
 			i++
 			field.WriteByte(text[i])
 		case c == '[' && !inside && field.Len() == 0:
 			inside = true
-		case c == ']' && inside && (i+1 == len(text) || text[i+1] == ':'):
+		case c == ']' && inside && (i+1 == len(text) || text[i+1] == ':' || text[i+1] == '?'):
 			inside = false
 		case c == ':' && !inside:
 			fields = append(fields, field.String())
@@ -174,7 +180,7 @@ func splitSSH(text string) (fields []string, err error) {
 		}
 	}
 	if inside {
-		return nil, errors.New("a ']' is missing")
+		return nil, "", errors.New("a ']' is missing")
 	}
-	return append(fields, field.String()), nil
+	return append(fields, field.String()), options, nil
 }

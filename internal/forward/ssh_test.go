@@ -26,6 +26,11 @@ var goodSSH = []struct{ side, text, from, to string }{
 	{"R", "udp:53:127.0.0.1:5353", "udp://:53", "127.0.0.1:5353"},
 	{"R", "8080:/run/x.sock", "tcp://:8080", "unix:///run/x.sock"},
 	{"R", "*:8080:/run/x.sock", "tcp://:8080", "unix:///run/x.sock"},
+	{"R", "22:localhost:22?from=10.0.0.1,10.0.3.0/24", "tcp://:22?from=10.0.0.1,10.0.3.0/24", "localhost:22"},
+	{"R", "8080:/run/x.sock?proxy=2", "tcp://:8080?proxy=2", "unix:///run/x.sock"},
+	{"L", "*:8080:10.0.0.1:80?from=192.168.0.0/16&proxy=1", "tcp://:8080?from=192.168.0.0/16&proxy=1", "10.0.0.1:80"},
+	{"L", "udp:*:53:[fd00::1]:53?from=::1", "udp://:53?from=::1", "[fd00::1]:53"},
+	{"L", `/run/a\?b:10.0.0.1:80`, "unix:///run/a?b", "10.0.0.1:80"},
 }
 
 func parseSide(side, text string) (Spec, error) {
@@ -71,6 +76,11 @@ func TestParseSSHFaults(t *testing.T) {
 		{"R", "/run/x.sock:127.0.0.1:80", "no unix sockets"},
 		{"R", "/run/x.sock:/run/y.sock", "no unix sockets"},
 		{"R", "udp:53:/run/x.sock", "unix sockets are for tcp"},
+		{"R", "22:localhost:22?from=cam1", "no network and no address"},
+		{"R", "22:localhost:22?to=10.0.0.1", "unknown option"},
+		{"R", "udp:53:localhost:53?proxy=1", "leave out proxy"},
+		{"L", "8080:10.0.0.1:80?source=10.0.0.5", "leave out source"},
+		{"L", "/run/x.sock:10.0.0.1:80?from=10.0.0.5", "leave out from"},
 		{"R", "8080", "write [bind:]port:host:hostport"},
 	} {
 		if s, err := parseSide(tt.side, tt.text); err == nil || !strings.Contains(err.Error(), tt.want) || !strings.Contains(err.Error(), `"`+tt.text) {

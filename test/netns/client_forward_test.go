@@ -48,6 +48,7 @@ func newForwarding(t *testing.T, n *network, user bool) *forwarding {
 		"-R", fmt.Sprintf("udp:53:127.0.0.1:%d", serveEcho(t, n.c1)),
 		"-R", "8001:"+service,
 		"-R", "8002:127.0.0.1:9",
+		"-R", "8003:"+service+"?from=10.0.0.1,10.9.0.1", // the gateway alone
 	)
 	f.device = &device{start(t, n.c1, command...), t, n.c1}
 	return f
@@ -107,14 +108,25 @@ func (f *forwarding) check(n *network, addr string, local []client.Event, remote
 			t.Errorf("-R to where nobody listens: %v, want a reset", err)
 		}
 	}
+	alone := addr + ":8003"
+	if got := fetch(t, n.gw, "tcp", alone); got != "hello from a path" {
+		t.Errorf("-R for the gateway alone: got %q", got)
+	}
+	if err := reached(n.c2, alone); err == nil || !strings.Contains(err.Error(), syscall.ECONNRESET.Error()) {
+		t.Errorf("-R for the gateway alone, from a client: %v, want a reset", err)
+	}
 	_, port, _ := net.SplitHostPort(bound(remote[1]))
 	return port
 }
 
-// forwards waits for events of forwards of a side, after the first skip ones.
+// forwards waits for the events of all forwards of a side, after the first skip ones.
 func (f *forwarding) forwards(side string, skip int) (all []client.Event) {
 	f.t.Helper()
-	for i := range 5 {
+	count := 5
+	if side == client.SideRemote {
+		count = 6
+	}
+	for i := range count {
 		line := await(f.t, f.Proc, fmt.Sprintf(`"event":"forward","forward":{"side":%q`, side), skip+i)
 		var e client.Event
 		if err := json.Unmarshal([]byte(line), &e); err != nil {
@@ -164,11 +176,11 @@ func TestClientForward(t *testing.T) {
 			if again == addr {
 				t.Fatal("the address is the same")
 			}
-			if got := f.check(n, again, local, f.forwards(client.SideRemote, 5)); got != port {
+			if got := f.check(n, again, local, f.forwards(client.SideRemote, 6)); got != port {
 				t.Errorf("-R has port %s with the other address, and had %s", got, port)
 			}
 			status := run(t, n.c1, f.as+filepath.Join(bin, "vpncli")+" status --tun "+f.tun)
-			for _, want := range []string{"-L tcp://127.0.0.1:8080 -> " + lanHost, "-R tcp://" + again + ":80 -> localhost:", "3 failed"} {
+			for _, want := range []string{"-L tcp://127.0.0.1:8080 -> " + lanHost, "-R tcp://" + again + ":80 -> localhost:", "3 failed", ":8003?from=10.0.0.1,10.9.0.1 -> unix://"} {
 				if !strings.Contains(status, want) {
 					t.Errorf("status has no %q:\n%s", want, status)
 				}
