@@ -14,6 +14,7 @@ import (
 
 	"ferry/internal/api"
 	"ferry/internal/forward"
+	"ferry/internal/gateway/settings"
 )
 
 // Published ports come from the configuration (fixed), and from the operator by package api. All keep the ports that were found for them:
@@ -169,6 +170,31 @@ func (g *Gateway) leadsToClient(to forward.Target) error {
 	return fmt.Errorf("%s is no client: forwards lead to addresses of the pool %s, and of networks behind clients", a, g.c().Pool)
 }
 
+// hasSource refuses a source that no connection can have: each would be reset, and nothing but a count would say why. It is asked of who adds a forward, for
+// one of the configuration may be there before its address. The caller holds changing.
+func (g *Gateway) hasSource(spec forward.Spec) error {
+	from, to := spec.From.Source, spec.To.Addr
+	switch {
+	case !from.IsValid():
+		return nil
+	case g.c().Exit == settings.ExitUser:
+		return errors.New("with --exit user clients see the gateway's address: leave out source")
+	case !to.IsValid():
+		var err error
+		if to, err = g.addressOf(spec.To.Name); err != nil {
+			return err
+		}
+	}
+	conn, err := g.network.Dial(context.Background(), "udp", from, netip.AddrPortFrom(to, spec.To.Port).String()) // which sends nothing, and waits for nobody
+	switch {
+	case err == nil:
+		return conn.Close()
+	case errors.Is(err, syscall.EADDRNOTAVAIL):
+		return fmt.Errorf("source=%s is no address of this host ('ip address' lists them)", from)
+	}
+	return nil // that has other reasons, which may pass
+}
+
 func (g *Gateway) listForwards() []api.Forward {
 	all := []api.Forward{}
 	for _, t := range g.published() {
@@ -215,6 +241,9 @@ func (g *Gateway) addForward(asked api.Publish) (f api.Forward, err error) {
 	}
 	spec, err := forward.Parse(asked.From, asked.To)
 	if err != nil {
+		return f, err
+	}
+	if err := g.hasSource(spec); err != nil {
 		return f, err
 	}
 	s, err := g.forwards.Add(spec, 0, false, false)

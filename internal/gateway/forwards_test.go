@@ -14,6 +14,7 @@ import (
 
 	"ferry/internal/api"
 	"ferry/internal/forward"
+	"ferry/internal/gateway/settings"
 	"ferry/internal/hostnet"
 	"ferry/internal/identity"
 	"ferry/internal/peerstore"
@@ -228,5 +229,22 @@ func TestForwardsFileDamaged(t *testing.T) {
 	}
 	if b, err := os.ReadFile(path); err != nil || string(b) != "[{" {
 		t.Errorf("got %q, %v", b, err)
+	}
+}
+
+// A source that this host has not is refused when a forward is added, and not with each connection.
+func TestForwardSource(t *testing.T) {
+	for _, x := range []struct{ exit, source, want string }{
+		{settings.ExitKernel, "127.0.0.1", ""},
+		{settings.ExitKernel, "192.0.2.1", "no address of this host"},
+		{settings.ExitUser, "127.0.0.1", "leave out source"},
+	} {
+		g, end := forwarding(t, Config{StateDir: t.TempDir(), Exit: x.exit})
+		g.network = forward.Sockets{}
+		_, err := g.addForward(api.Publish{From: "tcp://127.0.0.1:0?source=" + x.source, To: "10.0.0.9:80"})
+		if (err == nil) != (x.want == "") || err != nil && !strings.Contains(err.Error(), x.want) {
+			t.Errorf("--exit %s, source=%s: %v, want %q", x.exit, x.source, err, x.want)
+		}
+		end()
 	}
 }
