@@ -54,6 +54,7 @@ the network of this device; SIGUSR1 logs its counters.`,
 	completeWays(cmd)
 	cli.CompleteURL(cmd, "local-forward", "8080:", "8080+:", "udp:5353:")
 	cli.CompleteURL(cmd, "remote-forward", "8080:localhost:", "0:localhost:", "udp:5353:localhost:")
+	cli.CompleteURL(cmd, "publish", "auto", "auto,loopback", "auto,names", "tcp:", "udp:")
 	return cmd
 }
 

@@ -30,6 +30,8 @@ func TestCommand(t *testing.T) {
 		{Name: "a forward of -L", Args: noRoot + " -L 8080:localhost:80", Status: 2, Stderr: `vpncli: --local-forward: forward "8080:localhost:80": localhost:80 would be this device itself: write an address in the tunnel, as that of the gateway`},
 		{Name: "a forward of -R", Args: noRoot + " -R /x:localhost:80", Status: 2, Stderr: `vpncli: --remote-forward: forward "/x:localhost:80": in the tunnel there are no unix sockets: write a port to listen on`},
 		{Name: "complete a forward", Args: "__completeNoDesc -L u", Stdout: "udp:5353:\n:6\n", Stderr: "Completion ended with directive: ShellCompDirectiveNoSpace, ShellCompDirectiveNoFileComp"},
+		{Name: "complete services", Args: "__completeNoDesc --publish a", Stdout: "auto\nauto,loopback\n", Stderr: "Completion ended with directive: ShellCompDirectiveNoSpace, ShellCompDirectiveNoFileComp"},
+		{Name: "complete a socket", Args: "__completeNoDesc vtunnel --socket u", Stdout: "unix:///\n", Stderr: "Completion ended with directive: ShellCompDirectiveNoSpace, ShellCompDirectiveNoFileComp"},
 		{Name: "complete a level", Args: "__completeNoDesc --log-level w", Stdout: "warn\nerror\n:4\n", Stderr: ended},
 		{Name: "complete a carrier", Args: "__completeNoDesc --carrier w", Stdout: "auto\n" + strings.Join(carrier.Names(), "\n") + "\n:4\n", Stderr: ended},
 		{Name: "complete a carrier behind another", Args: "__completeNoDesc probe --carrier " + first + ",u", Stdout: first + "," + strings.Join(carrier.Names()[1:], "\n"+first+",") + "\n:4\n", Stderr: ended},

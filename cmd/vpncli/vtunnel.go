@@ -75,6 +75,7 @@ vpncli that is called vtunnel is this command.`,
 		RunE: func(cmd *cmdline.Command, _ []string) error { return c.run(cmd.Context()) },
 	}
 	c.addFlags(c.cmd.Flags())
+	cli.CompleteURL(c.cmd, "socket", "unix:///", "tcp://", "vsock://")
 	c.cmd.SetFlagErrorFunc(func(cmd *cmdline.Command, err error) error {
 		return c.fault(errors.Unwrap(config.FlagError(cmd.Flags(), err)))
 	})

@@ -43,7 +43,7 @@ FILTER is as tcpdump has it: host, net, port, portrange, src, dst, ip, tcp, udp,
 	f.Float64Var(&asked.Seconds, "seconds", 0, "end after that time")
 	state := ask(cmd)
 	_ = cmd.MarkFlagFilename("write")
-	completePeer(cmd, state)
+	completePeer(cmd)
 	cmd.RunE = func(cmd *cmdline.Command, args []string) error {
 		asked.Filter = strings.Join(args, " ")
 		out := cmd.OutOrStdout()
@@ -55,11 +55,28 @@ FILTER is as tcpdump has it: host, net, port, portrange, src, dst, ip, tcp, udp,
 	return cmd
 }
 
-// completePeer completes the flag --peer with names of devices.
-func completePeer(cmd *cmdline.Command, state *string) {
-	_ = cmd.RegisterFlagCompletionFunc("peer", func(cmd *cmdline.Command, _ []string, start string) ([]cmdline.Completion, cmdline.ShellCompDirective) {
-		return peerNames(state)(cmd, nil, start)
+// completePeer completes the flag --peer with clients.
+func completePeer(cmd *cmdline.Command) {
+	_ = cmd.RegisterFlagCompletionFunc("peer", func(cmd *cmdline.Command, _ []string, _ string) ([]cmdline.Completion, cmdline.ShellCompDirective) {
+		return clients(cmd.Context(), api.NewClient(cmd.Flags().Lookup("state").Value.String()), ""), cmdline.ShellCompDirectiveNoFileComp
 	})
+}
+
+// clients returns what clients are called: names of devices, and addresses of those without a key that are here. Each has end behind it.
+func clients(ctx context.Context, c *api.Client, end string) (all []cmdline.Completion) {
+	if peers, err := c.Peers(ctx); err == nil {
+		for _, p := range peers.Peers {
+			all = append(all, p.Name+end)
+		}
+	}
+	if sessions, err := c.Sessions(ctx); err == nil {
+		for _, s := range sessions {
+			if !s.Secure && s.Address.IsValid() {
+				all = append(all, cmdline.CompletionWithDesc(s.Address.String()+end, strings.TrimSpace(s.Name+" "+s.From)))
+			}
+		}
+	}
+	return all
 }
 
 // endTime is how long the gateway may take to end a capture.

@@ -19,6 +19,7 @@ func flowsCommand() *cmdline.Command {
 	cmd := show("flows", "List the connections that go through the gateway now",
 		func(c *api.Client, cmd *cmdline.Command) (api.Flows, error) { return c.Flows(cmd.Context(), peer) }, printFlows)
 	cmd.Flags().StringVar(&peer, "peer", "", "only of a client: its address, name, or number of its session")
+	completePeer(cmd)
 	return cmd
 }
 

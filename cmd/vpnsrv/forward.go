@@ -52,11 +52,7 @@ TO    10.0.3.4:80, or cam1:80 by the name of a device`,
 		case 0:
 			all = []cmdline.Completion{"tcp://:", "udp://:", "unix:///run/"}
 		case 1:
-			if peers, err := api.NewClient(*state).Peers(cmd.Context()); err == nil {
-				for _, p := range peers.Peers {
-					all = append(all, p.Name+":")
-				}
-			}
+			all = clients(cmd.Context(), api.NewClient(*state), ":")
 		}
 		return all, cmdline.ShellCompDirectiveNoSpace | cmdline.ShellCompDirectiveNoFileComp
 	}

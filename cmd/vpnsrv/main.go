@@ -77,6 +77,9 @@ SIGTERM and SIGINT stop it, SIGHUP applies its configuration anew, SIGUSR1 logs 
 	cli.CompleteURL(cmd, "gvproxy-api", "unix:///", "vsock://:1024", "tcp://127.0.0.1:")
 	cli.CompleteURL(cmd, "gvproxy-listen", "unix:///", "vsock://:1024", "tcp://127.0.0.1:")
 	cli.CompleteURL(cmd, "notification", "unix:///")
+	cli.CompleteWords(cmd, "exit", settings.ExitKernel, settings.ExitUser)
+	cli.CompleteWords(cmd, "profile", settings.ProfileGvproxy)
+	cli.CompleteWords(cmd, "publish", "*")
 	cli.CompleteURL(cmd, "l2-listen", "qemu+unix:///", "qemu+tcp://127.0.0.1:", "bess+unix:///", "vfkit+unix:///", "stdio:")
 	return cmd
 }

@@ -17,6 +17,7 @@ func TestCommand(t *testing.T) {
 		t.Fatal(err)
 	}
 	state, settings := filepath.Join(t.TempDir(), "state"), filepath.Join(t.TempDir(), "vpnsrv.toml")
+	const ended = "Completion ended with directive: ShellCompDirectiveNoFileComp"
 	noGateway := `vpnsrv: no gateway is running with the state directory ` + state + `: start vpnsrv, or name another with --state`
 	clitest.Check(t, bin, []clitest.Call{
 		{Name: "init", Args: "init --state " + state + " --config " + settings + " --public gw.example", Stdout: "fingerprint    SHA256:"},
@@ -39,7 +40,7 @@ func TestCommand(t *testing.T) {
 		{Name: "key switch without a gateway", Args: "key switch --state " + state, Status: 1, Stderr: `vpnsrv: who has heard of the next key? ` + strings.TrimPrefix(noGateway, "vpnsrv: ") + `; --force does without`},
 		{Name: "key switch without a next one", Args: "key switch --force --key " + state + "/gateway.key", Status: 1, Stderr: `vpnsrv: there is no next key: 'vpnsrv key next' makes one: load key: open ` + state + `/gateway.key.next: no such file or directory`},
 		{Name: "leases", Args: "leases --state " + state, Status: 1, Stderr: noGateway},
-		{Name: "complete a session without a gateway", Args: "__completeNoDesc kick --state " + state + " 1", Stdout: ":4\n", Stderr: "Completion ended with directive: ShellCompDirectiveNoFileComp"},
+		{Name: "complete a session without a gateway", Args: "__completeNoDesc kick --state " + state + " 1", Stdout: ":4\n", Stderr: ended},
 		{Name: "check", Args: "--check --config " + settings},
 		{Name: "check, with a fault", Nobody: true, Args: "--check --config= --listen tcp://:2002?allow=tls", Status: 1, Stderr: `vpnsrv: listen on tcp://:2002: allow=tls needs a key: 'vpnsrv init' makes one`},
 		{Name: "vtunnel by no carrier of it", Args: "--check --config= --vtunnel-listen quic://127.0.0.1", Status: 2, Stderr: `vpnsrv: --vtunnel-listen: "quic://127.0.0.1": vtunnel goes by vsock, unix or tcp: write vsock://:6666, or unix:///path`},
@@ -56,6 +57,9 @@ func TestCommand(t *testing.T) {
 		{Name: "no file", Args: "--config /none.toml", Status: 1, Stderr: `vpnsrv: --config: open /none.toml: no such file or directory`},
 		{Name: "no root", Nobody: true, Status: 1, Stderr: `vpnsrv: needs CAP_NET_ADMIN to make the interface vpn0: run as root (sudo vpnsrv ...); or with --exit user, which needs neither rights nor an interface`},
 		{Name: "usage before root", Nobody: true, Args: "--mtu 1", Status: 2, Stderr: `vpnsrv: --mtu: 1 is not between 576 and 65535`},
+		{Name: "complete an exit", Args: "__completeNoDesc --exit k", Stdout: "kernel\nuser\n:4\n", Stderr: ended},
+		{Name: "complete a profile", Args: "__completeNoDesc --profile g", Stdout: "gvproxy\n:4\n", Stderr: ended},
+		{Name: "complete a directory", Args: "__completeNoDesc --publish-dir /", Stdout: ":16\n", Stderr: "Completion ended with directive: ShellCompDirectiveFilterDirs"},
 		{Name: "complete a URL", Args: "__completeNoDesc --listen t", Stdout: "vsock://:2002\nunix:///\n:6\n", Stderr: "Completion ended with directive: ShellCompDirectiveNoSpace, ShellCompDirectiveNoFileComp"},
 	})
 	clitest.CheckCompletion(t, bin)

@@ -181,7 +181,7 @@ func complete(cmd *cmdline.Command) {
 		switch f.Name {
 		case "config", "key":
 			_ = cmd.MarkFlagFilename(f.Name, "toml")
-		case "state":
+		case "state", "publish-dir":
 			_ = cmd.MarkFlagDirname(f.Name)
 		default:
 			_ = cmd.RegisterFlagCompletionFunc(f.Name, cmdline.FixedCompletions(words[f.Name], cmdline.ShellCompDirectiveNoFileComp))
@@ -198,8 +198,16 @@ func PrintJSON(w io.Writer, v any) error {
 
 // CompleteURL offers beginnings, of URLs and the like, for a flag of cmd.
 func CompleteURL(cmd *cmdline.Command, flag string, beginnings ...cmdline.Completion) {
-	err := cmd.RegisterFlagCompletionFunc(flag, cmdline.FixedCompletions(beginnings, cmdline.ShellCompDirectiveNoSpace|cmdline.ShellCompDirectiveNoFileComp))
-	if err != nil {
+	offer(cmd, flag, beginnings, cmdline.ShellCompDirectiveNoSpace|cmdline.ShellCompDirectiveNoFileComp)
+}
+
+// CompleteWords offers all that a flag of cmd takes.
+func CompleteWords(cmd *cmdline.Command, flag string, words ...cmdline.Completion) {
+	offer(cmd, flag, words, cmdline.ShellCompDirectiveNoFileComp)
+}
+
+func offer(cmd *cmdline.Command, flag string, all []cmdline.Completion, d cmdline.ShellCompDirective) {
+	if err := cmd.RegisterFlagCompletionFunc(flag, cmdline.FixedCompletions(all, d)); err != nil {
 		panic("cli: completion: " + err.Error())
 	}
 }

@@ -70,6 +70,11 @@ func TestFlows(t *testing.T) {
 			if text := n.vpnsrv("flows --peer 10.0.77.77"); strings.Contains(text, lanHost) {
 				t.Errorf("of nobody: %s", text)
 			}
+			for _, command := range []string{"flows --state %s --peer 1", "capture --state %s --peer 1", "forward add --state %s tcp://:8081 1"} {
+				if text := run(t, n.gw, bin+"/vpnsrv __completeNoDesc "+fmt.Sprintf(command, n.state)); !strings.HasPrefix(text, client.String()) {
+					t.Errorf("%s is completed by %s", command, text)
+				}
+			}
 			_, _ = out.Close(), in.Close()
 			until(t, patience, "the end of the connections", func() bool {
 				var f api.Flows
