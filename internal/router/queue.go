@@ -266,7 +266,9 @@ func (q *Queue) end(run []byte, n int) (lost []byte, why Reason) {
 func (q *Queue) room() (int, Reason) {
 	limit, why := max(q.c.Limit, min(q.lately.bytes(time.Now()), maxLately*q.c.Limit)), DropQueueFull
 	if share := q.c.Budget.Share(); share < limit {
-		limit, why = share, DropMemory
+		if limit = share; share < q.c.Limit {
+			why = DropMemory
+		}
 	}
 	return max(limit-q.bytes, 0), why
 }

@@ -290,6 +290,32 @@ func TestFastQueue(t *testing.T) {
 	}
 }
 
+// Where a fast stream may have less than it took because memory is shared, it is its queue that is full: memory is short only for who has less than Limit.
+func TestFastQueueOfSharedMemory(t *testing.T) {
+	for _, x := range []struct {
+		name string
+		used int
+		want Reason
+	}{{"enough", 0, DropQueueFull}, {"short", 7 << 20, DropMemory}} {
+		t.Run(x.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				const took, limit = 512 << 10, 64 << 10
+				budget := new(buffer.Budget)
+				budget.SetLimit(8 << 20) // of which one queue may have 128 KiB
+				p := newPipe(took)
+				q := startQueue(t, p, QueueConfig{Limit: limit, Budget: budget})
+				q.Send(bytes.Repeat(item(64, 1), took/64))
+				budget.Add(x.used)
+				dropped, why := q.Send(bytes.Repeat(item(64, 2), took/64))
+				if n := q.Queued(); dropped == 0 || why != x.want || (n > limit) != (why == DropQueueFull) {
+					t.Errorf("%d bytes wait, %d packets dropped by %s, want %s", n, dropped, why, x.want)
+				}
+				p.allow(1 << 20)
+			})
+		})
+	}
+}
+
 // Answers wait for room instead of being dropped.
 // exam: P6
 func TestSendControlWaits(t *testing.T) {
