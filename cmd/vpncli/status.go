@@ -86,7 +86,7 @@ func printStatus(w io.Writer, s client.Status) error {
 		f.Add("forward", forwardOf(w))
 	}
 	if len(s.Proxies) > 0 {
-		f.Add("refused by proxies", cli.Counts(s.Proxies))
+		f.Add("refused or reset", cli.Counts(s.Proxies))
 	}
 	if s.Unpublished != nil {
 		f.Add("announced", strings.Join(s.Published, ", "))

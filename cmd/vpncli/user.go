@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"os"
@@ -69,7 +70,11 @@ func connectAsUser(ctx context.Context, keys *config.Client, c client.Config) (e
 		return err
 	}
 	var counts proxy.Counts
-	c.Proxies = counts.All
+	c.Proxies = func() map[string]uint64 {
+		all := local.Refused()
+		maps.Copy(all, counts.All())
+		return all
+	}
 	group, ctx := errgroup.WithContext(ctx)
 	connect := func(ctx context.Context, address string) (proxy.Half, error) {
 		h, err := local.Connect(ctx, address)

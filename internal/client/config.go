@@ -88,7 +88,7 @@ type Config struct {
 	KeepBytes  int // kept until the gateway has them, to be sent again by another connection
 
 	Version string // of the program, for the user
-	// Proxies returns what those have refused, by reason; nil: there are none.
+	// Proxies returns what those have refused, and connections of a User were, by reason; nil: there are none.
 	Proxies func() map[string]uint64
 
 	Log    *slog.Logger    // nil: discard

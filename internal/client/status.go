@@ -74,7 +74,7 @@ type Status struct {
 	Refused []policy.Refusal `json:"refused,omitempty"` // of what the gateway has pushed
 
 	Forwards []ForwardStatus   `json:"forwards,omitempty"`
-	Proxies  map[string]uint64 `json:"proxies,omitempty"` // what SOCKS5 and HTTP proxies have refused or dropped, by reason
+	Proxies  map[string]uint64 `json:"proxies,omitempty"` // what SOCKS5 and HTTP proxies, and connections without an interface, have refused, dropped or reset, by reason
 	// Published are the services that the gateway was told of, and Unpublished those that it was not, by the reason; nil: there are to be none.
 	Published   []string          `json:"published,omitempty"`
 	Unpublished map[string]uint64 `json:"unpublished,omitempty"`

@@ -27,7 +27,7 @@ import (
 type Conn struct {
 	net.Conn        // gonet's
 	windows         // what is written by the net.Conn is not written with mu held: up to one block more may wait than is counted
-	of       *conns // of an Exit's; nil: the stack alone sees to what is still to be sent
+	of       *group // which counts it; nil: of udp, and nothing is still to be sent
 	queue    *waiter.Queue
 	packets  bool // of udp
 	linger   atomic.Bool
@@ -56,25 +56,15 @@ func (e *Exit) Dial(ctx context.Context, network string, to netip.AddrPort) (net
 	case !to.Addr().Is4() || *g == to.Addr():
 		return fail(syscall.EHOSTUNREACH)
 	}
-	if network == "tcp" && !e.memory.reserve(ctx) {
-		return fail(errNoMemory)
-	}
-	c, err := dial(ctx, e.stack, network, *g, to)
+	c, err := e.conns.dial(ctx, e.stack, network, *g, to)
 	if err != nil {
-		if network == "tcp" {
-			e.memory.release()
-		}
 		return fail(err)
-	}
-	if !c.packets {
-		c.of = e.conns
-		c.join(e.memory)
 	}
 	return c, nil
 }
 
-// dial connects from an address of a stack by tcp or udp.
-func dial(ctx context.Context, s *stack.Stack, network string, from netip.Addr, to netip.AddrPort) (*Conn, error) {
+// dial connects from an address of a stack by tcp or udp. With tcp it announces receive bytes.
+func dial(ctx context.Context, s *stack.Stack, network string, from netip.Addr, to netip.AddrPort, receive int) (*Conn, error) {
 	transport, packets := tcp.ProtocolNumber, false
 	switch network {
 	case "tcp":
@@ -87,6 +77,9 @@ func dial(ctx context.Context, s *stack.Stack, network string, from netip.Addr, 
 	ep, problem := s.NewEndpoint(transport, ipv4.ProtocolNumber, queue)
 	if problem != nil {
 		return nil, errno(problem)
+	}
+	if !packets {
+		ep.SocketOptions().SetReceiveBufferSize(int64(receive), false)
 	}
 	if err := connect(ctx, ep, queue, from, to); err != nil {
 		ep.Abort()
@@ -115,7 +108,7 @@ func wrap(ep tcpip.Endpoint, queue *waiter.Queue, packets bool) *Conn {
 }
 
 // errNoMemory says that connections hold all memory that they may. Its number is what a system call would say.
-var errNoMemory = fmt.Errorf("connections hold all that they may (connection_memory): %w", syscall.ENOBUFS)
+var errNoMemory = fmt.Errorf("connections hold all the memory that they may (at a gateway: connection_memory): %w", syscall.ENOBUFS)
 
 // connect connects an endpoint of the stack. It returns when the other end has answered, with udp at once.
 func connect(ctx context.Context, ep tcpip.Endpoint, queue *waiter.Queue, from netip.Addr, to netip.AddrPort) error {

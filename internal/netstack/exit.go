@@ -104,7 +104,6 @@ type Exit struct {
 	stack  *stack.Stack
 	flows  *flows
 	conns  *conns
-	memory *memory
 	count  counters
 	owners atomic.Pointer[func(netip.Addr) netip.Addr] // nil: each address is a client of its own
 
@@ -115,10 +114,10 @@ type Exit struct {
 // New returns an Exit. It has no address until Apply.
 func New(c Config) (*Exit, error) {
 	c.setDefaults()
-	e := &Exit{c: c, link: newLink(), memory: newMemory(c.Memory)}
+	e := &Exit{c: c, link: newLink()}
 	e.port = router.NewPort(0, router.Caps{Super: true, Exit: true}, e)
 	var err error
-	if e.stack, err = newStack(e.link, maxWindow); err != nil {
+	if e.stack, err = newStack(e.link); err != nil {
 		return nil, err
 	}
 	e.flows = newFlows(e)

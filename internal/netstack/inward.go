@@ -2,9 +2,11 @@ package netstack
 
 import (
 	"bytes"
+	"context"
 	"net"
 	"net/netip"
 	"sync"
+	"time"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/network/ipv4"
@@ -15,15 +17,17 @@ import (
 
 // What comes to a device without a TUN from the tunnel. It listens on no address but on whichever the device has: another lease is nothing to it.
 
-// backlog is how many connections a listener has made that nobody has accepted yet.
+// backlog is how many connections a listener has made that nobody has accepted yet. They count from then on: until then each may hold middleWindow.
 const backlog = 256
 
 // Listen takes connections of TCP to a port of the device's address in the tunnel, whichever that is; 0 is any. Each connection is a *Conn. That a port is
 // taken is syscall.EADDRINUSE.
 func (l *Local) Listen(port uint16) (net.Listener, error) {
-	x := &listener{queue: new(waiter.Queue), gone: make(chan struct{})}
+	x := &listener{conns: l.conns, queue: new(waiter.Queue)}
+	x.ctx, x.end = context.WithCancel(l.conns.ctx)
 	var problem tcpip.Error
 	if x.ep, problem = l.stack.NewEndpoint(tcp.ProtocolNumber, ipv4.ProtocolNumber, x.queue); problem == nil {
+		x.ep.SocketOptions().SetReceiveBufferSize(middleWindow, false)
 		if problem = x.ep.Bind(tcpip.FullAddress{NIC: nic, Port: port}); problem == nil {
 			problem = x.ep.Listen(backlog)
 		}
@@ -32,16 +36,35 @@ func (l *Local) Listen(port uint16) (net.Listener, error) {
 		}
 	}
 	if problem != nil {
+		x.end()
 		return nil, &net.OpError{Op: "listen", Net: "tcp", Addr: &net.TCPAddr{Port: int(port)}, Err: errno(problem)}
 	}
 	return x, nil
 }
 
 type listener struct {
+	conns *group
 	ep    tcpip.Endpoint
 	queue *waiter.Queue
+	ctx   context.Context // done by Close, and when the group ends
+	end   context.CancelFunc
 	once  sync.Once
-	gone  chan struct{} // closed by Close
+}
+
+// acceptTime is how long a connection that has come waits for memory.
+const acceptTime = 2 * time.Second
+
+// count returns a connection that has come once it is counted; nil: there is no memory for it, and it was reset.
+func (l *listener) count(ep tcpip.Endpoint, queue *waiter.Queue) *Conn {
+	ctx, cancel := context.WithTimeout(l.ctx, acceptTime)
+	defer cancel()
+	if !l.conns.memory.reserve(ctx, middleWindow) {
+		ep.Abort()
+		return nil
+	}
+	c := wrap(ep, queue, false)
+	l.conns.join(c, middleWindow)
+	return c
 }
 
 // Accept implements net.Listener.
@@ -52,28 +75,29 @@ func (l *listener) Accept() (net.Conn, error) {
 	for {
 		ep, queue, problem := l.ep.Accept(nil)
 		if problem == nil {
-			return wrap(ep, queue, false), nil
+			if c := l.count(ep, queue); c != nil {
+				return c, nil
+			}
+			continue
 		}
 		if _, none := problem.(*tcpip.ErrWouldBlock); none {
 			select {
 			case <-ready:
 				continue
-			case <-l.gone:
+			case <-l.ctx.Done():
 			}
 		}
-		select {
-		case <-l.gone:
+		if l.ctx.Err() != nil {
 			return nil, net.ErrClosed
-		default:
-			return nil, &net.OpError{Op: "accept", Net: "tcp", Addr: l.Addr(), Err: errno(problem)}
 		}
+		return nil, &net.OpError{Op: "accept", Net: "tcp", Addr: l.Addr(), Err: errno(problem)}
 	}
 }
 
 // Close implements net.Listener.
 func (l *listener) Close() error {
 	l.once.Do(func() {
-		close(l.gone)
+		l.end()
 		l.ep.Close()
 	})
 	return nil

@@ -63,7 +63,7 @@ func TestExitFlows(t *testing.T) {
 // Of many only some are listed, and all are counted.
 func TestExitFlowsBound(t *testing.T) {
 	const n = flowlist.Max + 100
-	f, c := newFlows(new(Exit)), &conns{all: newShares[*conn]()}
+	f, c := newFlows(new(Exit)), &conns{group: new(group), all: newShares[*conn]()}
 	for i := range uint16(n) {
 		k := flowKey{protoUDP, netip.AddrPortFrom(here, i), netip.AddrPortFrom(outside, 53)}
 		f.all[k] = &flow{flowKey: k, owner: here}

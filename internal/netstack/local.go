@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"sync"
@@ -29,6 +30,7 @@ type Local struct {
 	link  *link
 	stack *stack.Stack
 	up    chan struct{} // closed when there is an address for the first time
+	conns *group
 
 	mu   sync.Mutex // guards what follows
 	addr netip.Addr
@@ -40,8 +42,20 @@ func NewLocal(name string) (*Local, error) {
 	l := &Local{name: name, link: newLink(), up: make(chan struct{})}
 	l.port = router.NewPort(0, router.Caps{Super: true, Exit: true}, l)
 	var err error
-	l.stack, err = newStack(l.link, maxAlone)
-	return l, err
+	if l.stack, err = newStack(l.link); err != nil {
+		return nil, err
+	}
+	l.conns = newGroup(deviceMemory)
+	return l, nil
+}
+
+// Refused returns how many connections were refused or reset for want of memory, by reason, none that is 0: "memory" has waited for it in vain, "stalled"
+// has held most for longest. All hold 64 MiB together of what their ends have not taken.
+func (l *Local) Refused() map[string]uint64 {
+	m := l.conns.memory
+	all := map[string]uint64{"memory": m.refused.Load(), "stalled": m.stalled.Load()}
+	maps.DeleteFunc(all, func(_ string, n uint64) bool { return n == 0 })
+	return all
 }
 
 // Name returns what it is called.
@@ -111,6 +125,7 @@ func (l *Local) Run(ctx context.Context, f *router.Forwarder) error {
 
 // Close ends all connections. It is called after Run has returned.
 func (l *Local) Close() error {
+	l.conns.close()
 	l.stack.Destroy()
 	return nil
 }
@@ -134,7 +149,7 @@ func (l *Local) Dial(ctx context.Context, network, address string) (net.Conn, er
 		return nil, err
 	}
 	conn, err := race(ctx, addrs, func(ctx context.Context, a netip.Addr) (*Conn, error) {
-		return dial(ctx, l.stack, network, own, netip.AddrPortFrom(a, port))
+		return l.conns.dial(ctx, l.stack, network, own, netip.AddrPortFrom(a, port))
 	})
 	if err != nil {
 		return nil, fmt.Errorf("dial %s: %w", address, err)

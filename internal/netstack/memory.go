@@ -20,8 +20,9 @@ import (
 const (
 	// leastWindow is what may wait of one direction of a connection however little memory there is, and firstWindow what may while it has
 	// not shown that it needs more, bytes.
-	leastWindow = 4 << 10
-	firstWindow = 128 << 10
+	leastWindow  = 4 << 10
+	middleWindow = 32 << 10 // is announced as 16 KiB, which is what a sender begins with at an MTU of 1500 (RFC 6928)
+	firstWindow  = 128 << 10
 	// A window that was not filled within unused is more than its connection needs.
 	unused = time.Second
 	// Between two looks at all connections, while memory is short, lies restTime, and restTimes as long as one takes: a tenth of a processor at most.
@@ -50,14 +51,29 @@ func newMemory(limit int) *memory {
 	return m
 }
 
-// reserve sets aside what a connection holds at least, and waits until there is as much; false, which is counted: there is none until ctx is done.
-func (m *memory) reserve(ctx context.Context) bool {
+// firstWindows are the receive windows with which connections begin. What the first packet has announced is not taken back (RFC 9293, section 3.8.6):
+// a window grows when the connection has come to be, but it is not made smaller.
+var firstWindows = [...]int{leastWindow, middleWindow, firstWindow}
+
+// first returns which of firstWindows a connection can have that begins now.
+func (m *memory) first() (class int) {
+	for class = len(firstWindows) - 1; class > 0 && firstWindows[class] > m.window(firstWindow); class-- {
+	}
+	return class
+}
+
+// reserve sets aside what a connection holds at first, of which receive is the window from the client, and waits until there is as much; false, which is
+// counted: there is none until ctx is done.
+func (m *memory) reserve(ctx context.Context, receive int) bool {
+	n := receive + leastWindow
 	for {
 		m.mu.Lock()
-		swept := m.swept
+		swept, room := m.swept, m.left() >= n
+		if room {
+			m.budget.Add(n)
+		}
 		m.mu.Unlock()
-		if m.left() >= 2*leastWindow {
-			m.budget.Add(2 * leastWindow)
+		if room {
 			return true
 		}
 		m.tell()
@@ -71,7 +87,7 @@ func (m *memory) reserve(ctx context.Context) bool {
 }
 
 // release ends what reserve has begun, of a connection that has not come to be.
-func (m *memory) release() { m.budget.Add(-2 * leastWindow) }
+func (m *memory) release(receive int) { m.budget.Add(-receive - leastWindow) }
 
 // window returns how large a window may be now, where largest would do.
 func (m *memory) window(largest int) int { return max(leastWindow, min(largest, m.budget.Share()/2)) }
@@ -163,6 +179,7 @@ type windows struct {
 	reset func()       // ends the connection at once; it may be called more than once
 	last  atomic.Int64 // when a byte passed, in nanoseconds since 1970
 	need  atomic.Int64 // when a window was filled within unused, likewise
+	begun int64        // when it was joined, likewise
 	cost  float64      // of sweep: how much it holds, times for how long nothing has passed
 
 	upward, downward pace // each of the goroutine that copies there
@@ -192,13 +209,16 @@ func (p *pace) filled(n, window int, now int64) bool {
 	return true
 }
 
-// join counts a connection, for which memory was reserved, and gives it its first windows.
-func (w *windows) join(m *memory) {
-	w.m = m
+// join counts a connection, for which memory was reserved, and gives it its first windows: the one from the client is receive at least.
+func (w *windows) join(m *memory, receive int) {
+	w.m, w.begun = m, time.Now().UnixNano()
 	w.mu.Lock()
-	w.receive, w.send = leastWindow, leastWindow
+	w.receive, w.send = receive, leastWindow
 	first := m.window(firstWindow)
-	w.setReceive(first)
+	w.in.SocketOptions().SetReceiveBufferSize(int64(receive), true) // else the stack changes it by itself
+	if first > receive {
+		w.setReceive(first)
+	}
 	w.setSend(first)
 	w.mu.Unlock()
 	m.mu.Lock()
@@ -291,7 +311,7 @@ func (w *windows) trim(now int64, size int) (stuck bool) {
 		return false
 	}
 	size = max(size, leastWindow)
-	if w.receive > size {
+	if w.receive > size && time.Duration(now-w.begun) >= unused { // a newcomer has still to use what was announced
 		w.setReceive(size)
 	}
 	waits := receiveUsed(w.in) // more came meanwhile, or a segment did not fit

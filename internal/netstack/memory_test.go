@@ -26,7 +26,7 @@ func TestReceiveUsed(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	x, err := dial(t.Context(), c.stack, "tcp", here, netip.AddrPortFrom(gateway, 80))
+	x, err := dial(t.Context(), c.stack, "tcp", here, netip.AddrPortFrom(gateway, 80), firstWindow)
 	if err != nil {
 		t.Fatal(err)
 	}

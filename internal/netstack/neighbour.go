@@ -23,6 +23,7 @@ type Neighbour struct {
 	stack *stack.Stack
 	link  *frameLink
 	addr  netip.Addr
+	conns *group
 }
 
 // NewNeighbour returns a neighbour with an IPv4 address in a network, and a hardware address. write puts a frame on the Ethernet, without waiting for anything that
@@ -30,7 +31,7 @@ type Neighbour struct {
 func NewNeighbour(addr netip.Prefix, mac net.HardwareAddr, mtu int, write func([]byte) error) (*Neighbour, error) {
 	n := &Neighbour{addr: addr.Addr(), link: &frameLink{addr: tcpip.LinkAddress(mac), mtu: uint32(mtu + header.EthernetMinimumSize), write: write}}
 	var err error
-	if n.stack, err = newStack(ethernet.New(n.link), maxAlone, arp.NewProtocol); err != nil {
+	if n.stack, err = newStack(ethernet.New(n.link), arp.NewProtocol); err != nil {
 		return nil, err
 	}
 	full := tcpip.ProtocolAddress{Protocol: ipv4.ProtocolNumber, AddressWithPrefix: tcpip.AddressWithPrefix{Address: toStack(n.addr), PrefixLen: addr.Bits()}}
@@ -38,6 +39,7 @@ func NewNeighbour(addr netip.Prefix, mac net.HardwareAddr, mtu int, write func([
 		n.stack.Destroy()
 		return nil, fmt.Errorf("netstack: add the address %s: %s", addr, problem)
 	}
+	n.conns = newGroup(neighbourMemory)
 	return n, nil
 }
 
@@ -50,13 +52,17 @@ func (n *Neighbour) Deliver(frame []byte) {
 	}
 }
 
-// Dial connects by TCP.
+// Dial connects by TCP. All connections hold 16 MiB together of what their ends have not taken: where that is not enough, the one is reset that has held
+// most for longest, and a new one waits until ctx is done, which is syscall.ENOBUFS.
 func (n *Neighbour) Dial(ctx context.Context, to netip.AddrPort) (*Conn, error) {
-	return dial(ctx, n.stack, "tcp", n.addr, to)
+	return n.conns.dial(ctx, n.stack, "tcp", n.addr, to)
 }
 
 // Close ends all connections. Nobody calls Deliver then.
-func (n *Neighbour) Close() { n.stack.Destroy() }
+func (n *Neighbour) Close() {
+	n.conns.close()
+	n.stack.Destroy()
+}
 
 // A frameLink is a device that takes and gives Ethernet frames.
 type frameLink struct {

@@ -346,12 +346,12 @@ func (c *client) another(port uint16) {
 	if problem != nil {
 		c.t.Fatal(problem)
 	}
-	if !c.exit.memory.reserve(c.t.Context()) {
+	if !c.exit.conns.memory.reserve(c.t.Context(), firstWindow) {
 		c.t.Fatal("there is no memory")
 	}
 	x := newConn(in, &queue, out, time.Hour)
 	x.client = mute
-	x.join(c.exit.memory)
+	x.join(c.exit.conns.memory, firstWindow)
 	if !c.exit.conns.add(x) {
 		c.t.Error("there is no room")
 	}

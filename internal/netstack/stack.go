@@ -17,8 +17,9 @@ import (
 const (
 	// maxWindow is how much of one direction of a connection may wait on its way, bytes: what 8 Gbit/s need for 4 ms.
 	maxWindow = 4 << 20
-	// maxAlone is that where no memory counts what connections hold (memory.go).
-	maxAlone = 1 << 20
+	// deviceMemory is what the connections of a device hold together, and neighbourMemory those of a Neighbour, bytes.
+	deviceMemory    = 64 << 20
+	neighbourMemory = 16 << 20
 )
 
 // timeWait is how long an end of a connection that was closed first is remembered, in which a SYN from the same port of the client goes unheard: the stack
@@ -28,16 +29,16 @@ const timeWait = time.Second
 // nic is the only device that a stack has.
 const nic = 1
 
-// newStack returns a stack whose packets all go out by a link, with what that needs beside IPv4. Windows grow up to most bytes.
-func newStack(l stack.LinkEndpoint, most int, more ...stack.NetworkProtocolFactory) (*stack.Stack, error) {
+// newStack returns a stack whose packets all go out by a link, with what that needs beside IPv4.
+func newStack(l stack.LinkEndpoint, more ...stack.NetworkProtocolFactory) (*stack.Stack, error) {
 	s := stack.New(stack.Options{
 		NetworkProtocols:   append(more, ipv4.NewProtocol),
 		TransportProtocols: []stack.TransportProtocolFactory{tcp.NewProtocol, udp.NewProtocol, icmp.NewProtocol4},
 	})
 	wait := tcpip.TCPTimeWaitTimeoutOption(timeWait)
 	sack, moderate, cubic := tcpip.TCPSACKEnabled(true), tcpip.TCPModerateReceiveBufferOption(true), tcpip.CongestionControlOption("cubic")
-	receive := tcpip.TCPReceiveBufferSizeRangeOption{Min: 4 << 10, Default: 256 << 10, Max: most}
-	send := tcpip.TCPSendBufferSizeRangeOption{Min: 4 << 10, Default: 256 << 10, Max: most}
+	receive := tcpip.TCPReceiveBufferSizeRangeOption{Min: 4 << 10, Default: 256 << 10, Max: maxWindow}
+	send := tcpip.TCPSendBufferSizeRangeOption{Min: 4 << 10, Default: 256 << 10, Max: maxWindow}
 	for _, option := range []tcpip.SettableTransportProtocolOption{&wait, &sack, &moderate, &cubic, &receive, &send} {
 		if err := s.SetTransportProtocolOption(tcp.ProtocolNumber, option); err != nil {
 			s.Destroy()

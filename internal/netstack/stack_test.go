@@ -11,7 +11,7 @@ import (
 
 // A stack that can not have another address keeps the one that it has.
 func TestMoveFails(t *testing.T) {
-	s, err := newStack(newLink(), maxWindow)
+	s, err := newStack(newLink())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -54,7 +54,8 @@ func numbers(v reflect.Value) map[string]any {
 // Stats returns the counts so far.
 func (e *Exit) Stats() Stats {
 	s := Stats{Refused: e.count.refused.Load(), Dials: e.count.dials.Load(), Evicted: e.count.evicted.Load(), Checksum: e.count.checksum.Load(), Expired: e.count.expired.Load()}
-	s.Held, s.Memory, s.Stalled = e.memory.budget.Used(), e.memory.refused.Load(), e.memory.stalled.Load()
+	m := e.conns.memory
+	s.Held, s.Memory, s.Stalled = m.budget.Used(), m.refused.Load(), m.stalled.Load()
 	e.flows.mu.Lock()
 	s.Flows = len(e.flows.all)
 	e.flows.mu.Unlock()

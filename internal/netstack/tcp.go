@@ -5,7 +5,6 @@ import (
 	"errors"
 	"net"
 	"net/netip"
-	"sync"
 	"syscall"
 	"time"
 
@@ -20,17 +19,13 @@ import (
 
 // conns are the connections of TCP, and the attempts that are to become some.
 type conns struct {
-	e         *Exit
-	forwarder *tcp.Forwarder
-	ctx       context.Context // of what the stack calls, which has none of its own; done when the exit ends
-	end       context.CancelFunc
-	work      sync.WaitGroup
+	*group     // whose mu guards what follows it, too
+	e          *Exit
+	forwarders [len(firstWindows)]*tcp.Forwarder // which have no attempt that is not in the table here
 
-	mu       sync.Mutex // guards what follows
 	attempts map[stack.TransportEndpointID]attempt
 	dials    map[netip.Addr]int // attempts of each client
 	all      shares[*conn]
-	over     bool
 }
 
 // An attempt is a SYN that is to be answered.
@@ -40,10 +35,10 @@ type attempt struct {
 }
 
 func newConns(e *Exit) *conns {
-	c := &conns{e: e, attempts: map[stack.TransportEndpointID]attempt{}, dials: map[netip.Addr]int{}, all: newShares[*conn]()}
-	c.forwarder = tcp.NewForwarder(e.stack, firstWindow, e.c.Dials, c.accept) // which has no attempt that is not in the table here
-	c.ctx, c.end = context.WithCancel(context.Background())
-	c.work.Go(func() { e.memory.run(c.ctx) })
+	c := &conns{group: newGroup(e.c.Memory), e: e, attempts: map[stack.TransportEndpointID]attempt{}, dials: map[netip.Addr]int{}, all: newShares[*conn]()}
+	for i, receive := range firstWindows {
+		c.forwarders[i] = tcp.NewForwarder(e.stack, receive, e.c.Dials, func(r *tcp.ForwarderRequest) { c.accept(r, receive) })
+	}
 	return c
 }
 
@@ -56,7 +51,7 @@ func (c *conns) packet(id stack.TransportEndpointID, pkt *stack.PacketBuffer) bo
 	if !c.begin(id, pkt.Network().(header.IPv4).TTL()) {
 		return true // its SYN comes again
 	}
-	if !c.forwarder.HandlePacket(id, pkt) {
+	if !c.forwarders[c.memory.first()].HandlePacket(id, pkt) {
 		c.ended(id)
 		c.work.Done()
 		return false
@@ -64,16 +59,16 @@ func (c *conns) packet(id stack.TransportEndpointID, pkt *stack.PacketBuffer) bo
 	return true
 }
 
-// accept is called for each attempt, on a goroutine of its own, which ends with the connection.
-func (c *conns) accept(r *tcp.ForwarderRequest) {
+// accept is called for each attempt, on a goroutine of its own, which ends with the connection. receive is the window that is to be announced.
+func (c *conns) accept(r *tcp.ForwarderRequest, receive int) {
 	defer c.work.Done()
 	id := r.ID()
-	x := c.connect(r, id)
+	x := c.connect(r, id, receive)
 	c.ended(id)
 	if x == nil {
 		return
 	}
-	x.join(c.e.memory)
+	x.join(c.memory, receive)
 	if c.add(x) {
 		x.run()
 		c.remove(x)
@@ -120,7 +115,7 @@ func (c *conns) attempt(id stack.TransportEndpointID) attempt {
 }
 
 // connect dials, and answers the client's SYN if that succeeds; nil: it has not. For a connection memory is reserved.
-func (c *conns) connect(r *tcp.ForwarderRequest, id stack.TransportEndpointID) *conn {
+func (c *conns) connect(r *tcp.ForwarderRequest, id stack.TransportEndpointID, receive int) *conn {
 	client, to := fromStack(id.RemoteAddress, id.RemotePort), fromStack(id.LocalAddress, id.LocalPort)
 	if c.e.isGateway(to.Addr()) { // nothing of ours listens there
 		r.Complete(true)
@@ -141,7 +136,7 @@ func (c *conns) connect(r *tcp.ForwarderRequest, id stack.TransportEndpointID) *
 		r.Complete(!silent(err))
 		return nil
 	}
-	if !c.e.memory.reserve(ctx) {
+	if !c.memory.reserve(ctx, receive) {
 		_ = out.Close()
 		r.Complete(false) // its SYN comes again
 		return nil
@@ -151,7 +146,7 @@ func (c *conns) connect(r *tcp.ForwarderRequest, id stack.TransportEndpointID) *
 	r.Complete(false)
 	if problem != nil {
 		c.e.c.Log.Debug("accept", "client", client, "addr", to, "err", problem)
-		c.e.memory.release()
+		c.memory.release(receive)
 		_ = out.Close()
 		return nil
 	}
@@ -220,25 +215,6 @@ func (c *conns) remove(x *conn) {
 	}
 }
 
-// leave sees to it that the client hears the end of a connection that was dialled here, and that the exit does not end before.
-func (c *conns) leave(x *Conn) {
-	if c.follow(func() { farewell(x.in, x.queue, c.ctx.Done()); x.leave() }) {
-		return
-	}
-	x.in.Abort()
-	x.leave()
-}
-
-// follow runs f on a goroutine that close waits for; false: it is too late for that.
-func (c *conns) follow(f func()) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if !c.over {
-		c.work.Go(f)
-	}
-	return !c.over
-}
-
 // close resets all connections and waits until they have ended. It may be called more than once.
 func (c *conns) close() {
 	c.end()
@@ -252,7 +228,7 @@ func (c *conns) close() {
 	for _, x := range all {
 		x.abort()
 	}
-	c.work.Wait()
+	c.group.close()
 }
 
 // isGateway tells whether an address is that of the gateway itself.
