@@ -242,6 +242,7 @@ func (x *conn) down() error {
 func (x *conn) give(rest *bytes.Reader, ready <-chan struct{}) error {
 	for rest.Len() > 0 {
 		x.mu.Lock()
+		x.bound()
 		n, err := x.in.Write(rest, tcpip.WriteOptions{})
 		x.mu.Unlock()
 		switch err.(type) {

@@ -179,9 +179,17 @@ func (c *Conn) Read(b []byte) (int, error) {
 
 // Write implements net.Conn.
 func (c *Conn) Write(b []byte) (int, error) {
-	n, err := c.Conn.Write(b)
-	c.gave(n)
-	return n, err
+	n := 0
+	if c.isBound() && len(b) > 1 { // all of it would go out in short segments
+		var err error
+		if n, err = c.Conn.Write(b[:1]); err != nil {
+			return n, err
+		}
+		c.gave(n)
+	}
+	more, err := c.Conn.Write(b[n:])
+	c.gave(more)
+	return n + more, err
 }
 
 // Close implements net.Conn. It wakes who reads and who writes. What was written is still sent, for leaveTime at most.

@@ -18,5 +18,5 @@
 //   - Where packets may go is the router's decision, before they come here.
 //
 // Memory: a connection that is idle has two goroutines and no buffer. One whose ends do not read what comes holds up to maxWindow each way, out of one
-// budget of all (memory.go).
+// budget of all (memory.go): of an Exit, of a Local, of a Neighbour (group.go).
 package netstack

@@ -186,6 +186,7 @@ type windows struct {
 
 	mu            sync.Mutex // guards what follows; who writes to in holds it, or what waits could come to be more than was counted
 	receive, send int        // bytes that may wait: what came from the client, what goes to it
+	written       generation // of what goes to it
 	blocks        int        // bytes that a goroutine holds while it waits
 	ended         bool       // nothing more goes to the client: the stack does not tell any more what waits there
 	gone          bool       // nothing is counted any more
@@ -259,6 +260,7 @@ func (w *windows) took(n int) {
 // gave notes that the stack has taken n bytes for the client.
 func (w *windows) gave(n int) {
 	if now := w.touch(); w.m != nil {
+		w.wrote(n)
 		w.grow(&w.downward, n, now, &w.send, w.setSend)
 	}
 }
@@ -297,7 +299,17 @@ func (w *windows) setReceive(n int) {
 func (w *windows) setSend(n int) {
 	w.m.add(n - w.send)
 	w.send = n
-	w.in.SocketOptions().SetSendBufferSize(int64(n), true) // else the stack changes it by itself
+	if w.written.full {
+		return
+	}
+	w.size(n)
+}
+
+// size tells the stack how much may wait for the client.
+func (w *windows) size(n int) {
+	o := w.in.SocketOptions()
+	o.SetSendBufferSize(int64(n), true)  // else the stack changes it by itself; this waits for the endpoint's lock,
+	o.SetSendBufferSize(int64(n), false) // with which an acknowledgement may have put back what it had read before
 }
 
 // trim makes windows smaller that were not needed just now: as long as what waits in them, and size at least. It tells whether something waits.
@@ -325,10 +337,10 @@ func (w *windows) trim(now int64, size int) (stuck bool) {
 
 // shrinkSend makes the window of what goes to the client as long as what waits in it, which is found by trying, and size at least.
 func (w *windows) shrinkSend(size int) {
-	if w.send <= size || w.ended {
+	if w.send <= size || w.ended || w.written.full {
 		return
 	}
-	was, n := w.send, size
+	was, n := w.send, min(w.send, max(size, w.segments()))
 	for w.setSend(n); n < was && w.isFull(); w.setSend(n) {
 		n = min(2*n, was)
 	}
