@@ -53,6 +53,9 @@ func printStatus(w io.Writer, s api.Status) error {
 	for _, l := range s.Listeners {
 		f.Add("listener", l.URL+" allows "+l.Allow)
 	}
+	for _, d := range s.Doors {
+		f.Add("listener", d.URL+" serves "+d.For)
+	}
 	if s.Fingerprint != "" {
 		f.Add("pool", s.Pool.String()+", of it without a key "+s.PlainPool.String())
 	} else {

@@ -125,6 +125,7 @@ type Status struct {
 	Pool            netip.Prefix `json:"pool"`
 	PlainPool       netip.Prefix `json:"plain_pool"`
 	Listeners       []Listener   `json:"listeners"`
+	Doors           []Door       `json:"doors,omitempty"`
 	Sessions        int          `json:"sessions"`
 	// Unauthenticated are those that have proven nothing yet.
 	Unauthenticated int               `json:"unauthenticated"`
@@ -221,6 +222,12 @@ type Reloaded struct {
 type Listener struct {
 	URL   string `json:"url"`
 	Allow string `json:"allow"` // plain, tls or both
+}
+
+// A Door is where programs of another system are served.
+type Door struct {
+	URL string `json:"url"` // of vtunnel without its settings, among which is a secret
+	For string `json:"for"` // vtunnel or gvproxy
 }
 
 // Leases are those of clients without a key.

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"ferry/internal/api"
@@ -403,6 +404,13 @@ func (g *Gateway) status() api.Status {
 	}
 	for _, l := range g.listeners {
 		st.Listeners = append(st.Listeners, api.Listener{URL: listenerURL(l), Allow: l.allow.String()})
+	}
+	for _, url := range g.c().VTunnelListen {
+		bare, _, _ := strings.Cut(url, "?") // what is behind it has the secret
+		st.Doors = append(st.Doors, api.Door{URL: bare, For: "vtunnel"})
+	}
+	for _, url := range slices.Concat(g.c().GvproxyAPI, g.c().GvproxyListen) {
+		st.Doors = append(st.Doors, api.Door{URL: url, For: "gvproxy"})
 	}
 	g.mu.Lock()
 	st.Waiting = g.waiting

@@ -43,7 +43,7 @@ func TestVtunnel(t *testing.T) {
 					t.Errorf("%s: got %q, want %q", test.name, got, test.want)
 				}
 			}
-			for _, count := range []string{"made 1", "address 1", "auth 1"} {
+			for _, count := range []string{"made 1", "address 1", "auth 1", "unix://" + path + " serves vtunnel"} {
 				if status := n.vpnsrv("status"); !strings.Contains(status, count) {
 					t.Errorf("not counted: %s\n%s", count, status)
 				}
