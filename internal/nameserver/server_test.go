@@ -254,11 +254,25 @@ func TestGvproxyTimeout(t *testing.T) {
 			t.Errorf("%s: no reason is given: %v", network, opt)
 		}
 	}
-	if silent.Load() != 2*rounds {
-		t.Errorf("the server was asked %d times, want %d", silent.Load(), 2*rounds)
+	if n := silent.Load(); n < 2 || n > 2*rounds { // who has no processor for the first round has no time for the second
+		t.Errorf("the server was asked %d times, want 2 to %d", n, 2*rounds)
 	}
 	if s := server.Stats(); s["failed"] != 2 || s["forwarded"] != 2 {
 		t.Errorf("counted %v", s)
+	}
+}
+
+// A datagram may be lost: a server that is silent is asked once more.
+func TestLost(t *testing.T) {
+	var asked atomic.Int32
+	up := upstream(t, func(w dns.ResponseWriter, m *dns.Msg) {
+		if asked.Add(1) > 1 {
+			text(w, m)
+		}
+	})
+	_, to := serve(t, Config{Timeout: 4 * time.Second}, Settings{Upstream: []netip.AddrPort{up}})
+	if r := ask(t, "udp", to, "www.example.", dns.TypeTXT); r.Rcode != dns.RcodeSuccess || len(r.Answer) != 1 {
+		t.Errorf("got %s", outcome(r))
 	}
 }
 
