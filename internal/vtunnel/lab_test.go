@@ -21,8 +21,9 @@ const patience = 20 * time.Second
 
 // A lab has a Server on a unix socket.
 type lab struct {
-	path string
-	out  *transcript // of the server
+	path   string
+	server *Server
+	out    *transcript // of the server
 }
 
 // A transcript is what a program has printed.
@@ -68,7 +69,8 @@ func newServer(t testing.TB, c ServerConfig) *lab {
 	if err != nil {
 		t.Fatal(err)
 	}
-	background(t, func(ctx context.Context) error { return NewServer(c).Serve(ctx, l) })
+	b.server = NewServer(c)
+	background(t, func(ctx context.Context) error { return b.server.Serve(ctx, l) })
 	return b
 }
 

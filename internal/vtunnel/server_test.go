@@ -509,7 +509,8 @@ func TestCountersAreDocumented(t *testing.T) {
 // Each connection is counted once, by what became of it.
 func TestCounters(t *testing.T) {
 	count := new(Counters)
-	b := newServer(t, ServerConfig{Count: count, Max: 7, RequestTimeout: patience, PieceTimeout: patience})
+	c := ServerConfig{Count: count, Max: 7, RequestTimeout: patience, PieceTimeout: patience}
+	b := newServer(t, c)
 	tunnel := fmt.Sprintf("VTUNNEL 127.0.0.1 %d tcp", destination(t, echo))
 	for _, line := range []string{"VTUNNEL 127.0.0.1", "BAD 127.0.0.1 7001 tcp", "VTUNNEL 10.0.0.1 7001 tcp", "VTUNNEL 127.0.0.1 0 tcp", "", tunnel} {
 		conn := b.connect(t)
@@ -519,7 +520,9 @@ func TestCounters(t *testing.T) {
 	}
 	want := map[string]uint64{"made": 1, "ended": 1, "full": 0, "share": 0, "unasked": 0, "source": 0, "silent": 1, "request": 1, "auth": 1, "address": 1, "destination": 1}
 	await(t, func() bool { return maps.Equal(count.Stats(), want) })
-	_ = b.connect(t) // silent, and the next one takes its place
+	b = newServer(t, c) // with none in it, not even one that is about to leave
+	_ = b.connect(t)    // silent, and the next one takes its place
+	await(t, func() bool { return b.server.gate.Stats().Sessions == 1 })
 	for range 5 {
 		if got, err := original(b.connect(t), tunnel); got != ready {
 			t.Fatalf("got %q, %v", got, err)
