@@ -245,29 +245,33 @@ func TestIPv6(t *testing.T) {
 // Silence is that of who speaks: while the other end does not take what was said, nothing is cut off. A client that has ended its half reads late; a service that has
 // ended its half does.
 func TestSlowReadersLoseNothing(t *testing.T) {
-	const size, pause, patient = 16 << 20, 1500 * time.Millisecond, 500 * time.Millisecond // who is starved of the processor is silent, too
+	const size, pause, patient = 16 << 20, 4500 * time.Millisecond, 1500 * time.Millisecond // who is starved of the processor is silent, too
 	for _, d := range dialects {
-		t.Run(d.Name, func(t *testing.T) {
+		t.Run(d.Name+"/client", func(t *testing.T) {
 			t.Parallel()
 			b := newLab(t, d)
 			b.guest(t, GuestConfig{RestTime: patient})
 			b.host(t, HostConfig{HoldBack: patient})
-			down := b.published(t, "tcp", service(t, "127.0.0.1:0", answerer(4, make([]byte, size))), "")
-			c := dial(t, "tcp", down).(*net.TCPConn)
+			c := dial(t, "tcp", b.published(t, "tcp", service(t, "127.0.0.1:0", answerer(4, make([]byte, size))), "")).(*net.TCPConn)
 			_, _ = c.Write([]byte("what"))
 			_ = c.CloseWrite()
 			time.Sleep(pause) // as a client that is busy
 			if got, err := io.ReadAll(c); len(got) != size || err != nil {
 				t.Errorf("the client has %d bytes of %d, %v", len(got), size, err)
 			}
+		})
+		t.Run(d.Name+"/service", func(t *testing.T) {
+			t.Parallel()
+			b := newLab(t, d)
+			b.guest(t, GuestConfig{RestTime: patient})
+			b.host(t, HostConfig{HoldBack: patient})
 			heard := make(chan int, 1)
-			up := b.published(t, "tcp", service(t, "127.0.0.1:0", func(c *net.TCPConn) {
+			c := dial(t, "tcp", b.published(t, "tcp", service(t, "127.0.0.1:0", func(c *net.TCPConn) {
 				_ = c.CloseWrite()
 				time.Sleep(pause)
 				n, _ := io.ReadFull(c, make([]byte, size))
 				heard <- n
-			}), "")
-			c = dial(t, "tcp", up).(*net.TCPConn)
+			}), "")).(*net.TCPConn)
 			if _, err := c.Write(make([]byte, size)); err != nil {
 				t.Error(err)
 			}

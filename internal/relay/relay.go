@@ -102,11 +102,13 @@ func (r *Reader) Stream(w io.Writer) error {
 }
 
 // AfterQuiet calls end once nothing has passed for idle, as quiet tells. stop ends the watch; end may be running then.
+//
+// It looks twice, a quarter of idle apart: a process that was stopped, or had no processor, finds its timers due before it has read what came meanwhile.
 func AfterQuiet(idle time.Duration, quiet func() time.Duration, end func()) (stop func()) {
 	w := &watch{idle: idle, quiet: quiet, end: end}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.timer = time.AfterFunc(idle, w.look)
+	w.timer = time.AfterFunc(idle-idle/4, w.look)
 	return w.stop
 }
 
@@ -117,17 +119,26 @@ type watch struct {
 
 	mu      sync.Mutex // guards what follows
 	timer   *time.Timer
+	second  bool      // the next look is
+	due     time.Time // when that is
 	stopped bool
 }
 
 func (w *watch) look() {
-	left := w.idle - w.quiet()
+	left, last := w.idle-w.quiet(), w.idle/4
 	w.mu.Lock()
-	if w.stopped = w.stopped || left <= 0; !w.stopped {
-		w.timer.Reset(left)
+	over := w.second && left <= 0 && time.Since(w.due) <= last // or it was stopped between the two
+	w.second = left <= last
+	if w.stopped = w.stopped || over; !w.stopped {
+		next := last
+		if !w.second {
+			next = left - last
+		}
+		w.due = time.Now().Add(next)
+		w.timer.Reset(next)
 	}
 	w.mu.Unlock()
-	if left <= 0 {
+	if over {
 		w.end()
 	}
 }

@@ -134,3 +134,25 @@ func TestAfterQuiet(t *testing.T) {
 		time.Sleep(time.Hour)
 	})
 }
+
+// Who was stopped for longer than idle reads what has come meanwhile before it ends anything.
+func TestAfterQuietStopped(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const idle = time.Minute
+		last := time.Now().Add(-2 * idle) // so it seems to the timer that is due when the process goes on
+		var mu sync.Mutex
+		var ended atomic.Int32
+		stop := AfterQuiet(idle, func() time.Duration {
+			mu.Lock()
+			defer mu.Unlock()
+			was := last
+			last = time.Now() // and then it is read
+			return time.Since(was)
+		}, func() { ended.Add(1) })
+		defer stop()
+		time.Sleep(10 * idle)
+		if synctest.Wait(); ended.Load() != 0 {
+			t.Error("ended what is not quiet")
+		}
+	})
+}
