@@ -41,7 +41,7 @@ func TestStatic(t *testing.T) {
 		t.Error("the refusal took longer than the pings")
 	default:
 	}
-	if status, err := pings.Wait(patience); status != 0 || err != nil || answered(pings.Output()) != 50 {
+	if status, err := pings.Wait(patience); status != 0 || err != nil || answered(pings.Output()) < 50 {
 		t.Errorf("the victim's pings: status %d, %v\n%s", status, err, pings.Output())
 	}
 	if n := one.Count(`"event":"connected"`); n != 1 {

@@ -4,7 +4,6 @@ import (
 	"os/exec"
 	"strings"
 	"testing"
-	"time"
 )
 
 // TestEmbeddedClient runs the client of docs/protocol.md, chapter "Write a client for an embedded
@@ -46,5 +45,5 @@ func TestEmbeddedClient(t *testing.T) {
 	if again := strings.TrimPrefix(await(t, embedded, "address ", 1), "address "); again != b {
 		t.Errorf("came back with %s, had %s", again, b)
 	}
-	until(t, 2*time.Second, "the way back", func() bool { return answers(n.gw, b) })
+	until(t, patience, "the way back", func() bool { return answers(n.gw, b) })
 }
