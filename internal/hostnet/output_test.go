@@ -15,7 +15,7 @@ func TestOutput(t *testing.T) {
 		return
 	}
 	run(t, "ip addr add 192.168.77.2/24 dev veth0", "ip addr add fd77::2/64 dev veth0 nodad")
-	for range 100 { // the kernel makes its route a moment later
+	for range 1000 { // the kernel makes its route a moment later
 		if out, _ := exec.Command("ip", "-6", "route", "show", "table", "local").Output(); strings.Contains(string(out), "fd77::2") {
 			break
 		}
