@@ -168,6 +168,7 @@ func TestWindows(t *testing.T) {
 		_, _ = x.Write(make([]byte, 8<<20)) // which nobody reads
 		<-full
 	}))
+	_ = x.SetDeadline(time.Now().Add(6 * patience))
 	sent := random(16 << 20)
 	go func() { _, _ = x.Write(sent) }()
 	got := make([]byte, len(sent))
