@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"ferry/test/lab"
 )
 
@@ -40,6 +42,14 @@ func newNumberedStream(t *testing.T, from, to *lab.Namespace, addr string, inter
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { _ = c.Close() })
+		// What was kept comes at once, and is not to be lost behind the tunnel while this process has no processor.
+		raw, err := c.(*net.UDPConn).SyscallConn()
+		if err == nil {
+			err = raw.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 8<<20) })
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
 		return c
 	}
 	tr.from, tr.to = listen(from), listen(to)
