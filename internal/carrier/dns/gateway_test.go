@@ -190,7 +190,7 @@ func pass(t *testing.T, from, to carrier.Link, all [][]byte) {
 		_ = from.Write(proto.AppendGoodbye(nil, proto.GoodbyeMessage{}), nil) // which must not be lost
 	})
 	seen, last := map[uint16]bool{}, false
-	late := time.AfterFunc(20*time.Second, func() { _ = to.Close() })
+	late := time.AfterFunc(time.Minute, func() { _ = to.Close() })
 	defer late.Stop()
 	for {
 		buf, start, end, err := to.Fill()
