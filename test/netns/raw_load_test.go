@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -33,9 +34,7 @@ func TestLoad(t *testing.T) {
 	p := start(t, n.c1, rawvpnTool(t), "-server", gatewayC1+":2002", "-n", strconv.Itoa(clients), "-for", last.String(), "-rate", "1", "-churn", churn)
 	await(t, p, "joined ", 0)
 	first := n.sample()
-	ticker := time.NewTicker(last * 5 / 6)
-	defer ticker.Stop()
-	<-ticker.C
+	late := lateness(last * 5 / 6)
 	end := n.sample()
 	status, err := p.Wait(settle + patience)
 	if status != 0 || err != nil {
@@ -43,8 +42,8 @@ func TestLoad(t *testing.T) {
 	}
 	r := loadResult(t, p)
 	t.Logf("%s\nat first %+v, at the end %+v", p.Output(), first, end)
-	if r.P99 > p99 {
-		t.Errorf("99 of 100 packets took at most %.1f ms, want %d", r.P99, p99)
+	if most := p99 + 4*late; r.P99 > most { // a packet is handed on by four processes' wake-ups
+		t.Errorf("99 of 100 packets took at most %.1f ms, want %.1f: this machine wakes who sleeps within %.1f", r.P99, most, late)
 	}
 	if want := int(last.Seconds() * clients * 0.9); r.Sent < want || r.Rejoined == 0 || r.Echoes < r.Keepalives-r.Rejoined-20 {
 		t.Errorf("sent %d, %d joined again, %d keepalives with %d echoes: want %d sent, and the echoes of those who stayed", r.Sent, r.Rejoined, r.Keepalives, r.Echoes, want)
@@ -54,6 +53,19 @@ func TestLoad(t *testing.T) {
 	}
 	until(t, patience, "all have left", func() bool { return n.report().counts["pool.live"] == 0 })
 	n.alive()
+}
+
+// lateness is by how much this machine is late to wake who sleeps, in 99 of 100 cases at most, in milliseconds. It takes as long as it is told.
+func lateness(d time.Duration) float64 {
+	const pause = 5 * time.Millisecond
+	var all []time.Duration
+	for began := time.Now(); time.Since(began) < d; {
+		asleep := time.Now()
+		time.Sleep(pause) // what is measured is a time
+		all = append(all, time.Since(asleep)-pause)
+	}
+	slices.Sort(all)
+	return float64(all[len(all)*99/100]) / float64(time.Millisecond)
 }
 
 // sample is what the gateway holds now.
