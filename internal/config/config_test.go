@@ -277,6 +277,7 @@ func TestGatewayFaults(t *testing.T) {
 		{"text for number", `mtu = "1400"`, "", `%F:1: mtu: this has the wrong type: write a whole number without quotes`},
 		{"float for number", `mtu = 1.5`, "", `%F:1: mtu: this has the wrong type: write a whole number without quotes`},
 		{"number for text", `idle_timeout = 60`, "", `%F:1: idle_timeout: this has the wrong type: write text in quotes`},
+		{"source of a port", "exit = \"user\"\n[forwards]\n\"tcp://:80?source=192.168.7.1\" = \"10.0.3.4:80\"", "", `%F:3: forwards.tcp://:80?source=192.168.7.1: with exit = "user" clients see the gateway's address: leave out source`},
 		{"text for list", `listen = "tcp://:1"`, "", `%F:1: listen: this has the wrong type: write a list of texts, as ["a", "b"]`},
 		{"text for bool", `nat = "yes"`, "", `%F:1: nat: this has the wrong type: write true or false without quotes`},
 		{"number in table", "[reserved]\na = 1", "", `%F:2: reserved.a: this has the wrong type: write text in quotes`},

@@ -240,7 +240,7 @@ func (g *Gateway) load(open open) (settings.Config, error) {
 	c.Reserved = reserved(s, g.Reserved, c.PlainPool)
 	c.Sites = sites(s, g.Sites, c.PlainPool)
 	c.Alias = aliases(s, g.Alias, &c)
-	c.Forwards = forwards(s, g.Forwards)
+	c.Forwards = forwards(s, g.Forwards, c.Exit)
 	return boundMemory(c, s.isSet, memory()), s.err
 }
 
@@ -435,12 +435,15 @@ func parseService(text string) (settings.Service, error) {
 }
 
 // forwards reads the published ports.
-func forwards(s *source, texts map[string]string) (all []forward.Spec) {
+func forwards(s *source, texts map[string]string, exit string) (all []forward.Spec) {
 	if len(texts) > forward.MaxForwards {
 		s.fail("forwards", fmt.Errorf("there are %d, more than %d", len(texts), forward.MaxForwards))
 	}
 	for _, from := range slices.Sorted(maps.Keys(texts)) {
 		spec, err := forward.Parse(from, texts[from])
+		if err == nil && exit == settings.ExitUser && spec.From.Source.IsValid() {
+			err = errors.New("with exit = \"user\" clients see the gateway's address: leave out source")
+		}
 		if err != nil {
 			s.fail("forwards."+from, err)
 		}
