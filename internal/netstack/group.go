@@ -78,11 +78,16 @@ func (g *group) follow(f func()) bool {
 	return !g.over
 }
 
-// close resets what is on its way, and waits until all has ended. It may be called more than once.
-func (g *group) close() {
+// stop resets what is on its way, and keeps out what comes.
+func (g *group) stop() {
 	g.end()
 	g.mu.Lock()
+	defer g.mu.Unlock()
 	g.over = true
-	g.mu.Unlock()
+}
+
+// close is stop, and waits until all has ended. It may be called more than once.
+func (g *group) close() {
+	g.stop()
 	g.work.Wait()
 }

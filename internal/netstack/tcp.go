@@ -217,9 +217,8 @@ func (c *conns) remove(x *conn) {
 
 // close resets all connections and waits until they have ended. It may be called more than once.
 func (c *conns) close() {
-	c.end()
+	c.stop()
 	c.mu.Lock()
-	c.over = true
 	var all []*conn
 	for _, s := range c.all.of {
 		all = append(all, s.all...)
@@ -228,7 +227,7 @@ func (c *conns) close() {
 	for _, x := range all {
 		x.abort()
 	}
-	c.group.close()
+	c.work.Wait()
 }
 
 // isGateway tells whether an address is that of the gateway itself.

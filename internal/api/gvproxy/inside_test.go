@@ -8,15 +8,23 @@ import (
 	"time"
 )
 
+// inside serves clients, and returns where.
+func (l *lab) inside() (addr string) {
+	l.t.Helper()
+	at, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	l.run(Inside(at), l.api.Inside())
+	addr = at.Addr().String()
+	l.base = "http://" + addr
+	return addr
+}
+
 // From inside a client exposes ports of its own address, and nothing else.
 func TestInside(t *testing.T) {
 	l := newLab(t)
-	at, err := net.Listen("tcp4", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	l.run(Inside(at), l.api.Inside())
-	l.base = "http://" + at.Addr().String()
+	l.inside()
 	as := func(client string) {
 		d := &net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(client)}}
 		tr := &http.Transport{DialContext: d.DialContext}
@@ -75,17 +83,12 @@ func TestInside(t *testing.T) {
 // One client that holds connections keeps no other away.
 func TestInsideIsForAll(t *testing.T) {
 	l := newLab(t)
-	at, err := net.Listen("tcp4", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	l.run(Inside(at), l.api.Inside())
-	l.base = "http://" + at.Addr().String()
+	at := l.inside()
 	as := func(client string) *net.Dialer {
 		return &net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(client)}, Timeout: 5 * time.Second}
 	}
 	for range 2 * maxConns {
-		conn, err := as("127.0.0.2").Dial("tcp4", at.Addr().String())
+		conn, err := as("127.0.0.2").Dial("tcp4", at)
 		if err != nil {
 			t.Fatal(err)
 		}
